@@ -1,0 +1,1 @@
+"""Release manifests and the health gate that both ends agree on."""

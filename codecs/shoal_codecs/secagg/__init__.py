@@ -1,0 +1,1 @@
+"""Additive secret sharing between hubs: pure functions and machines, no I/O."""

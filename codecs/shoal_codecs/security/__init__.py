@@ -1,0 +1,1 @@
+"""Identities, signatures, sealing and the signed roster."""

@@ -1,0 +1,1 @@
+"""Update codecs: how a model update becomes few bytes, and a vector again."""

@@ -1,0 +1,1 @@
+"""The coordinator and the hubs: rounds, aggregation, stored versions, releases."""

@@ -1,0 +1,1 @@
+"""Trainers: one small protocol, LiteRT behind it."""
