@@ -1,0 +1,132 @@
+"""The post: every message leaves and enters a party here, signed, checked and counted.
+
+Bytes become a message only when the frame decodes, its sender owns the topic, the roster knows the sender in
+the role the topic asks for, the signature covers the message in this very place, and it was not handled
+before. Heartbeats are telemetry and unsigned; report parts and plans carry their signatures inside.
+"""
+
+import os
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from shoal_codecs.security.errors import UnsignedMessageError
+from shoal_codecs.security.identity import Identity, verify
+from shoal_codecs.security.roster import Roster
+from shoal_codecs.wire.errors import (
+    MalformedMessageError,
+    ReplayedMessageError,
+    SenderMismatchError,
+)
+from shoal_codecs.wire.framing import decode_frame, decode_message, encode_frame, encode_message
+from shoal_codecs.wire.messages import PROTOCOL_VERSION, UNSIGNED, AnyMessage, Heartbeat, Message
+from shoal_codecs.wire.topics import Address, Topics
+
+M = TypeVar("M", bound=Message)
+REMEMBERED = 20_000
+_SIGN_LABEL = b"shoal/1 message\x00"
+
+
+def signing_bytes(fleet: str, relative_topic: str, content: bytes) -> bytes:
+    """Return what a frame's signature covers: the message and where in which fleet it was said."""
+    place = b"".join(
+        len(part).to_bytes(2, "big") + part for part in (fleet.encode(), relative_topic.encode())
+    )
+    return _SIGN_LABEL + place + content
+
+
+class Post:
+    """One party's post office.
+
+    ``clock`` returns seconds since the epoch. ``refused`` counts what was not believed, by error name.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        identity: Identity,
+        roster: Roster,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.topics = topics
+        self.identity = identity
+        self.roster = roster
+        self.refused: Counter[str] = Counter()
+        self._clock = clock
+        self._seen: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+
+    def compose(self, kind: type[M], **fields: Any) -> M:
+        """Return a message of ``kind`` from this party, with a fresh id and the present time."""
+        return kind(
+            protocol=PROTOCOL_VERSION,
+            sender=self.identity.name,
+            message_id=os.urandom(8),
+            sent_ms=int(self._clock() * 1000),
+            **fields,
+        )
+
+    def encode(self, topic: str, message: AnyMessage) -> bytes:
+        """Return the frame of ``message`` for ``topic``, signed unless its kind goes unsigned."""
+        content = encode_message(message)
+        if isinstance(message, UNSIGNED):
+            return encode_frame(content, None)
+        place = self.topics.relative(topic)
+        signature = self.identity.sign(signing_bytes(self.topics.fleet, place, content))
+        return encode_frame(content, signature)
+
+    def open(self, topic: str, payload: bytes, *, retained: bool = False) -> tuple[Address, AnyMessage]:
+        """Return whose topic this is and the message, if it can be believed.
+
+        ``retained`` messages may come again at every subscription and are not refused as replays.
+
+        Raises:
+            WireError: malformed, oversized, unknown, from the wrong sender, or handled before.
+            SecurityError: unsigned, wrongly signed, or from nobody on the roster.
+        """
+        address = self.topics.parse(topic)
+        frame = decode_frame(payload)
+        message = decode_message(frame.content)
+        self._check_owner(address, message)
+        if isinstance(message, UNSIGNED):
+            return address, message
+        if frame.signature is None:
+            raise UnsignedMessageError(
+                f"{type(message).__name__} from {message.sender!r} is not signed: every word but "
+                "heartbeats must be"
+            )
+        key = self.roster.party(message.sender).key
+        place = self.topics.relative(topic)
+        verify(key, signing_bytes(self.topics.fleet, place, frame.content), frame.signature)
+        if not retained:
+            self._check_replay(message)
+        return address, message
+
+    def _check_owner(self, address: Address, message: AnyMessage) -> None:
+        """Refuse a sender that the topic does not belong to."""
+        role = self.roster.role(message.sender)
+        match address:
+            case Address("devices", device, "status" | "heartbeat" | "events"):
+                fits = message.sender == device
+            case Address("devices", _, "receipts", hub) | Address("hubs", hub, "status" | "events"):
+                fits = message.sender == hub and role in {"hub", "coordinator"}
+            case Address("hubs", _, "reports", device):
+                fits = message.sender == device
+            case Address("coordinator", _, "commands"):
+                fits = role == "operator"
+            case _:
+                fits = role == "coordinator"
+        if not fits:
+            raise SenderMismatchError(
+                f"{message.sender[:64]!r} may not speak on {address.kind}/{address.name}/{address.part}"
+            )
+        if address.part == "heartbeat" and not isinstance(message, Heartbeat):
+            raise MalformedMessageError("only heartbeats belong on a heartbeat topic")
+
+    def _check_replay(self, message: AnyMessage) -> None:
+        key = (message.sender, message.message_id)
+        if key in self._seen:
+            raise ReplayedMessageError(f"{type(message).__name__} from {message.sender!r} was handled before")
+        self._seen[key] = None
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)

@@ -1,0 +1,71 @@
+"""Sealing: bytes that one X25519 key opens, in the context they were sealed for and no other.
+
+A fresh sender key per seal; the AEAD key is BLAKE2b over the Diffie-Hellman secret and both public keys;
+XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) with the context as associated data. The nonce is zero, for
+every key is used once.
+"""
+
+from nacl.bindings import (
+    crypto_aead_xchacha20poly1305_ietf_decrypt,
+    crypto_aead_xchacha20poly1305_ietf_encrypt,
+    crypto_scalarmult,
+    crypto_scalarmult_base,
+)
+from nacl.encoding import RawEncoder
+from nacl.exceptions import CryptoError
+from nacl.hash import blake2b
+from nacl.utils import random
+
+from shoal_codecs.security.errors import UnsealError
+
+KEY_BYTES = 32
+OVERHEAD_BYTES = 32 + 16
+_NONCE = bytes(24)
+
+
+def new_sealing_key() -> tuple[bytes, bytes]:
+    """Return a fresh X25519 pair, private and public, 32 bytes each."""
+    private: bytes = random(KEY_BYTES)
+    return private, public_sealing_key(private)
+
+
+def public_sealing_key(private: bytes) -> bytes:
+    """Return the public half of an X25519 key."""
+    public: bytes = crypto_scalarmult_base(private)
+    return public
+
+
+def seal(public: bytes, plaintext: bytes, context: bytes) -> bytes:
+    """Seal ``plaintext`` to ``public`` (32 bytes) under ``context``; ``OVERHEAD_BYTES`` longer.
+
+    Raises:
+        UnsealError: ``public`` is no usable key.
+    """
+    private, sender = new_sealing_key()
+    key = _key(private, public, sender, public)
+    return sender + bytes(crypto_aead_xchacha20poly1305_ietf_encrypt(plaintext, context, _NONCE, key))
+
+
+def unseal(private: bytes, sealed: bytes, context: bytes) -> bytes:
+    """Open what was sealed to this key under ``context``.
+
+    Raises:
+        UnsealError: another key, another context, or changed bytes.
+    """
+    if len(sealed) < OVERHEAD_BYTES:
+        raise UnsealError(f"{len(sealed)} bytes are too few to be sealed bytes")
+    sender = sealed[:KEY_BYTES]
+    key = _key(private, sender, sender, public_sealing_key(private))
+    try:
+        return bytes(crypto_aead_xchacha20poly1305_ietf_decrypt(sealed[KEY_BYTES:], context, _NONCE, key))
+    except CryptoError as error:
+        raise UnsealError("sealed for another key or another context, or changed on the way") from error
+
+
+def _key(private: bytes, peer: bytes, sender: bytes, receiver: bytes) -> bytes:
+    try:
+        shared = crypto_scalarmult(private, peer)
+    except (CryptoError, ValueError, TypeError, RuntimeError) as error:
+        raise UnsealError("not a usable X25519 key") from error
+    key: bytes = blake2b(shared + sender + receiver, person=b"shoal/1 seal", encoder=RawEncoder)
+    return key

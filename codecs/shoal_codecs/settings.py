@@ -1,0 +1,124 @@
+"""Settings: frozen typed structs from a TOML file and the environment; unknown keys are refused."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from shoal_codecs.errors import ShoalError
+
+S = TypeVar("S", bound=msgspec.Struct)
+ENVIRONMENT_PREFIX = "SHOAL_"
+
+
+class SettingsError(ShoalError):
+    """A settings file or variable that cannot be used; the text names the key."""
+
+
+def load_settings(
+    kind: type[S],
+    path: Path | None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> S:
+    """Return settings of ``kind``: defaults, then ``path``, then the environment, then ``overrides``.
+
+    ``SHOAL_LINK__URL=mqtt://...`` sets ``url`` in the table ``link``. ``overrides`` use dotted keys;
+    None there means not given.
+
+    Raises:
+        SettingsError: no such file, not TOML, an unknown key, or a value of the wrong type.
+    """
+    tree: dict[str, Any] = _read(path) if path else {}
+    for key, value in _from_environment(kind, os.environ if environment is None else environment):
+        _put(tree, key, value)
+    for dotted, value in (overrides or {}).items():
+        if value is not None:
+            _put(tree, dotted.split("."), value)
+    try:
+        return msgspec.convert(tree, kind, strict=False)
+    except msgspec.ValidationError as error:
+        source = f" in {path}" if path else ""
+        raise SettingsError(f"{error}{source}: see --print-config for every key and its default") from error
+
+
+def print_settings(settings: msgspec.Struct) -> str:
+    """Return the settings as TOML, every key with its value, ready to be edited."""
+    lines: list[str] = []
+    _write(lines, msgspec.to_builtins(settings), ())
+    return "\n".join(lines).strip() + "\n"
+
+
+def system_paths() -> tuple[Path, Path]:
+    """Return (configuration, data) folders.
+
+    A service (root, or systemd's ``CONFIGURATION_DIRECTORY`` and ``STATE_DIRECTORY``) has
+    ``/etc/shoal`` and ``/var/lib/shoal``; a person has local folders.
+    """
+    configuration = os.environ.get("CONFIGURATION_DIRECTORY")
+    state = os.environ.get("STATE_DIRECTORY")
+    if configuration or state:
+        return Path(configuration or "/etc/shoal"), Path(state or "/var/lib/shoal")
+    if os.geteuid() == 0 and Path("/etc/shoal").is_dir():
+        return Path("/etc/shoal"), Path("/var/lib/shoal")
+    return Path(), Path("shoal-data")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+
+
+def _from_environment(
+    kind: type[msgspec.Struct], environment: Mapping[str, str]
+) -> list[tuple[list[str], str]]:
+    found = []
+    for name in sorted(environment):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+            if keys[0] in kind.__struct_fields__:
+                found.append((keys, environment[name]))
+            elif len(keys) > 1:
+                raise SettingsError(f"{name} names no setting: see --print-config for every key")
+    return found
+
+
+def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    *tables, last = keys
+    for table in tables:
+        inner = tree.setdefault(table, {})
+        if not isinstance(inner, dict):
+            raise SettingsError(f"{'.'.join(keys)}: {table!r} is a value, not a table")
+        tree = inner
+    tree[last] = value
+
+
+def _write(lines: list[str], tree: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    if path:
+        lines += ["", f"[{'.'.join(path)}]"]
+    tables = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            tables[key] = value
+        elif value is not None:
+            lines.append(f"{key} = {_toml(value)}")
+    for key, table in tables.items():
+        _write(lines, table, (*path, key))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    return msgspec.json.encode(str(value)).decode()

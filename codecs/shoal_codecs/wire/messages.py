@@ -1,0 +1,324 @@
+"""Every message of the protocol: one tagged struct each, a positional array on the wire.
+
+A new field goes to the end and has a default; a receiver ignores fields it does not know. Times are
+milliseconds since the epoch, digests 32 bytes unless a field says otherwise.
+"""
+
+from typing import Any
+
+import msgspec
+
+from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.plan import HubOffer
+
+PROTOCOL_VERSION = 1
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What every message begins with.
+
+    ``message_id`` is 8 random bytes: a handler that sees it twice does nothing the second time.
+    """
+
+    protocol: int
+    sender: str
+    message_id: bytes
+    sent_ms: int
+
+
+# --- what a device says -------------------------------------------------------------------------
+
+
+class DeviceStatus(Message, frozen=True, kw_only=True, tag="ds"):
+    """Retained, and the Will: whether this session of the device is connected."""
+
+    online: bool
+    session: bytes
+    agent_version: str = ""
+
+
+class Heartbeat(Message, frozen=True, kw_only=True, tag="hb"):
+    """What changed since the last one, all of it when ``full``; keys are ``heartbeat.Reading``."""
+
+    sequence: int
+    full: bool
+    readings: dict[int, Any]
+
+
+class Reply(Message, frozen=True, kw_only=True, tag="rp"):
+    """A device takes part or not; ``plan_id`` is the first 8 bytes of the plan's hash.
+
+    ``accepted=False`` after an acceptance withdraws it; ``reason`` says why, in words for a person.
+    """
+
+    round: int
+    plan_id: bytes
+    accepted: bool
+    reason: str = ""
+
+
+class Evaluated(Message, frozen=True, kw_only=True, tag="ev"):
+    """A model version on this device's held-out examples; ``model_id`` is 8 bytes of its digest.
+
+    ``sent`` and ``received`` are all the bytes of this device's MQTT connections since it started.
+    """
+
+    round: int
+    model_id: bytes
+    examples: int
+    correct: int
+    loss_sum: float
+    sent: int = 0
+    received: int = 0
+
+
+class BlobWanted(Message, frozen=True, kw_only=True, tag="bw"):
+    """A chunk that should be retained did not come, or was damaged: please publish the blob again."""
+
+    digest: bytes
+
+
+class InstallReport(Message, frozen=True, kw_only=True, tag="ir"):
+    """Where an installation stands; the counts are (examples, correct) on the same examples."""
+
+    release: str
+    version: int
+    state: str
+    reason: str = ""
+    candidate: tuple[int, int] = (0, 0)
+    replaced: tuple[int, int] = (0, 0)
+
+
+class ReportPart(Message, frozen=True, kw_only=True, tag="rt"):
+    """A piece of a report to one hub; the assembled bytes are a ``report.Report``, signed inside."""
+
+    round: int
+    index: int
+    count: int
+    data: bytes
+
+
+# --- what the coordinator says to a device ------------------------------------------------------
+
+
+class ModelOffer(msgspec.Struct, frozen=True, array_like=True):
+    """A model version and the ways to get it: by a small step from its parent, or whole.
+
+    ``digest`` is the BLAKE3 of the little-endian float32 vector; ``step`` an encoded ``step.ModelStep``
+    from ``parent``, empty where there is none.
+    """
+
+    version: int
+    digest: bytes
+    whole: BlobRef
+    parent: bytes = b""
+    step: bytes = b""
+
+
+class Invitation(Message, frozen=True, kw_only=True, tag="in"):
+    """Please take part in ``round``; the plan is retained on ``rounds/{round}``."""
+
+    round: int
+    plan_hash: bytes
+    task: BlobRef
+    model: ModelOffer
+
+
+class Cancel(Message, frozen=True, kw_only=True, tag="cn"):
+    """The round is over for this device; what it still holds of it may go."""
+
+    round: int
+    plan_hash: bytes
+    reason: str
+
+
+class Evaluate(Message, frozen=True, kw_only=True, tag="el"):
+    """Please count how this model version does on your held-out examples."""
+
+    round: int
+    task: BlobRef
+    model: ModelOffer
+
+
+class ReleaseOrder(Message, frozen=True, kw_only=True, tag="ro"):
+    """Install this release; ``manifest`` and ``signature`` are the publisher's, as it signed them."""
+
+    release: str
+    manifest: bytes
+    signature: bytes
+
+
+class ReleaseWithdrawn(Message, frozen=True, kw_only=True, tag="rw"):
+    """Stop working on this release; what runs keeps running."""
+
+    release: str
+    reason: str
+
+
+# --- the round between coordinator and hubs -----------------------------------------------------
+
+
+class PlanNotice(Message, frozen=True, kw_only=True, tag="pl"):
+    """Retained on ``rounds/{round}``: the plan as signed and everybody's signature over it."""
+
+    plan: bytes
+    signatures: dict[str, bytes]
+
+
+class PlanProposal(Message, frozen=True, kw_only=True, tag="pp"):
+    """The coordinator proposes a plan; ``signature`` is its own over the plan."""
+
+    plan: bytes
+    signature: bytes
+
+
+class PlanSigned(Message, frozen=True, kw_only=True, tag="ps"):
+    """A hub has checked its floors, logged the plan's hash and signs."""
+
+    round: int
+    plan_hash: bytes
+    signature: bytes
+
+
+class PlanRefused(Message, frozen=True, kw_only=True, tag="px"):
+    """A hub does not sign, and says why."""
+
+    round: int
+    plan_hash: bytes
+    reason: str
+
+
+class RoundCommitted(Message, frozen=True, kw_only=True, tag="rd"):
+    """The sum is taken and the version stored: hubs destroy the round's key and ciphertexts."""
+
+    round: int
+    plan_hash: bytes
+
+
+class RoundAborted(Message, frozen=True, kw_only=True, tag="ra"):
+    """The coordinator gives a round up; a hub that released nothing never will."""
+
+    round: int
+    plan_hash: bytes
+    reason: str
+
+
+class HubStatus(Message, frozen=True, kw_only=True, tag="hs"):
+    """Retained, and the Will: a hub is there, and the key and nonce it offers to the next plan."""
+
+    online: bool
+    session: bytes
+    offer: HubOffer | None = None
+
+
+class Receipt(Message, frozen=True, kw_only=True, tag="rc"):
+    """A hub holds a device's whole report durably, or (``report_id`` empty) has parts up to ``credit``."""
+
+    round: int
+    plan_hash: bytes
+    report_id: bytes
+    credit: int = 0
+
+
+class ReportSet(Message, frozen=True, kw_only=True, tag="st"):
+    """The reports a hub holds when it closes: device name to report id."""
+
+    round: int
+    plan_hash: bytes
+    reports: dict[str, bytes]
+
+
+class Agreement(Message, frozen=True, kw_only=True, tag="ag"):
+    """A hub binds itself, once, to the one set of reports that all hubs hold."""
+
+    round: int
+    plan_hash: bytes
+    set_digest: bytes
+    members: tuple[str, ...]
+
+
+class HubSumPart(Message, frozen=True, kw_only=True, tag="sm"):
+    """A piece of a hub's sum over the agreed set, sealed to the coordinator."""
+
+    round: int
+    plan_hash: bytes
+    set_digest: bytes
+    index: int
+    count: int
+    data: bytes
+
+
+class RoundAbandoned(Message, frozen=True, kw_only=True, tag="ab"):
+    """A hub has not released its sum of this plan, never will, and has destroyed the round's key."""
+
+    round: int
+    plan_hash: bytes
+    reason: str
+
+
+# --- the operator -------------------------------------------------------------------------------
+
+
+class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="cs"):
+    """Retained: the fleet and the round as the coordinator sees them (``status.FleetView``)."""
+
+    view: bytes
+
+
+class CoordinatorEvent(Message, frozen=True, kw_only=True, tag="ce"):
+    """Something an operator may want to see as it happens; ``fields`` hold numbers and names only."""
+
+    kind: str
+    text: str
+    fields: dict[str, Any] = {}
+
+
+class OperatorCommand(Message, frozen=True, kw_only=True, tag="oc"):
+    """Signed by the operator's key: what the coordinator shall do."""
+
+    action: str
+    arguments: dict[str, Any] = {}
+
+
+class OperatorAnswer(Message, frozen=True, kw_only=True, tag="oa"):
+    """What came of an operator's command; ``command_id`` is the command's message id."""
+
+    command_id: bytes
+    accepted: bool
+    text: str = ""
+    fields: dict[str, Any] = {}
+
+
+AnyMessage = (
+    DeviceStatus
+    | Heartbeat
+    | Reply
+    | Evaluated
+    | BlobWanted
+    | InstallReport
+    | ReportPart
+    | Invitation
+    | Cancel
+    | Evaluate
+    | ReleaseOrder
+    | ReleaseWithdrawn
+    | PlanNotice
+    | PlanProposal
+    | PlanSigned
+    | PlanRefused
+    | RoundCommitted
+    | RoundAborted
+    | HubStatus
+    | Receipt
+    | ReportSet
+    | Agreement
+    | HubSumPart
+    | RoundAbandoned
+    | CoordinatorStatus
+    | CoordinatorEvent
+    | OperatorCommand
+    | OperatorAnswer
+)
+
+UNSIGNED = (Heartbeat, ReportPart, PlanNotice)
+"""Sent without a frame signature: telemetry that only steers scheduling, and what is signed inside."""

@@ -1,0 +1,49 @@
+"""MessagePack with length limits, then typed structs: the one pair of functions that does it."""
+
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+from shoal_codecs.wire.errors import MalformedMessageError
+
+T = TypeVar("T")
+MAX_COLLECTION = 1 << 16
+
+
+def pack(value: Any) -> bytes:
+    """Encode a struct, or plain containers of plain values, as MessagePack."""
+    packed: bytes = msgpack.packb(msgspec.to_builtins(value, builtin_types=(bytes,)))
+    return packed
+
+
+def unpack(data: bytes, kind: type[T]) -> T:
+    """Decode ``data`` into ``kind``; lengths inside are bounded by the length of ``data`` itself.
+
+    Raises:
+        MalformedMessageError: no MessagePack, or trailing bytes.
+        msgspec.ValidationError: MessagePack that is not a ``kind``.
+    """
+    return msgspec.convert(unpack_plain(data), kind, builtin_types=(bytes,))
+
+
+def unpack_plain(data: bytes) -> Any:
+    """Decode ``data`` into plain containers.
+
+    Raises:
+        MalformedMessageError: no MessagePack, trailing bytes, or containers over the limit.
+    """
+    limit = len(data)
+    entries = min(limit, MAX_COLLECTION)
+    try:
+        return msgpack.unpackb(
+            data,
+            strict_map_key=False,
+            max_str_len=limit,
+            max_bin_len=limit,
+            max_array_len=entries,
+            max_map_len=entries,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise MalformedMessageError(f"no MessagePack of this protocol: {error}") from error

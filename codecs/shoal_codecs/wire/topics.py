@@ -1,0 +1,121 @@
+"""Typed topics: every topic of the fleet is made and parsed here."""
+
+import re
+from dataclasses import dataclass
+
+from shoal_codecs.wire.errors import InvalidNameError, InvalidTopicError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it may stand in a topic.
+
+    Raises:
+        InvalidNameError: anything but 1 to 64 of ``a-z 0-9 . _ -``, starting with a letter or digit.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidNameError(
+            f"{name!r} is no usable name: take 1 to 64 of a-z, 0-9, '.', '_', '-', "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed topic: whose it is and what part of it.
+
+    ``kind`` is one of ``devices hubs rounds blobs coordinator``; ``name`` is the device, hub, round or
+    digest; ``part`` the rest (``heartbeat``, ``receipts``, ``reports``, a chunk number); ``peer`` the
+    hub of a receipt or the device of a report, else empty.
+    """
+
+    kind: str
+    name: str
+    part: str
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one fleet under a prefix, ``shoal/{fleet}`` unless the broker is shared otherwise.
+
+    Raises:
+        InvalidNameError: a fleet name or a prefix that cannot stand in a topic.
+    """
+
+    fleet: str
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill the prefix in and refuse what would be a filter."""
+        check_name(self.fleet)
+        if not self.prefix:
+            object.__setattr__(self, "prefix", f"shoal/{self.fleet}")
+        if not _PREFIX.fullmatch(self.prefix):
+            raise InvalidNameError(f"{self.prefix!r} is no topic prefix: no '+', '#', or empty level")
+
+    def device(self, device: str, part: str) -> str:
+        """Topic of a device: ``status``, ``heartbeat``, ``events`` or ``commands``."""
+        return f"{self.prefix}/devices/{device}/{part}"
+
+    def receipt(self, device: str, hub: str) -> str:
+        """Topic on which ``hub`` answers ``device``."""
+        return f"{self.prefix}/devices/{device}/receipts/{hub}"
+
+    def hub(self, hub: str, part: str) -> str:
+        """Topic of a hub: ``status``, ``control`` (its inbox) or ``events`` (its own word)."""
+        return f"{self.prefix}/hubs/{hub}/{part}"
+
+    def report(self, hub: str, device: str) -> str:
+        """Topic for the share of ``device`` that is meant for ``hub``."""
+        return f"{self.prefix}/hubs/{hub}/reports/0/{device}"
+
+    def round(self, number: int | str) -> str:
+        """Topic of the retained plan of a round."""
+        return f"{self.prefix}/rounds/{number}"
+
+    def blob(self, digest_hex: str, chunk: int | str) -> str:
+        """Topic of one retained chunk."""
+        return f"{self.prefix}/blobs/{digest_hex}/{chunk}"
+
+    def coordinator(self, part: str) -> str:
+        """Topic of the coordinator: ``beacon``, ``status``, ``events`` or ``commands``."""
+        return f"{self.prefix}/coordinator/{part}"
+
+    def relative(self, topic: str) -> str:
+        """Return ``topic`` without the prefix: what signatures cover, so that bridges may remap it.
+
+        Raises:
+            InvalidTopicError: a topic outside the prefix.
+        """
+        head = self.prefix + "/"
+        if not topic.startswith(head):
+            raise InvalidTopicError(f"{topic[:120]!r} is outside {self.prefix!r}: check the subscription")
+        return topic[len(head) :]
+
+    def parse(self, topic: str) -> Address:
+        """Return whose topic this is.
+
+        Raises:
+            InvalidTopicError: a topic that is none of this fleet's.
+        """
+        match self.relative(topic).split("/"):
+            case ["devices", device, "status" | "heartbeat" | "events" | "commands" as part]:
+                return Address("devices", device, part)
+            case ["devices", device, "receipts", hub]:
+                return Address("devices", device, "receipts", hub)
+            case ["hubs", hub, "status" | "control" | "events" as part]:
+                return Address("hubs", hub, part)
+            case ["hubs", hub, "reports", _shard, device]:
+                return Address("hubs", hub, "reports", device)
+            case ["rounds", number]:
+                return Address("rounds", number, "plan")
+            case ["blobs", digest, chunk]:
+                return Address("blobs", digest, chunk)
+            case ["coordinator", "beacon" | "status" | "events" | "commands" as part]:
+                return Address("coordinator", "coordinator", part)
+            case _:
+                raise InvalidTopicError(f"{topic[:120]!r} is no topic of this protocol")
