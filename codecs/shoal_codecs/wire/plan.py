@@ -115,8 +115,10 @@ def _form(plan: Plan) -> tuple[tuple[bool, str], ...]:
         ),
         (
             1 <= plan.n_min <= plan.quorum <= len(plan.cohort) <= plan.n_max,
-            f"need 1 <= n_min {plan.n_min} <= quorum {plan.quorum} <= cohort {len(plan.cohort)} "
-            f"<= n_max {plan.n_max}",
+            (
+                f"need 1 <= n_min {plan.n_min} <= quorum {plan.quorum} <= cohort {len(plan.cohort)} "
+                f"<= n_max {plan.n_max}"
+            ),
         ),
         (
             plan.round >= 1 and 0 < plan.opens_ms < plan.closes_ms and plan.patience_ms >= 0,
@@ -140,8 +142,10 @@ def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
         ),
         (
             not shared or plan.n_max * codec.clamp < ring // 2,
-            f"{plan.n_max} devices at clamp {codec.clamp} overflow a ring of {codec.ring_bits} bits: "
-            "widen the ring or lower the clamp",
+            (
+                f"{plan.n_max} devices at clamp {codec.clamp} overflow a ring of {codec.ring_bits} bits: "
+                "widen the ring or lower the clamp"
+            ),
         ),
         (
             not shared or plan.n_max < ring,

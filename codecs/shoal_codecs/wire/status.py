@@ -1,0 +1,103 @@
+"""The fleet as the coordinator sees it: what ``shoal status`` and the demo show."""
+
+from typing import Literal
+
+import msgspec
+
+from shoal_codecs.wire.errors import MalformedMessageError
+from shoal_codecs.wire.packing import pack, unpack
+
+
+class DeviceRow(msgspec.Struct, frozen=True):
+    """One device; ``trust`` is ``guest`` for one that is not on the roster and is never invited."""
+
+    name: str
+    trust: Literal["roster", "guest"]
+    online: bool
+    phase: str = ""
+    round: int = 0
+    model_version: int = -1
+    release: str = ""
+    release_version: int = -1
+    updater: str = ""
+    examples: int = 0
+    held_out: int = 0
+    memory_available_mib: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    last_seen_ms: int = 0
+    last_error: str = ""
+    board: str = ""
+
+
+class HubRow(msgspec.Struct, frozen=True):
+    """One hub."""
+
+    name: str
+    online: bool
+
+
+class RoundRow(msgspec.Struct, frozen=True):
+    """One finished round; ``accuracy`` is that of the version it made, on the devices' held-out data."""
+
+    round: int
+    outcome: Literal["committed", "aborted"]
+    version: int = -1
+    devices: int = 0
+    accuracy: float = 0.0
+    loss: float = 0.0
+    seconds: float = 0.0
+    up_bytes: float = 0.0
+    down_bytes: float = 0.0
+    reason: str = ""
+
+
+class ReleaseRow(msgspec.Struct, frozen=True):
+    """One release and how far it is."""
+
+    release: str
+    version: int
+    state: str
+    devices: int = 0
+    confirmed: int = 0
+    rolled_back: int = 0
+    accuracy: float = 0.0
+    reason: str = ""
+
+
+class FleetView(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything at one moment; byte figures of a round are means over its devices."""
+
+    fleet: str
+    taken_ms: int
+    mode: str
+    codec: str
+    phase: str
+    round: int
+    target: int
+    version: int
+    digest: str
+    parameters: int
+    accuracy: float = 0.0
+    devices: tuple[DeviceRow, ...] = ()
+    hubs: tuple[HubRow, ...] = ()
+    rounds: tuple[RoundRow, ...] = ()
+    releases: tuple[ReleaseRow, ...] = ()
+    refused: dict[str, int] = {}
+
+
+def encode_view(view: FleetView) -> bytes:
+    """Return the view for a ``CoordinatorStatus``."""
+    return pack(view)
+
+
+def decode_view(data: bytes) -> FleetView:
+    """Return the view in ``data``.
+
+    Raises:
+        MalformedMessageError: not a view.
+    """
+    try:
+        return unpack(data, FleetView)
+    except msgspec.ValidationError as error:
+        raise MalformedMessageError(f"not a fleet view: {error}") from error

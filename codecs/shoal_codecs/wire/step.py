@@ -1,0 +1,41 @@
+"""A model step: how the vector of one version becomes the next, in a few bytes."""
+
+from typing import Literal
+
+import msgspec
+
+from shoal_codecs.wire.errors import MalformedMessageError
+from shoal_codecs.wire.packing import pack, unpack
+
+
+class ModelStep(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """From ``parent`` to ``child`` (digests of the float32 vectors).
+
+    ``randk``: ``payload`` holds ``kept`` packed integers q for the coordinates of ``seed``, and the child is
+    ``parent + scale * q`` there. ``sparse``: ``payload`` is a Top-K payload with its own indices.
+    """
+
+    kind: Literal["randk", "sparse"]
+    parent: bytes
+    child: bytes
+    seed: bytes
+    kept: int
+    scale: float
+    payload: bytes
+
+
+def encode_step(step: ModelStep) -> bytes:
+    """Return the step as bytes for a ``ModelOffer``."""
+    return pack(step)
+
+
+def decode_step(data: bytes) -> ModelStep:
+    """Return the step in ``data``.
+
+    Raises:
+        MalformedMessageError: not a step.
+    """
+    try:
+        return unpack(data, ModelStep)
+    except msgspec.ValidationError as error:
+        raise MalformedMessageError(f"not a model step: {error}") from error
