@@ -30,6 +30,10 @@ class Identity:
         """Return the 64-byte signature over ``data`` (RFC 8032)."""
         return self._key.sign(data).signature
 
+    def sealing_private(self) -> bytes:
+        """Return the X25519 private key (32 bytes) that opens what was sealed to this identity."""
+        return self._key.to_curve25519_private_key().encode()
+
     def derive(self, purpose: bytes) -> bytes:
         """Return 32 secret bytes for ``purpose`` (at most 16 bytes) that only this identity can make."""
         from nacl.encoding import RawEncoder  # noqa: PLC0415 - only hubs need it
@@ -82,3 +86,15 @@ def load_identity(name: str, path: Path) -> Identity:
     if len(seed) != KEY_BYTES:
         raise BadKeyFileError(f"{path} holds {len(seed)} bytes, a key has {KEY_BYTES}: make a new key")
     return Identity(name, seed)
+
+
+def sealing_public_of(public: bytes) -> bytes:
+    """Return the X25519 key (32 bytes) that belongs to an Ed25519 public key.
+
+    Raises:
+        BadKeyFileError: ``public`` is no Ed25519 key.
+    """
+    try:
+        return VerifyKey(public).to_curve25519_public_key().encode()
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise BadKeyFileError("not an Ed25519 public key: ask the authority for a new roster") from error
