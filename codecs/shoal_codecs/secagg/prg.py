@@ -1,0 +1,108 @@
+"""The generator that turns a hub's 32-byte seed into its share.
+
+key = HKDF-SHA256 (RFC 5869) of the seed, salt = plan hash M, info = label, u16 length of the device
+name, the name in UTF-8, u16 hub index, both integers little-endian; the share is the ChaCha20
+keystream (RFC 8439) of that key with counter 0 and a zero nonce, read as little-endian words of 8,
+16 or 32 bits, the low w bits of each.
+"""
+
+import numpy as np
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from shoal_codecs.secagg.errors import (
+    DeviceNameError,
+    HubIndexError,
+    PlanHashError,
+    RingWidthError,
+    SeedError,
+    ShareLengthError,
+)
+from shoal_codecs.updates.bitpack import MAX_BITS, word_dtype
+from shoal_codecs.updates.keystream import Words, keystream_pieces
+
+SEED_BYTES = 32
+PLAN_HASH_BYTES = 32
+MIN_RING_BITS = 2
+LABEL = b"shoal/hub-share/v1"
+_U16_MAX = 0xFFFF
+
+
+def ring_dtype(bits: int) -> np.dtype[np.unsignedinteger]:
+    """Return the dtype of ring words of `bits` (2..32). Raises RingWidthError."""
+    if not MIN_RING_BITS <= bits <= MAX_BITS:
+        raise RingWidthError(f"a ring has {MIN_RING_BITS} to {MAX_BITS} bits, not {bits}")
+    return word_dtype(bits)
+
+
+def check_ring_words(words: Words, count: int, bits: int) -> Words:
+    """Return `words` if it is uint[count] of the ring's dtype, all below 2**bits.
+
+    Raises ShareLengthError or RingWidthError.
+    """
+    dtype = ring_dtype(bits)
+    if words.shape != (count,):
+        raise ShareLengthError(f"the round's shares have {count} words, got shape {words.shape}")
+    if words.dtype != dtype:
+        raise RingWidthError(f"a ring of {bits} bits is held in {dtype}, got {words.dtype}")
+    if bits < dtype.itemsize * 8 and count and int(words.max()) >> bits:
+        raise RingWidthError(f"a word does not fit a ring of {bits} bits")
+    return words
+
+
+def share_key(seed: bytes, plan_hash: bytes, device: str, hub_index: int) -> bytes:
+    """Return the 32-byte ChaCha20 key of one device's share for hub `hub_index` (2..65535).
+
+    Hub 1 holds no seed. Raises SeedError, PlanHashError, DeviceNameError or HubIndexError.
+    """
+    if len(seed) != SEED_BYTES:
+        raise SeedError(f"a seed has {SEED_BYTES} bytes, got {len(seed)}")
+    if len(plan_hash) != PLAN_HASH_BYTES:
+        raise PlanHashError(f"a plan hash has {PLAN_HASH_BYTES} bytes, got {len(plan_hash)}")
+    if not 2 <= hub_index <= _U16_MAX:
+        raise HubIndexError(f"hubs 2..{_U16_MAX} expand seeds, not hub {hub_index}")
+    try:
+        name = device.encode()
+    except UnicodeEncodeError:
+        raise DeviceNameError("a device name must be valid Unicode text") from None
+    if not 1 <= len(name) <= _U16_MAX:
+        raise DeviceNameError(f"a device name has 1 to {_U16_MAX} bytes, got {len(name)}")
+    info = LABEL + len(name).to_bytes(2, "little") + name + hub_index.to_bytes(2, "little")
+    return HKDF(algorithm=SHA256(), length=32, salt=plan_hash, info=info).derive(seed)
+
+
+def expand(seed: bytes, plan_hash: bytes, device: str, hub_index: int, count: int, bits: int) -> Words:
+    """Return the share uint[count] modulo 2**bits that a seed stands for."""
+    words: Words = np.zeros(count, dtype=ring_dtype(bits))
+    expand_add_into(words, seed, plan_hash, device, hub_index, bits)
+    return words
+
+
+def expand_add_into(
+    acc: Words, seed: bytes, plan_hash: bytes, device: str, hub_index: int, bits: int
+) -> None:
+    """Add the share to `acc` (uint[count] modulo 2**bits) in place, piece by piece."""
+    _fold(np.add, acc, share_key(seed, plan_hash, device, hub_index), bits)
+
+
+def expand_subtract_from(
+    acc: Words, seed: bytes, plan_hash: bytes, device: str, hub_index: int, bits: int
+) -> None:
+    """Subtract the share from `acc` (uint[count] modulo 2**bits) in place, piece by piece."""
+    _fold(np.subtract, acc, share_key(seed, plan_hash, device, hub_index), bits)
+
+
+def _fold(operation: np.ufunc, acc: Words, key: bytes, bits: int) -> None:
+    dtype = ring_dtype(bits)
+    if acc.ndim != 1 or acc.dtype != dtype:
+        raise RingWidthError(
+            f"a ring of {bits} bits is summed in {dtype} of one axis, got {acc.dtype} {acc.shape}"
+        )
+    mask = dtype.type((1 << bits) - 1)
+    whole = bits == dtype.itemsize * 8
+    for start, words in keystream_pieces(key, acc.size, dtype):
+        part = acc[start : start + words.size]
+        # High bits of the keystream reach no low bit, so one mask after the operation is enough.
+        operation(part, words, out=part)
+        if not whole:
+            np.bitwise_and(part, mask, out=part)

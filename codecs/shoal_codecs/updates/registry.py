@@ -1,0 +1,24 @@
+"""Update codecs by the name a round plan gives them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from shoal_codecs.updates.base import Codec
+from shoal_codecs.updates.dense import DenseCodec, Int8Codec
+from shoal_codecs.updates.errors import UnknownCodecError
+from shoal_codecs.updates.randk import RandKCodec
+from shoal_codecs.updates.topk import TopKCodec
+
+_ALL: tuple[Codec, ...] = (DenseCodec(), Int8Codec(), TopKCodec(), RandKCodec())
+
+CODECS: Mapping[str, Codec] = MappingProxyType({each.name: each for each in _ALL})
+
+
+def codec(name: str) -> Codec:
+    """Return the codec with that wire name. Raises UnknownCodecError, which lists the known."""
+    try:
+        return CODECS[name]
+    except KeyError:
+        raise UnknownCodecError(
+            f"no update codec is called {name!r}; known: {', '.join(sorted(CODECS))}"
+        ) from None

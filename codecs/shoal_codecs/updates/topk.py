@@ -1,0 +1,69 @@
+"""The largest coordinates of an update, with error feedback."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from shoal_codecs.updates.base import (
+    EncodeContext,
+    Encoded,
+    Float32Vector,
+    Indices,
+    Payload,
+    SparseUpdate,
+    check_vector,
+)
+from shoal_codecs.updates.errors import NonFiniteUpdateError, PayloadLengthError
+from shoal_codecs.updates.indexcode import HEADER_BYTES, pack_indices, unpack_indices
+from shoal_codecs.updates.rounding import block_bytes, pack_blocks, unpack_blocks
+
+
+class TopKCodec:
+    """The k largest magnitudes of update plus residual, int8 blocks, coded coordinates.
+
+    What is not sent, rounding included, is the next residual (error feedback: Stich et al. 2018,
+    "Sparsified SGD with Memory"), so values are rounded to nearest. Each device sends coordinates
+    of its own, which tell about its data: never secret-shared.
+    """
+
+    name: ClassVar[str] = "topk"
+    error_feedback: ClassVar[bool] = True
+
+    def encode(self, vector: Float32Vector, context: EncodeContext) -> Encoded:
+        """Code float32[D] plus `context.residual`; returns the residual for the next context."""
+        check_vector(vector, context.dimension)
+        wanted = vector.copy()
+        if context.residual is not None:
+            check_vector(context.residual, context.dimension)
+            with np.errstate(over="ignore"):
+                wanted += context.residual
+            if not np.isfinite(wanted).all():
+                raise NonFiniteUpdateError("update plus residual overflow; start a new residual")
+        indices = _largest(wanted, context.kept)
+        blocks, sent = pack_blocks(wanted[indices], context.block, rng=None)
+        wanted[indices] -= sent
+        return Encoded(blocks + pack_indices(indices, context.dimension), wanted)
+
+    def decode(self, payload: Payload, context: EncodeContext) -> SparseUpdate:
+        """Return the values at the coordinates the payload names."""
+        view = memoryview(payload)
+        split = block_bytes(context.kept, context.block)
+        if len(view) <= split + HEADER_BYTES:
+            raise PayloadLengthError(
+                f"{len(view)} bytes cannot hold {context.kept} values and their coordinates"
+            )
+        indices = unpack_indices(view[split:], context.kept, context.dimension)
+        values = unpack_blocks(view[:split], context.kept, context.block)
+        return SparseUpdate(context.dimension, indices, values)
+
+
+def _largest(values: Float32Vector, count: int) -> Indices:
+    """Return the int64[count] positions of the largest magnitudes, increasing; ties: lower first.
+
+    Not argpartition, whose choice among equals differs between processors.
+    """
+    magnitudes = np.abs(values)
+    threshold = np.partition(magnitudes, values.size - count)[values.size - count]
+    above = np.flatnonzero(magnitudes > threshold)
+    tied = np.flatnonzero(magnitudes == threshold)[: count - len(above)]
+    return np.sort(np.concatenate((above, tied))).astype(np.int64)
