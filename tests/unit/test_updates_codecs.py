@@ -210,6 +210,20 @@ def test_damaged_payloads_decode_to_finite_values_or_are_refused(name: str, data
     assert np.isfinite(decoded).all()
 
 
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, 3e36])
+def test_scales_no_encoder_writes_are_refused(scale: float) -> None:
+    context = EncodeContext(3, 3)
+    payload = np.array([scale], dtype="<f4").tobytes() + bytes((1, 2, 3))
+    with pytest.raises(PayloadContentError, match="scale"):
+        codec("int8").decode(payload, context)
+
+
+def test_the_level_no_encoder_writes_is_refused() -> None:
+    payload = np.array([1.0], dtype="<f4").tobytes() + bytes((1, 128, 3))
+    with pytest.raises(PayloadContentError, match="-128"):
+        codec("int8").decode(payload, EncodeContext(3, 3))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_truncated_and_longer_payloads_are_refused(name: str) -> None:
     vector = np.linspace(-3, 5, 50, dtype=np.float32)

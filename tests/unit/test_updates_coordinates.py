@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,6 +52,17 @@ def test_a_threshold_that_falls_short_does_not_change_the_set(
     expected = rand_coordinates(bytes(32), 5000, 250)
     monkeypatch.setattr(coordinates, "_likely_ceiling", lambda _dimension, _count: 2**40)
     assert np.array_equal(rand_coordinates(bytes(32), 5000, 250), expected)
+
+
+def test_of_equal_words_the_lower_index_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def few_values(
+        _key: bytes, count: int, _dtype: np.dtype[np.uint64]
+    ) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
+        yield 0, (np.arange(count) % 3).astype(np.uint64)
+
+    monkeypatch.setattr(coordinates, "keystream_pieces", few_values)
+    # Words 0 1 2 0 1 2 0 1 2: three zeros, then the first two ones.
+    assert rand_coordinates(bytes(32), 9, 5).tolist() == [0, 1, 3, 4, 6]
 
 
 def test_every_coordinate_is_equally_likely() -> None:

@@ -62,6 +62,10 @@ def test_an_overflow_is_refused_with_its_numbers() -> None:
     assert replace(SPEC, n_max=16).n_max == 16
     with pytest.raises(RingOverflowError, match=r"17 devices .* 127 .* 2159.* 12 bits .* 2048"):
         replace(SPEC, n_max=17)
+    # Exactly half the ring: +2048 and -2048 would be one word.
+    with pytest.raises(RingOverflowError):
+        replace(SPEC, n_max=16, clamp=128)
+    assert ring_bits_for(16, 128) == 13
     with pytest.raises(RingOverflowError, match="33 bits"):
         ring_bits_for(2**24, 255)
 
