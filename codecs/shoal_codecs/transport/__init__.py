@@ -1,1 +1,1 @@
-"""The only place that imports an MQTT client: links, and blobs over retained topics."""
+"""MQTT links, blobs and retained topics: the only place that imports an MQTT client."""

@@ -1,0 +1,363 @@
+"""A party's one connection to the broker, kept up for as long as the party runs."""
+
+import asyncio
+import contextlib
+import random
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import PurePath
+from typing import Final
+
+import aiomqtt
+import structlog
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.transport.backoff import Backoff
+from shoal_codecs.transport.diagnosis import diagnose
+from shoal_codecs.transport.errors import (
+    BrokerProtocolError,
+    ConnectionLostError,
+    LinkClosedError,
+    SubscribeRefusedError,
+    TransportError,
+)
+from shoal_codecs.transport.inbox import Inbox
+from shoal_codecs.transport.messages import Delivery, LinkStats, Publication
+from shoal_codecs.transport.session import Session, check_size
+from shoal_codecs.transport.settings import LinkSettings, parse_broker_url
+from shoal_codecs.transport.subscriptions import Handler, Subscriptions
+from shoal_codecs.transport.traffic import Traffic
+
+__all__ = ["Delivery", "Handler", "Link", "LinkStats", "Publication"]
+
+log = structlog.get_logger()
+
+ConnectedCallback = Callable[[bool], Awaitable[None]]
+
+FAREWELL_S: Final = 1.0
+# A connection that stood this long was a good one: the next back-off begins at its shortest.
+_STABLE_S: Final = 5.0
+
+
+class Link:
+    """Connects, reconnects, re-subscribes, and gives every message to its handler exactly in order.
+
+    A QoS 1 message is acknowledged after its handler returned: a process killed in a handler gets it
+    again. Handlers run one at a time and are short: they persist or enqueue. Whoever must not miss
+    what the broker kept while it was away subscribes before ``run``.
+
+    ``client_id`` names the session at the broker: one process each. ``rng`` spreads reconnections.
+
+    Raises:
+        BadBrokerUrlError: a URL that cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: LinkSettings,
+        client_id: str,
+        *,
+        will: Publication | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.stats = LinkStats()
+        self._settings = settings
+        self._address = parse_broker_url(settings.url)
+        self._client_id = client_id
+        self._will = will
+        self._backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s, rng or random.Random())
+        self._version = (
+            aiomqtt.ProtocolVersion.V311 if settings.mqtt_version == "3.1.1" else aiomqtt.ProtocolVersion.V5
+        )
+        self._inbox = Inbox(self.stats)
+        self._subscriptions = Subscriptions()
+        self._window = asyncio.Semaphore(settings.window)
+        self._callbacks: list[ConnectedCallback] = []
+        self._session: Session | None = None
+        # Set while connected, and for good once closed, so that whoever waits wakes and looks.
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._closed = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._running = False
+        self._past_traffic = Traffic()
+        self._opening: Session | None = None
+        self._reported: type[TransportError] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker has accepted and every subscription stands."""
+        return self._session is not None
+
+    @property
+    def client_id(self) -> str:
+        """The name of this link's session at the broker."""
+        return self._client_id
+
+    @property
+    def settings(self) -> LinkSettings:
+        """What the link was made with."""
+        return self._settings
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes on the TCP streams of every connection so far, as the kernel counts them."""
+        current = self._opening
+        return self._past_traffic + (current.traffic if current else Traffic())
+
+    def on_connected(self, callback: ConnectedCallback) -> None:
+        """Call ``callback(session_present)`` after each connect and re-subscription.
+
+        A callback still running when the connection ends is cancelled and runs again at the next.
+        """
+        self._callbacks.append(callback)
+
+    async def wait_connected(self) -> None:
+        """Wait for a connection.
+
+        Raises:
+            LinkClosedError: the link was closed.
+        """
+        await self._ready()
+
+    async def run(self) -> None:
+        """Keep the link up until cancelled or closed. Runs once in a link's life.
+
+        Raises:
+            LinkClosedError: the link was closed, or is running already.
+        """
+        if self._closing or self._running:
+            raise LinkClosedError("a link runs once: make a new one")
+        self._running = True
+        tasks = {
+            asyncio.create_task(self._keep_connected(), name="link-connection"),
+            asyncio.create_task(self._dispatch(), name="link-dispatch"),
+            asyncio.create_task(self._closed.wait(), name="link-closed"),
+        }
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._closing = True
+            self._closed.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._wake.set()
+            self._stopped.set()
+
+    async def subscribe(self, topic_filter: str, handler: Handler, qos: int = 1) -> None:
+        """Give every message matching ``topic_filter`` to ``handler``; a second call replaces it.
+
+        Filters of one link shall not overlap: brokers deliver a copy for each filter that matches.
+        Returns at once while there is no connection: the next one subscribes. The broker sends what
+        it retains on each call.
+
+        Raises:
+            SubscribeRefusedError: the broker said no.
+            LinkClosedError: the link was closed.
+        """
+        self._check_open()
+        self._subscriptions.add(topic_filter, handler, qos)
+        if (session := self._session) is not None:
+            with contextlib.suppress(ConnectionLostError):
+                await session.subscribe_to(topic_filter, qos)
+                self._subscriptions.confirm(topic_filter)
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """End a subscription; without a connection, the next one tells the broker."""
+        self._subscriptions.remove(topic_filter)
+        if (session := self._session) is not None:
+            with contextlib.suppress(ConnectionLostError):
+                await session.unsubscribe_from(topic_filter)
+                self._subscriptions.confirm_removed(topic_filter)
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Send ``payload`` (bytes).
+
+        QoS 1 returns after the broker's acknowledgement, over as many connections as it takes; at
+        most ``window`` are in flight. QoS 0 is dropped and counted while there is no connection.
+
+        Raises:
+            PacketTooLargeError: over ``max_packet_bytes``, or over the broker's own limit.
+            PublishRefusedError: the broker refused it.
+            LinkClosedError: the link was closed before it was acknowledged.
+        """
+        message = Publication(topic, payload, qos, retain)
+        check_size(message, self._settings.max_packet_bytes)
+        self._check_open()
+        if qos == 0:
+            await self._publish_or_drop(message)
+            return
+        async with self._window:
+            while True:
+                session = await self._ready()
+                with contextlib.suppress(ConnectionLostError):
+                    await session.publish_message(message)
+                    return
+
+    async def close(self, farewell: Publication | None = None) -> None:
+        """Send ``farewell``, disconnect so that the Will stays unsent, and end ``run``; within 1 s."""
+        if self._closing:
+            return
+        self._closing = True
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                if (session := self._session) is not None:
+                    if farewell is not None:
+                        await session.publish_message(farewell)
+                    await session.disconnect()
+        except (TransportError, TimeoutError) as exc:
+            log.info("farewell_unsent", error=type(exc).__name__)
+        finally:
+            self._closed.set()
+            self._wake.set()
+        if self._running:
+            await self._stopped.wait()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise LinkClosedError("the link is closed: make a new one")
+
+    async def _publish_or_drop(self, message: Publication) -> None:
+        session = self._session
+        try:
+            if session is not None:
+                await session.publish_message(message)
+                return
+        except ConnectionLostError:
+            pass
+        self.stats.dropped_out += 1
+
+    async def _ready(self) -> Session:
+        while True:
+            self._check_open()
+            if self._session is not None:
+                return self._session
+            await self._wake.wait()
+
+    async def _keep_connected(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            session = self._opening = Session(
+                self._settings,
+                self._address,
+                self._client_id,
+                self._version,
+                self._will,
+                self._inbox,
+                self.stats,
+                self._on_lost,
+            )
+            began: float | None = None
+            try:
+                await session.open()
+                began = loop.time()
+                await self._restore(session)
+                reason = await self._serve(session)
+            except (OSError, TransportError, aiomqtt.MqttError) as exc:
+                reason = exc
+            finally:
+                session.abort()
+                self._past_traffic += session.traffic
+                self._opening = None
+            if began is not None and loop.time() - began >= _STABLE_S:
+                self._backoff.reset()
+            if reason is not None and not self._closing:
+                self._report(reason)
+            await asyncio.sleep(self._backoff.next_delay())
+
+    async def _restore(self, session: Session) -> None:
+        """Tell the broker what it does not know, or no longer knows, about subscriptions."""
+        if not session.session_present:
+            self._subscriptions.forget_confirmations()
+        while True:
+            missing = self._subscriptions.missing()
+            stale = self._subscriptions.stale()
+            if not missing and not stale:
+                return
+            for topic_filter in stale:
+                await session.unsubscribe_from(topic_filter)
+                self._subscriptions.confirm_removed(topic_filter)
+            for topic_filter, qos in missing:
+                try:
+                    await session.subscribe_to(topic_filter, qos)
+                except SubscribeRefusedError as exc:
+                    log.warning("subscription_refused", filter=topic_filter, remedy=str(exc))
+                self._subscriptions.confirm(topic_filter)
+
+    async def _serve(self, session: Session) -> BaseException | None:
+        """Be connected until the session ends; return why it ended."""
+        if session.is_over:
+            return await session.lost()
+        self._session = session
+        self._wake.set()
+        self._reported = None
+        self.stats.connects += 1
+        self.stats.reconnects = self.stats.connects - 1
+        log.info("connected", broker=self._settings.url, session_present=session.session_present)
+        callbacks = asyncio.create_task(self._call_back(session.session_present))
+        try:
+            return await session.lost()
+        finally:
+            callbacks.cancel()
+            await asyncio.gather(callbacks, return_exceptions=True)
+
+    def _on_lost(self) -> None:
+        # Called before any pending answer fails, so that no publisher meets the dead session again.
+        self._session = None
+        if not self._closing:
+            self._wake.clear()
+
+    async def _call_back(self, session_present: bool) -> None:  # noqa: FBT001 - the callback's shape
+        for callback in self._callbacks:
+            try:
+                await callback(session_present)
+            except Exception as exc:  # noqa: BLE001 - one party's mistake must not end the link
+                self.stats.handler_errors += 1
+                _log_failure("connected_callback_failed", exc)
+
+    async def _dispatch(self) -> None:
+        while True:
+            entry = await self._inbox.get()
+            await self._handle(entry.delivery)
+            entry.acknowledge()
+            # A handler that never waits must not starve the socket.
+            await asyncio.sleep(0)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        handlers = self._subscriptions.handlers(delivery.topic)
+        if not handlers:
+            self.stats.unhandled += 1
+        for handler in handlers:
+            try:
+                await handler(delivery)
+            except Exception as exc:  # noqa: BLE001 - logged, counted, and the next message handled
+                self.stats.handler_errors += 1
+                _log_failure("handler_failed", exc, topic=delivery.topic)
+
+    def _report(self, reason: BaseException) -> None:
+        """Log a cause once, until there is a connection again; choose the MQTT version to try."""
+        fault = diagnose(reason, self._address)
+        if self._settings.mqtt_version == "auto" and self.stats.connects == 0:
+            self._try_other_version(fault)
+        if self._reported is not type(fault):
+            self._reported = type(fault)
+            log.warning("not_connected", fault=type(fault).__name__, remedy=str(fault))
+
+    def _try_other_version(self, fault: TransportError) -> None:
+        # Old brokers answer MQTT 5 with a refusal, or close without a word.
+        if isinstance(fault, BrokerProtocolError | ConnectionLostError):
+            modern = self._version is aiomqtt.ProtocolVersion.V5
+            self._version = aiomqtt.ProtocolVersion.V311 if modern else aiomqtt.ProtocolVersion.V5
+
+
+def _log_failure(event: str, exc: Exception, **context: str) -> None:
+    """Log an exception by type and place: its text is shown only where it is one of our own."""
+    frame = traceback.extract_tb(exc.__traceback__)[-1]
+    context["error"] = type(exc).__name__
+    context["where"] = f"{PurePath(frame.filename).name}:{frame.lineno}"
+    if isinstance(exc, ShoalError):
+        context["remedy"] = str(exc)
+    log.error(event, **context)

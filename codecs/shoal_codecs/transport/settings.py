@@ -1,0 +1,66 @@
+"""Where the broker is and how a link treats it."""
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from shoal_codecs.transport.errors import BadBrokerUrlError
+
+_DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+class BrokerAddress(msgspec.Struct, frozen=True):
+    """A broker's host name, port, and whether TLS is spoken there."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+def parse_broker_url(url: str) -> BrokerAddress:
+    """Read ``mqtt://host[:port]`` or ``mqtts://host[:port]``.
+
+    Raises:
+        BadBrokerUrlError: any other scheme, no host, a bad port, a path, or credentials in the URL.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as exc:
+        raise BadBrokerUrlError(f"the broker URL cannot be read ({exc}): write mqtt://HOST:PORT") from exc
+    if parts.username is not None or parts.password is not None:
+        # The text is not repeated: it holds a password.
+        raise BadBrokerUrlError("credentials do not belong in the broker URL: set username and password_file")
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise BadBrokerUrlError(
+            f"{url!r} is no broker URL: write mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS"
+        )
+    if not host or parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise BadBrokerUrlError(f"{url!r} is no broker URL: a host and a port, and nothing after")
+    if port == 0:
+        raise BadBrokerUrlError(f"{url!r}: port 0 cannot be connected to")
+    return BrokerAddress(host, port or _DEFAULT_PORTS[parts.scheme], parts.scheme == "mqtts")
+
+
+class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach the broker and how much may be in flight; times in seconds, sizes in bytes.
+
+    ``window`` bounds the QoS 1 messages in flight each way (it is announced as Receive Maximum).
+    ``mqtt_version`` ``auto`` speaks MQTT 5 and falls back to 3.1.1 where the broker refuses it.
+    """
+
+    url: str = "mqtt://127.0.0.1:1883"
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    keepalive_s: int = 30
+    session_expiry_s: int = 86400
+    window: int = 20
+    max_packet_bytes: int = 2 * 1024 * 1024
+    backoff_min_s: float = 0.2
+    backoff_max_s: float = 30.0
+    connect_timeout_s: float = 10.0
+    mqtt_version: Literal["auto", "5", "3.1.1"] = "auto"
