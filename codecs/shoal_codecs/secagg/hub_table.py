@@ -1,0 +1,84 @@
+"""Every move a hub can make in a round: state, event, and the states it may lead to."""
+
+from shoal_codecs.secagg.hub_messages import (
+    Aborted,
+    Committed,
+    Event,
+    PeerAbandoned,
+    PeerAgreement,
+    PeerSet,
+    Reminded,
+    ReportStored,
+    State,
+    SumSealed,
+    Tick,
+)
+
+S = State
+TRANSITIONS: dict[State, dict[type[Event], frozenset[State]]] = {
+    S.SIGNED: {
+        ReportStored: frozenset({S.SIGNED, S.CLOSED, S.AGREED, S.ABANDONED}),
+        Tick: frozenset({S.SIGNED, S.CLOSED, S.AGREED, S.ABANDONED}),
+        PeerSet: frozenset({S.SIGNED}),
+        PeerAbandoned: frozenset({S.ABANDONED}),
+        Aborted: frozenset({S.ABANDONED}),
+        Reminded: frozenset({S.SIGNED}),
+        # No PeerAgreement: a peer can only agree to a set that holds this hub's own, so this hub must have
+        # been put back to an older folder.
+    },
+    S.CLOSED: {
+        Tick: frozenset({S.CLOSED, S.ABANDONED}),
+        PeerSet: frozenset({S.CLOSED, S.AGREED, S.SUMMING, S.ABANDONED}),
+        PeerAgreement: frozenset({S.CLOSED}),
+        PeerAbandoned: frozenset({S.ABANDONED}),
+        Aborted: frozenset({S.ABANDONED}),
+        Reminded: frozenset({S.CLOSED}),
+    },
+    S.AGREED: {
+        Tick: frozenset({S.AGREED}),
+        PeerSet: frozenset({S.AGREED}),
+        PeerAgreement: frozenset({S.AGREED, S.SUMMING}),
+        PeerAbandoned: frozenset({S.ABANDONED}),
+        # The peers may be bound already: only a peer's own abandonment proves that no sum can be complete.
+        Aborted: frozenset({S.AGREED}),
+        Reminded: frozenset({S.AGREED}),
+    },
+    S.SUMMING: {
+        Tick: frozenset({S.SUMMING}),
+        PeerSet: frozenset({S.SUMMING}),
+        PeerAgreement: frozenset({S.SUMMING}),
+        SumSealed: frozenset({S.SUMMED, S.SPENT}),
+        Aborted: frozenset({S.SUMMING}),
+        Reminded: frozenset({S.SUMMING}),
+    },
+    S.SUMMED: {
+        Tick: frozenset({S.SUMMED}),
+        PeerSet: frozenset({S.SUMMED}),
+        PeerAgreement: frozenset({S.SUMMED}),
+        Committed: frozenset({S.COMMITTED}),
+        Aborted: frozenset({S.SPENT}),
+        Reminded: frozenset({S.SUMMED}),
+    },
+    S.COMMITTED: {
+        Tick: frozenset({S.COMMITTED}),
+        PeerSet: frozenset({S.COMMITTED}),
+        PeerAgreement: frozenset({S.COMMITTED}),
+        Committed: frozenset({S.COMMITTED}),
+        Reminded: frozenset({S.COMMITTED}),
+    },
+    S.SPENT: {
+        Tick: frozenset({S.SPENT}),
+        PeerSet: frozenset({S.SPENT}),
+        PeerAgreement: frozenset({S.SPENT}),
+        Aborted: frozenset({S.SPENT}),
+        Reminded: frozenset({S.SPENT}),
+    },
+    S.ABANDONED: {
+        Tick: frozenset({S.ABANDONED}),
+        PeerSet: frozenset({S.ABANDONED}),
+        PeerAgreement: frozenset({S.ABANDONED}),
+        PeerAbandoned: frozenset({S.ABANDONED}),
+        Aborted: frozenset({S.ABANDONED}),
+        Reminded: frozenset({S.ABANDONED}),
+    },
+}

@@ -1,0 +1,85 @@
+"""A report opened where it was sent to: whose it is, what it is called, and the share in it."""
+
+from dataclasses import dataclass
+
+from shoal_codecs.secagg.errors import ShareLengthError
+from shoal_codecs.security.identity import verify
+from shoal_codecs.security.sealing import unseal
+from shoal_codecs.wire.report import (
+    Report,
+    ciphertext_digests,
+    decode_report,
+    report_id,
+    report_signing_bytes,
+    share_context,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Where reports of one plan arrive.
+
+    ``hub`` is the receiver's name, ``position`` its place (from 0) among the ``hubs`` hubs of the plan,
+    ``plan_hash`` is M; ``private`` opens what is sealed to the key it offered.
+    """
+
+    plan_hash: bytes
+    hub: str
+    position: int
+    hubs: int
+    private: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedReport:
+    """A believed report: its id, the ciphertext to keep, and the share in clear, never to be stored."""
+
+    report_id: bytes
+    ciphertext: bytes
+    share: bytes
+
+
+def name_report(data: bytes, device: str, receiver: Receiver) -> tuple[Report, bytes]:
+    """Return the report in ``data`` and its id; nothing is believed yet.
+
+    Raises:
+        MalformedMessageError: not a report to one of ``hubs`` hubs.
+    """
+    report = decode_report(data, receiver.hubs)
+    digests = ciphertext_digests(report, receiver.position)
+    return report, report_id(receiver.plan_hash, device, digests)
+
+
+def open_report(
+    data: bytes, device: str, device_key: bytes, receiver: Receiver, share_bytes: int | None = None
+) -> OpenedReport:
+    """Return the report in ``data`` if ``device`` signed it for this plan and the share opens.
+
+    ``device_key`` is the device's Ed25519 key; ``share_bytes`` the length the share must have, None
+    where only the codec knows.
+
+    Raises:
+        MalformedMessageError: not a report.
+        BadSignatureError: not this device's, or of another plan.
+        UnsealError: sealed for another plan, device, hub or key, or changed on the way.
+        ShareLengthError: the share is not ``share_bytes`` long.
+    """
+    report, name = name_report(data, device, receiver)
+    digests = ciphertext_digests(report, receiver.position)
+    verify(device_key, report_signing_bytes(receiver.plan_hash, device, digests), report.signature)
+    share = open_share(report.ciphertext, device, receiver)
+    if share_bytes is not None and len(share) != share_bytes:
+        raise ShareLengthError(
+            f"a share of {len(share)} bytes, this hub's shares of the round have {share_bytes}: "
+            "encode it as the plan says"
+        )
+    return OpenedReport(name, report.ciphertext, share)
+
+
+def open_share(ciphertext: bytes, device: str, receiver: Receiver) -> bytes:
+    """Return the share in clear.
+
+    Raises:
+        UnsealError: sealed for another plan, device, hub or key, or changed.
+    """
+    return unseal(receiver.private, ciphertext, share_context(receiver.plan_hash, device, receiver.hub))
