@@ -1,0 +1,146 @@
+"""From settings, cohort and the hubs' offers to the plan of one round."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from shoal_codecs.updates.base import kept_for
+from shoal_codecs.updates.ring import RingSpec, ring_bits_for
+from shoal_codecs.wire.errors import InvalidPlanError
+from shoal_codecs.wire.plan import CodecPlan, HubOffer, Plan, TrainingPlan, coordinate_seed
+from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
+
+SPARSE = frozenset({"randk", "topk"})
+INT8_LEVELS = 127
+
+
+class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What rounds have in common.
+
+    ``kept_share`` of the coordinates are sent by sparse codecs. ``clamp`` is the largest level of one device
+    in the ring. ``minimum`` devices are the floor; ``quorum_share`` of the cohort starts ``patience_ms``.
+    ``window_ms`` is how long a round is open. ``clock_slack_ms`` opens it that much in the past, for devices
+    whose clocks are late.
+    """
+
+    fleet: str
+    mode: Literal["hubs", "plain"]
+    codec: str = "randk"
+    kept_share: float = 0.05
+    clip_norm: float = 4.0
+    clamp: int = INT8_LEVELS
+    weight_cap: int = 150
+    epochs: int = 5
+    learning_rate: float = 0.2
+    batch_size: int = 16
+    minimum: int = 3
+    floor_share: float = 0.8
+    quorum_share: float = 0.8
+    patience_ms: int = 2_000
+    window_ms: int = 60_000
+    clock_slack_ms: int = 60_000
+
+
+def make_plan(
+    settings: PlanSettings,
+    *,
+    number: int,
+    task: bytes,
+    base: bytes,
+    roster: bytes,
+    dimension: int,
+    cohort: Sequence[str],
+    offers: Mapping[str, HubOffer],
+    hubs: Sequence[str],
+    now_ms: int,
+) -> Plan:
+    """Return the plan of round ``number``.
+
+    ``task``, ``base`` and ``roster`` are 32-byte digests, ``dimension`` the length of the model vector.
+    ``hubs`` are the roster's hubs in their order (the coordinator alone in mode ``plain``) and ``offers``
+    what each offers now.
+
+    Raises:
+        CohortTooSmallError: fewer devices than the floor.
+        MissingOfferError: a hub offers no key.
+        InvalidRoundPlanError: settings from which no plan can be made.
+    """
+    size = len(cohort)
+    floor = max(settings.minimum, _share(size, settings.floor_share))
+    if size < floor or not size:
+        raise CohortTooSmallError(
+            f"{size} devices can take part and the floor is {floor}: wait for more, or lower the minimum"
+        )
+    missing = [hub for hub in hubs if hub not in offers]
+    if missing:
+        raise MissingOfferError(f"{', '.join(missing)} offers no key for a round: is it running?")
+    try:
+        return Plan(
+            mode=settings.mode,
+            fleet=settings.fleet,
+            round=number,
+            task=task,
+            base=base,
+            roster=roster,
+            cohort=tuple(sorted(cohort)),
+            hubs=tuple(offers[hub] for hub in hubs),
+            codec=_codec_plan(settings, dimension, size),
+            training=TrainingPlan(
+                epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                batch_size=settings.batch_size,
+            ),
+            n_min=floor,
+            n_max=size,
+            quorum=max(floor, _share(size, settings.quorum_share)),
+            patience_ms=settings.patience_ms,
+            opens_ms=now_ms - settings.clock_slack_ms,
+            closes_ms=now_ms + settings.window_ms,
+        )
+    except InvalidPlanError as error:
+        raise InvalidRoundPlanError(f"these settings make no plan: {error}") from error
+
+
+def ring_spec(plan: Plan) -> RingSpec:
+    """Return the numbers every party of ``plan`` derives from it (mode ``hubs``).
+
+    Raises:
+        RingSpecError: a plan whose numbers make no ring.
+    """
+    codec = plan.codec
+    return RingSpec(
+        dimension=codec.dimension,
+        kept=codec.kept,
+        clip_norm=codec.clip_norm,
+        clamp=codec.clamp,
+        ring_bits=codec.ring_bits,
+        n_max=plan.n_max,
+        weight_cap=codec.weight_cap,
+        seed=coordinate_seed(plan),
+    )
+
+
+def _codec_plan(settings: PlanSettings, dimension: int, size: int) -> CodecPlan:
+    shared = settings.mode == "hubs"
+    if shared and settings.codec != "randk":
+        raise InvalidRoundPlanError(
+            f"codec {settings.codec!r} cannot be secret-shared: each device's coordinates or scales differ; "
+            "use randk, or mode plain"
+        )
+    sparse = settings.codec in SPARSE
+    return CodecPlan(
+        name=settings.codec,
+        dimension=dimension,
+        kept=kept_for(dimension, settings.kept_share) if sparse else dimension,
+        clip_norm=settings.clip_norm,
+        clamp=settings.clamp,
+        ring_bits=ring_bits_for(size, settings.clamp) if shared else 0,
+        weight_cap=settings.weight_cap,
+    )
+
+
+def _share(size: int, share: float) -> int:
+    """Return the smallest count that is at least ``share`` of ``size``, rounded as the hubs round it."""
+    return min(size, math.ceil(size * share - 1e-9))

@@ -1,0 +1,55 @@
+"""What can be wrong with a round."""
+
+from shoal_codecs.errors import ShoalError
+
+
+class RoundError(ShoalError):
+    """A round cannot go on, or a word does not belong to it."""
+
+
+class UnexpectedRoundEventError(RoundError):
+    """Something that has no place in the state the round is in."""
+
+
+class StrangerToRoundError(RoundError):
+    """A device or hub that the round's plan does not name."""
+
+
+class ConflictingAgreementError(RoundError):
+    """A hub that binds itself twice, or to a set its plan does not allow."""
+
+
+class CohortTooSmallError(RoundError):
+    """Too few devices for the floor of a round."""
+
+
+class MissingOfferError(RoundError):
+    """A hub of the roster offers no key for the next round."""
+
+
+class InvalidRoundPlanError(RoundError):
+    """Settings from which no plan can be made."""
+
+
+class AggregationError(RoundError):
+    """The sums or reports of a round do not make a version."""
+
+
+class NoUsableReportError(AggregationError):
+    """Not one report of the round could be used."""
+
+
+class InvalidReportError(RoundError):
+    """A device's report that cannot be used: wrong shape, not finite, or too large."""
+
+
+class DuplicateReportError(RoundError):
+    """A second, different report of a device; the first wins."""
+
+
+class UnknownModelError(RoundError):
+    """A digest that is neither the present version nor the candidate."""
+
+
+class UnknownCommandError(RoundError):
+    """An operator's command that the coordinator does not know, or with unusable arguments."""

@@ -1,0 +1,231 @@
+"""From sums and reports to the next version."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from shoal_codecs.secagg.additive import SeedSum, ShareSum, split
+from shoal_codecs.secagg.agreement import sum_context
+from shoal_codecs.security.errors import UnsealError
+from shoal_codecs.security.identity import Identity, sealing_public_of
+from shoal_codecs.security.sealing import seal
+from shoal_codecs.updates.base import EncodeContext
+from shoal_codecs.updates.coordinates import rand_coordinates
+from shoal_codecs.updates.errors import PayloadLengthError, RingSumRangeError
+from shoal_codecs.updates.registry import codec
+from shoal_codecs.updates.ring import encode_ring, pack_ring
+from shoal_codecs.updates.step import apply_step
+from shoal_codecs.updates.step import decode_step as unpack_levels
+from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.wire.packing import pack
+from shoal_codecs.wire.plan import HubOffer, Plan, coordinate_seed, encode_plan, plan_hash
+from shoal_codecs.wire.step import decode_step
+from shoal_coordinator.aggregation import (
+    Candidate,
+    aggregate_reports,
+    aggregate_sums,
+    open_update,
+    vector_bytes,
+    vector_of,
+)
+from shoal_coordinator.planning import PlanSettings, make_plan, ring_spec
+from shoal_coordinator.round_errors import AggregationError, InvalidReportError, NoUsableReportError
+
+D = 2000
+COHORT = [f"device-{n}" for n in range(5)]
+SET = b"s" * 32
+COORDINATOR = Identity("coordinator", b"c" * 32)
+BASE = np.random.default_rng(5).normal(size=D).astype(np.float32)
+Vector = npt.NDArray[np.float32]
+
+
+def plan_of(mode: str, codec_name: str = "randk", **changes: object) -> Plan:
+    settings = PlanSettings(fleet="f", mode=mode, codec=codec_name, **changes)  # type: ignore[arg-type]
+    hubs = ("hub-1", "hub-2") if mode == "hubs" else ("coordinator",)
+    return make_plan(
+        settings,
+        number=1,
+        task=b"t" * 32,
+        base=digest_of(vector_bytes(BASE)),
+        roster=b"r" * 32,
+        dimension=D,
+        cohort=COHORT,
+        offers={hub: HubOffer(hub, b"k" * 32, hub.encode().ljust(32)) for hub in hubs},
+        hubs=hubs,
+        now_ms=10**12,
+    )
+
+
+def updates(scale: float = 0.02) -> dict[str, tuple[Vector, int]]:
+    rng = np.random.default_rng(7)
+    return {
+        name: (rng.normal(scale=scale, size=D).astype(np.float32), 40 + 30 * index)
+        for index, name in enumerate(COHORT)
+    }
+
+
+def hub_words(plan: Plan, given: dict[str, tuple[Vector, int]]) -> dict[str, bytes]:
+    """What both hubs would release, made with the real sharing."""
+    spec, m = ring_spec(plan), plan_hash(encode_plan(plan))
+    first, second = ShareSum(spec.words, spec.ring_bits), SeedSum(spec.words, spec.ring_bits, m, 2)
+    rng = np.random.default_rng(1)
+    for index, (name, (update, examples)) in enumerate(given.items()):
+        words = encode_ring(update, examples, spec, rng)
+        seed = bytes([index + 1]) * 32
+        first.add(split(words, spec.ring_bits, 2, [seed], m, name))
+        second.add(name, seed)
+    return {
+        "hub-1": pack_ring(first.words, spec.ring_bits),
+        "hub-2": pack_ring(second.words, spec.ring_bits),
+    }
+
+
+def sealed(plan: Plan, words: dict[str, bytes]) -> dict[str, bytes]:
+    m, key = plan_hash(encode_plan(plan)), sealing_public_of(COORDINATOR.public)
+    return {hub: seal(key, data, sum_context(m, SET, hub)) for hub, data in words.items()}
+
+
+def sum_up(plan: Plan, sums: dict[str, bytes]) -> Candidate:
+    m = plan_hash(encode_plan(plan))
+    return aggregate_sums(plan, m, vector_bytes(BASE), SET, sums, COORDINATOR.sealing_private())
+
+
+def test_two_hubs_sums_become_the_weighted_mean_on_the_rounds_coordinates() -> None:
+    plan, given = plan_of("hubs"), updates(0.005)
+    candidate = sum_up(plan, sealed(plan, hub_words(plan, given)))
+    chosen = rand_coordinates(coordinate_seed(plan), D, plan.codec.kept)
+    weights = np.array([min(n, plan.codec.weight_cap) for _, n in given.values()], dtype=np.float64)
+    mean = np.average([u for u, _ in given.values()], axis=0, weights=weights) * D / plan.codec.kept
+    moved = vector_of(candidate.data) - BASE
+    assert np.flatnonzero(moved).size <= chosen.size
+    assert set(np.flatnonzero(moved)) <= set(chosen)
+    spec = ring_spec(plan)
+    rounding = len(given) * plan.codec.weight_cap / (spec.levels_per_unit * weights.sum())
+    assert np.abs(moved[chosen] - mean[chosen]).max() <= rounding + 1e-5
+
+
+def test_a_device_that_applies_the_step_holds_the_same_bits() -> None:
+    plan = plan_of("hubs")
+    candidate = sum_up(plan, sealed(plan, hub_words(plan, updates())))
+    step = decode_step(candidate.step)
+    levels = unpack_levels(step.payload, step.kept, plan.n_max * plan.codec.clamp)
+    child = apply_step(BASE, rand_coordinates(step.seed, D, step.kept), levels)
+    assert vector_bytes(child) == candidate.data
+    assert step.child == candidate.digest == digest_of(candidate.data)
+    assert step.parent == plan.base
+    assert not candidate.bounded
+
+
+def test_a_device_that_lies_about_its_levels_cannot_move_the_model_far() -> None:
+    plan = plan_of("hubs")
+    spec, m = ring_spec(plan), plan_hash(encode_plan(plan))
+    words = np.full(spec.words, plan.codec.clamp, dtype=np.uint16)
+    words[spec.kept :] = 1
+    first, second = ShareSum(spec.words, spec.ring_bits), SeedSum(spec.words, spec.ring_bits, m, 2)
+    for index, name in enumerate(COHORT):
+        seed = bytes([index + 1]) * 32
+        first.add(split(words, spec.ring_bits, 2, [seed], m, name))
+        second.add(name, seed)
+    sums = {
+        "hub-1": pack_ring(first.words, spec.ring_bits),
+        "hub-2": pack_ring(second.words, spec.ring_bits),
+    }
+    candidate = sum_up(plan, sealed(plan, sums))
+    assert candidate.bounded
+    weight = sum(5 * spec.limb_base**place for place in range(spec.limbs))
+    honest = 5 * (spec.clip_norm + np.sqrt(spec.kept) / spec.levels_per_unit) * spec.weight_cap / weight
+    assert candidate.norm <= honest * 1.0001
+
+
+def test_a_sum_under_another_set_does_not_open() -> None:
+    plan = plan_of("hubs")
+    sums = sealed(plan, hub_words(plan, updates()))
+    m = plan_hash(encode_plan(plan))
+    with pytest.raises(UnsealError):
+        aggregate_sums(plan, m, vector_bytes(BASE), b"x" * 32, sums, COORDINATOR.sealing_private())
+
+
+def test_a_sum_of_the_wrong_length_is_refused() -> None:
+    plan = plan_of("hubs")
+    words = hub_words(plan, updates())
+    words["hub-2"] = words["hub-2"][:-3]
+    with pytest.raises(PayloadLengthError):
+        sum_up(plan, sealed(plan, words))
+
+
+def test_a_sum_that_no_devices_add_up_to_is_refused() -> None:
+    plan = plan_of("hubs")
+    words = hub_words(plan, updates())
+    words["hub-2"] = words["hub-1"]
+    with pytest.raises(RingSumRangeError):
+        sum_up(plan, sealed(plan, words))
+
+
+def share(plan: Plan, update: Vector, examples: int) -> bytes:
+    context = EncodeContext(
+        dimension=D, kept=plan.codec.kept, seed=coordinate_seed(plan), rng=np.random.default_rng(2)
+    )
+    return pack([examples, codec(plan.codec.name).encode(update, context).payload])
+
+
+def test_dense_reports_become_the_exact_weighted_mean() -> None:
+    plan, given = plan_of("plain", "dense"), updates()
+    shares = {name: share(plan, update, n) for name, (update, n) in given.items()}
+    candidate = aggregate_reports(plan, vector_bytes(BASE), shares)
+    weights = [min(n, plan.codec.weight_cap) for _, n in given.values()]
+    mean = np.average([u for u, _ in given.values()], axis=0, weights=weights)
+    np.testing.assert_allclose(vector_of(candidate.data) - BASE, mean, atol=1e-6)
+    assert candidate.step == b""
+
+
+@pytest.mark.parametrize("name", ["randk", "topk"])
+def test_sparse_reports_make_a_step_with_the_same_bits(name: str) -> None:
+    plan, given = plan_of("plain", name), updates()
+    shares = {device: share(plan, update, n) for device, (update, n) in given.items()}
+    candidate = aggregate_reports(plan, vector_bytes(BASE), shares)
+    step = decode_step(candidate.step)
+    if name == "randk":
+        levels = unpack_levels(step.payload, step.kept, 2**31 - 1)
+        child = apply_step(BASE, rand_coordinates(step.seed, D, step.kept), levels)
+    else:
+        moves = codec("topk").decode(step.payload, EncodeContext(dimension=D, kept=step.kept))
+        child = BASE + moves.dense()  # type: ignore[union-attr]
+    assert vector_bytes(child) == candidate.data
+    assert digest_of(candidate.data) == step.child
+    assert candidate.norm > 0
+
+
+def test_one_loud_device_is_clipped() -> None:
+    plan = plan_of("plain", "dense")
+    quiet = share(plan, np.full(D, 1e-4, np.float32), 100)
+    loud = share(plan, np.full(D, 1e6, np.float32), 100)
+    candidate = aggregate_reports(plan, vector_bytes(BASE), {"device-0": quiet, "device-1": loud})
+    assert candidate.norm <= plan.codec.clip_norm
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_update_with_nan_or_infinity_is_refused(value: float) -> None:
+    plan = plan_of("plain", "dense")
+    update = np.zeros(D, np.float32)
+    update[17] = value
+    with pytest.raises(InvalidReportError):
+        open_update(plan, pack([10, update.tobytes()]))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"", b"\xc1", pack([1]), pack([10, b"short"]), pack([0, bytes(4 * D)]), pack(["x", bytes(4 * D)])],
+)
+def test_what_is_no_update_is_refused(bad: bytes) -> None:
+    with pytest.raises(InvalidReportError):
+        open_update(plan_of("plain", "dense"), bad)
+
+
+def test_no_report_at_all_leaves_the_version() -> None:
+    with pytest.raises(NoUsableReportError):
+        aggregate_reports(plan_of("plain", "dense"), vector_bytes(BASE), {})
+
+
+def test_a_stored_model_that_is_no_vector_is_named() -> None:
+    with pytest.raises(AggregationError, match="restore"):
+        vector_of(b"abc")

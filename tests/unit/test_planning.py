@@ -1,0 +1,84 @@
+"""From settings to a plan that every party can keep."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, encode_plan
+from shoal_coordinator.planning import PlanSettings, make_plan, ring_spec
+from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
+
+OFFERS = {name: HubOffer(name, name.encode().ljust(32), b"n" * 32) for name in ("hub-1", "hub-2")}
+NOW = 1_700_000_000_000
+
+
+def plan_for(devices: int = 10, settings: PlanSettings | None = None, **changes: object) -> Plan:
+    arguments: dict[str, object] = {
+        "number": 1,
+        "task": b"t" * 32,
+        "base": b"b" * 32,
+        "roster": b"r" * 32,
+        "dimension": 9610,
+        "cohort": [f"device-{n:02}" for n in range(devices)],
+        "offers": OFFERS,
+        "hubs": ("hub-1", "hub-2"),
+        "now_ms": NOW,
+    }
+    arguments.update(changes)
+    return make_plan(settings or PlanSettings(fleet="field", mode="hubs"), **arguments)  # type: ignore[arg-type]
+
+
+def test_the_usual_plan_has_the_numbers_of_its_cohort() -> None:
+    plan = plan_for()
+    assert (plan.n_min, plan.quorum, plan.n_max) == (8, 8, 10)
+    assert plan.codec.kept == 481
+    assert plan.codec.ring_bits == 12
+    assert [offer.hub for offer in plan.hubs] == ["hub-1", "hub-2"]
+    assert plan.opens_ms < NOW < plan.closes_ms
+    assert ring_spec(plan).words == 481 + ring_spec(plan).limbs
+
+
+def test_hubs_stand_in_the_order_of_the_roster() -> None:
+    assert [offer.hub for offer in plan_for(hubs=("hub-2", "hub-1")).hubs] == ["hub-2", "hub-1"]
+
+
+@given(st.integers(3, 60), st.integers(1, 500), st.floats(0.01, 1.0))
+def test_every_plan_that_is_made_can_be_decoded_and_makes_a_ring(
+    devices: int, clamp: int, share: float
+) -> None:
+    settings = PlanSettings(fleet="field", mode="hubs", clamp=clamp, kept_share=share, floor_share=share)
+    plan = plan_for(devices, settings)
+    assert decode_plan(encode_plan(plan)) == plan
+    assert ring_spec(plan).n_max == devices
+
+
+@pytest.mark.parametrize("devices", [0, 1, 2])
+def test_too_few_devices_are_said_so(devices: int) -> None:
+    with pytest.raises(CohortTooSmallError, match=f"{devices} devices"):
+        plan_for(devices)
+
+
+def test_a_hub_without_an_offer_is_named() -> None:
+    with pytest.raises(MissingOfferError, match="hub-2"):
+        plan_for(offers={"hub-1": OFFERS["hub-1"]})
+
+
+def test_top_k_is_never_planned_as_shared() -> None:
+    with pytest.raises(InvalidRoundPlanError, match="randk"):
+        plan_for(settings=PlanSettings(fleet="field", mode="hubs", codec="topk"))
+
+
+def test_settings_that_contradict_each_other_make_no_plan() -> None:
+    with pytest.raises(InvalidRoundPlanError, match="positive"):
+        plan_for(settings=PlanSettings(fleet="field", mode="hubs", epochs=0))
+
+
+@pytest.mark.parametrize(("codec", "kept"), [("dense", 9610), ("int8", 9610), ("topk", 481), ("randk", 481)])
+def test_plain_plans_name_the_coordinator_alone(codec: str, kept: int) -> None:
+    offer = HubOffer("coordinator", b"k" * 32, b"n" * 32)
+    plan = plan_for(
+        settings=PlanSettings(fleet="field", mode="plain", codec=codec),
+        hubs=("coordinator",),
+        offers={"coordinator": offer},
+    )
+    assert (plan.codec.kept, plan.codec.ring_bits, plan.hubs) == (kept, 0, (offer,))
