@@ -43,8 +43,9 @@ async def run_until_stopped(
 ) -> str:
     """Run ``work`` until it ends or the process shall stop; return why (``finished`` if it ended).
 
-    ``work`` is cancelled first, then ``farewell`` has ``FAREWELL_S`` seconds. Stop signals that come
-    meanwhile change nothing. What ``work`` raises is raised here, after the farewell.
+    ``farewell`` has ``FAREWELL_S`` seconds and comes first, while ``work`` still keeps its links up; then
+    ``work`` is cancelled. Stop signals that come meanwhile change nothing. What ``work`` raises is raised
+    here, after the farewell.
     """
     async with _stop_words(stop_on_stdin_eof=stop_on_stdin_eof) as word:
         task = asyncio.ensure_future(work)
@@ -53,13 +54,12 @@ async def run_until_stopped(
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             reason = word.result() if word.done() and not task.done() else FINISHED
-            task.cancel()
-            # Gathered and not awaited: what the work raises must not skip the farewell.
-            (outcome,) = await asyncio.gather(task, return_exceptions=True)
             if farewell is not None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(FAREWELL_S):
                         await farewell()
+            task.cancel()
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
             raise outcome
         return reason

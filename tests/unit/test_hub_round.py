@@ -172,6 +172,14 @@ def test_a_sum_nobody_waits_for_is_released_once_and_spent() -> None:
     assert machine.state is State.SPENT
 
 
+def test_an_abort_that_crossed_the_sum_is_answered_with_the_sum() -> None:
+    machine = fed(*SUMMED)
+    words = [PublishAgreement, PublishSum]
+    assert kinds(machine.handle(Aborted("too slow"))) == [LogEnding, DestroyKey, *words]
+    assert kinds(machine.handle(Aborted("too slow"))) == words
+    assert machine.handle(Committed()) == (LogEnding(State.COMMITTED), DestroyKey())
+
+
 def test_an_abandonment_is_said_until_the_coordinator_gave_up_too() -> None:
     machine = fed(*ALL_IN, PeerAbandoned("hub-2"), Tick(2000))
     assert machine.handle(Tick(3000)) == (
@@ -179,7 +187,9 @@ def test_an_abandonment_is_said_until_the_coordinator_gave_up_too() -> None:
         PublishAbandoned("hub-2 has abandoned the round"),
     )
     idle = [machine.idle]
-    assert machine.handle(Aborted("so be it")) == (LogSettled(),)
+    said = PublishAbandoned("hub-2 has abandoned the round")
+    assert machine.handle(Aborted("so be it")) == (said, LogSettled())
+    assert machine.handle(Aborted("so be it")) == (said,)
     assert machine.handle(Tick(9000)) == ()
     assert [*idle, machine.idle] == [False, True]
     # Yet a peer that still waits is told.
@@ -354,9 +364,9 @@ class Log:
                 case PublishSum(digest, sealed):
                     assert memory.agreement is not None
                     assert (memory.sealed, memory.agreement[0]) == (sealed, digest)
-                    assert memory.ending is None
+                    assert memory.ending in {None, State.SPENT}
                 case LogEnding(state, reason):
-                    assert memory.ending is None
+                    assert memory.ending is None or (memory.ending, state) == (State.SPENT, State.COMMITTED)
                     assert (memory.sealed is None) == (state is State.ABANDONED)
                     self.put(ending=state, reason=reason)
                 case DestroyKey():

@@ -131,13 +131,13 @@ def test_a_signal_before_the_loop_runs_is_kept(start: Start) -> None:
     assert output(process) == ["SIGINT"]
 
 
-def test_work_is_cancelled_then_the_farewell_is_bounded(start: Start) -> None:
+def test_the_farewell_is_bounded_and_then_work_is_cancelled(start: Start) -> None:
     process = start(WORK)
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    assert output(process) == ["work ended", "goodbye", "SIGINT"]
+    assert output(process) == ["goodbye", "work ended", "SIGINT"]
 
 
 async def test_work_that_ends_is_finished_and_says_goodbye() -> None:

@@ -138,7 +138,7 @@ class HubRound:
             case SumSealed(sealed):
                 return self._release(sealed)
             case Committed():
-                return [] if self.finished else self._end(S.COMMITTED)
+                return [] if self.state is S.COMMITTED else self._end(S.COMMITTED)
             case Aborted(reason):
                 return self._hear_aborted(reason)
             case Reminded():
@@ -192,13 +192,16 @@ class HubRound:
         return [PublishAgreement(*self._bound())] if self.state in {S.COMMITTED, S.SPENT} else []
 
     def _hear_aborted(self, reason: str) -> list[Action]:
+        # The coordinator repeats itself until it has heard either the abandonment or the sum.
         match self.state:
             case S.SIGNED | S.CLOSED:
                 return [*self._abandon(f"the coordinator gave up: {reason}"), *self._settle()]
             case S.ABANDONED:
-                return self._settle()
+                return [PublishAbandoned(self._reason), *self._settle()]
             case S.SUMMED:
-                return self._end(S.SPENT)
+                return [*self._end(S.SPENT), *self._released_words()]
+            case S.SPENT:
+                return self._released_words()
             case _:
                 self._gave_up = True
                 return []
@@ -228,12 +231,17 @@ class HubRound:
             case S.AGREED | S.SUMMING:
                 return [PublishSet(dict(self.reports)), PublishAgreement(*self._bound())]
             case S.SUMMED:
-                digest, members = self._bound()
-                return [PublishAgreement(digest, members), PublishSum(digest, self._sealed or b"")]
+                return self._released_words()
+            case S.SPENT:
+                return [DestroyKey(), *self._released_words()]
             case S.ABANDONED:
                 return [DestroyKey(), PublishAbandoned(self._reason)]
             case _:
                 return [DestroyKey(), PublishAgreement(*self._bound())]
+
+    def _released_words(self) -> list[Action]:
+        digest, members = self._bound()
+        return [PublishAgreement(digest, members), PublishSum(digest, self._sealed or b"")]
 
     # --- moves that follow from what is known ---------------------------------------------------
 

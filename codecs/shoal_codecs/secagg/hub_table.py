@@ -70,6 +70,8 @@ TRANSITIONS: dict[State, dict[type[Event], frozenset[State]]] = {
         Tick: frozenset({S.SPENT}),
         PeerSet: frozenset({S.SPENT}),
         PeerAgreement: frozenset({S.SPENT}),
+        # An abort may have crossed the sum: a coordinator that got it in the end commits.
+        Committed: frozenset({S.COMMITTED}),
         Aborted: frozenset({S.SPENT}),
         Reminded: frozenset({S.SPENT}),
     },
