@@ -1,0 +1,123 @@
+"""The device's own examples: loading a shard, checking it, and holding a part of it out."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_codecs.wire.task import InputDescription
+from shoal_edge.trainers.errors import (
+    ExampleRangeError,
+    ExampleShapeError,
+    ExampleTypeError,
+    LabelRangeError,
+    MissingLabelsError,
+    TooFewExamplesError,
+    UnreadableDataError,
+)
+
+MINIMUM_EXAMPLES = 5
+HELD_OUT_FRACTION = 0.2
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Raw examples ``x`` (n, ...) in the task's dtype and labels ``y`` (n,) int32."""
+
+    x: npt.NDArray[Any]
+    y: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def load_shard(
+    path: Path, about: InputDescription, labels: int, *, minimum: int = MINIMUM_EXAMPLES
+) -> Examples:
+    """Load the arrays x and y of the .npz file at ``path`` and check them against the task.
+
+    ``labels`` is how many labels the task has, ``minimum`` the fewest examples accepted.
+
+    Raises:
+        UnreadableDataError, MissingLabelsError, TooFewExamplesError, ExampleShapeError,
+        ExampleTypeError, ExampleRangeError, LabelRangeError: what is wrong with the file.
+    """
+    arrays = _read_arrays(path)
+    absent = [name for name in ("x", "y") if name not in arrays]
+    if absent:
+        raise MissingLabelsError(
+            f"{path} has no array {absent[0]}: save examples as x and labels as y (numpy.savez)"
+        )
+    x, y = arrays["x"], arrays["y"]
+    check_examples(x, y, about, labels)
+    if len(x) < minimum:
+        raise TooFewExamplesError(
+            f"{path} has {len(x)} examples, at least {minimum} are needed: let the device collect more"
+        )
+    return Examples(x, y.astype(np.int32))
+
+
+def check_examples(x: npt.NDArray[Any], y: npt.NDArray[Any], about: InputDescription, labels: int) -> None:
+    """Raise the DataError that says in which way ``x`` and ``y`` do not fit the task, if any."""
+    if x.ndim != len(about.shape) + 1 or x.shape[1:] != about.shape:
+        raise ExampleShapeError(
+            f"examples of shape {x.shape}, the task takes (n, {', '.join(map(str, about.shape))}): "
+            "bring the data into the task's shape"
+        )
+    if x.dtype != np.dtype(about.dtype):
+        raise ExampleTypeError(f"examples are {x.dtype}, the task takes {about.dtype}: convert them")
+    if y.shape != (len(x),):
+        raise MissingLabelsError(
+            f"labels of shape {y.shape} for {len(x)} examples: give each example exactly one label"
+        )
+    if y.dtype.kind not in "iu":
+        raise ExampleTypeError(f"labels are {y.dtype}, not integers: store label indices")
+    inside = (x >= about.minimum) & (x <= about.maximum)
+    if not inside.all():
+        raise ExampleRangeError(
+            f"{np.count_nonzero(~inside)} values outside {about.minimum:g} to {about.maximum:g} "
+            "(or NaN): give raw values in the task's range"
+        )
+    if len(y) and not 0 <= y.min() <= y.max() < labels:
+        raise LabelRangeError(
+            f"labels outside 0 to {labels - 1}: the task has {labels} labels, relabel the data"
+        )
+
+
+def split_held_out(examples: Examples, fraction: float = HELD_OUT_FRACTION) -> tuple[Examples, Examples]:
+    """Return (training part, held-out part); the same examples always split the same way.
+
+    The held-out part is ``fraction`` of the examples, rounded; at least one of five or more.
+    """
+    count = len(examples)
+    held = max(round(count * fraction), int(count >= MINIMUM_EXAMPLES))
+    order = np.random.default_rng(_SPLIT_SEED).permutation(count)
+    aside, rest = np.sort(order[:held]), np.sort(order[held:])
+    return (
+        Examples(examples.x[rest], examples.y[rest]),
+        Examples(examples.x[aside], examples.y[aside]),
+    )
+
+
+def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UnreadableDataError(f"{path} is a single array: save x and y with numpy.savez")
+            return {name: archive[name] for name in archive.files if name in {"x", "y"}}
+    except OSError as error:
+        raise UnreadableDataError(
+            f"cannot read {path} ({error.strerror or error}): check the path and its permissions"
+        ) from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise UnreadableDataError(
+            f"{path} is no .npz archive of plain arrays ({error}): save it with numpy.savez"
+        ) from error

@@ -1,0 +1,101 @@
+"""What every trainer can do, whatever runs the model; without numpy, so that an agent may name it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class EvaluationCounts(msgspec.Struct, frozen=True):
+    """Sums over examples, so that batches and devices add up.
+
+    ``loss_sum`` is in nats, ``seconds`` the time spent inside the interpreter.
+    """
+
+    examples: int = 0
+    correct: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: EvaluationCounts) -> EvaluationCounts:
+        return EvaluationCounts(
+            self.examples + other.examples,
+            self.correct + other.correct,
+            self.loss_sum + other.loss_sum,
+            self.seconds + other.seconds,
+        )
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct examples, 0 to 1; 0 where there are none."""
+        return self.correct / self.examples if self.examples else 0.0
+
+    @property
+    def mean_loss(self) -> float:
+        """Loss per example in nats; 0 where there are none."""
+        return self.loss_sum / self.examples if self.examples else 0.0
+
+
+class FitReport(msgspec.Struct, frozen=True):
+    """What one fit did; ``examples`` counts distinct ones, the losses are means in nats."""
+
+    steps: int
+    examples: int
+    loss_before: float
+    loss_after: float
+
+
+class Trainer(Protocol):
+    """Trains one task's model; weights cross as one flat float32 vector of ``dimension`` entries.
+
+    A trainer belongs to the thread that made it.
+    """
+
+    @property
+    def dimension(self) -> int:
+        """Length D of the flat weight vector."""
+        ...
+
+    def initial_weights(self) -> npt.NDArray[np.float32]:
+        """Return the weights (D,) stored in the task."""
+        ...
+
+    def set_weights(self, vector: npt.NDArray[np.float32]) -> None:
+        """Replace every weight by ``vector`` (D,) float32, and forget optimiser state."""
+        ...
+
+    def get_weights(self) -> npt.NDArray[np.float32]:
+        """Return a copy of the weights (D,) float32."""
+        ...
+
+    def fit(
+        self,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        *,
+        epochs: int,
+        learning_rate: float,
+        batch_size: int,
+        rng: np.random.Generator,
+        should_stop: Callable[[], bool] = ...,
+        on_progress: Callable[[int, int], None] = ...,
+    ) -> FitReport:
+        """Train on raw examples ``x`` (n, ...) with labels ``y`` (n,), shuffled by ``rng``.
+
+        ``should_stop`` is asked before each step; ``on_progress`` hears steps done and steps in all.
+        """
+        ...
+
+    def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
+        """Count over raw examples ``x`` (n, ...) with labels ``y`` (n,)."""
+        ...
+
+    def self_test(self) -> None:
+        """Raise SelfTestError unless gradients match the task's reference; weights stay."""
+        ...

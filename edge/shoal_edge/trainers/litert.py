@@ -1,0 +1,234 @@
+"""On-device training inside the LiteRT interpreter, on a task's trainable .tflite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_codecs.wire.task import TaskBundle, split_weights
+from shoal_edge.data import check_examples
+from shoal_edge.trainers.base import EvaluationCounts, FitReport
+from shoal_edge.trainers.errors import (
+    FitCancelledError,
+    InvalidFitSettingsError,
+    MissingSignatureError,
+    NonFiniteLossError,
+    NonFiniteWeightsError,
+    SelfTestError,
+    TaskMismatchError,
+    TooFewExamplesError,
+    UnusableModelError,
+    WeightShapeError,
+)
+from shoal_edge.trainers.runtime import open_model
+
+SIGNATURES = ("train", "evaluate", "infer", "get_weights", "set_weights")
+# Bounds the memory of an evaluation whatever the device holds.
+_EVALUATION_BATCH = 256
+# A large power of two scales the step exactly and keeps its rounding far under the tolerance.
+_SELF_TEST_RATE = 16.0
+_SELF_TEST_TOLERANCE = 1e-4
+
+Weights = npt.NDArray[np.float32]
+
+
+def _never() -> bool:
+    return False
+
+
+def _unheard(_done: int, _total: int) -> None:
+    pass
+
+
+class LiteRtTrainer:
+    """Trains ``bundle``'s model; belongs to the thread that made it.
+
+    Raises:
+        MissingRuntimeError: no interpreter is installed.
+        UnusableModelError, MissingSignatureError, TaskMismatchError: a model that cannot train.
+    """
+
+    def __init__(self, bundle: TaskBundle) -> None:
+        self._bundle = bundle
+        self._interpreter = open_model(bundle.trainable)
+        try:
+            self._runners = self._checked_runners()
+            self._initial = self.get_weights()
+        except (ValueError, RuntimeError) as error:
+            raise UnusableModelError(
+                f"the interpreter cannot run task {bundle.name} ({error}): update the agent"
+            ) from error
+
+    @property
+    def dimension(self) -> int:
+        """Length D of the flat weight vector."""
+        return self._bundle.dimension
+
+    def initial_weights(self) -> Weights:
+        """Return the weights (D,) stored in the task."""
+        return self._initial.copy()
+
+    def set_weights(self, vector: Weights) -> None:
+        """Replace every weight by ``vector`` (D,) float32.
+
+        Raises:
+            WeightShapeError: another length or dtype.
+            NonFiniteWeightsError: NaN or infinity.
+        """
+        if vector.shape != (self.dimension,) or vector.dtype != np.float32:
+            raise WeightShapeError(
+                f"weights {vector.dtype} of shape {vector.shape}, task {self._bundle.name} has "
+                f"float32 of ({self.dimension},): fetch the model of this task"
+            )
+        self._refuse_non_finite(vector)
+        self._runners["set_weights"](**split_weights(vector, self._bundle.parameters))
+
+    def get_weights(self) -> Weights:
+        """Return a copy of the weights (D,) float32.
+
+        Raises:
+            NonFiniteWeightsError: training left NaN or infinity.
+        """
+        parts = self._runners["get_weights"]()
+        vector = np.concatenate([parts[one.name].reshape(-1) for one in self._bundle.parameters])
+        self._refuse_non_finite(vector)
+        return vector
+
+    def fit(
+        self,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        *,
+        epochs: int,
+        learning_rate: float,
+        batch_size: int,
+        rng: np.random.Generator,
+        should_stop: Callable[[], bool] = _never,
+        on_progress: Callable[[int, int], None] = _unheard,
+    ) -> FitReport:
+        """Train with SGD on raw examples ``x`` (n, ...) and labels ``y`` (n,), shuffled by ``rng``.
+
+        ``should_stop`` is asked before each step; ``on_progress`` hears steps done and steps in all.
+        The last batch of an epoch may be smaller; its step follows the mean over what it holds.
+
+        Raises:
+            InvalidFitSettingsError: a setting that is no positive number.
+            DataError: examples that do not fit the task, or none.
+            FitCancelledError: ``should_stop`` said so.
+            NonFiniteLossError, NonFiniteWeightsError: training diverged.
+        """
+        if epochs < 1 or batch_size < 1 or not 0 < learning_rate < math.inf:
+            raise InvalidFitSettingsError(
+                f"epochs {epochs}, batch_size {batch_size}, learning_rate {learning_rate}: each must "
+                "be above zero; correct the round's plan"
+            )
+        inputs, labels = self._checked_examples(x, y)
+        before = self._evaluate(inputs, labels)
+        rate = np.array([learning_rate], np.float32)
+        total = epochs * math.ceil(len(inputs) / batch_size)
+        step = 0
+        for _ in range(epochs):
+            order = rng.permutation(len(inputs))
+            for start in range(0, len(order), batch_size):
+                if should_stop():
+                    raise FitCancelledError(f"stopped after {step} of {total} steps: nothing to send")
+                batch = order[start : start + batch_size]
+                result = self._runners["train"](x=inputs[batch], y=labels[batch], lr=rate)
+                self._refuse_non_finite_loss(float(result["loss_sum"][0]), step)
+                step += 1
+                on_progress(step, total)
+        after = self._evaluate(inputs, labels)
+        self._refuse_non_finite_loss(after.loss_sum, step)
+        self.get_weights()
+        return FitReport(step, len(inputs), before.mean_loss, after.mean_loss)
+
+    def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
+        """Count over raw examples ``x`` (n, ...) with labels ``y`` (n,).
+
+        Raises:
+            DataError: examples that do not fit the task, or none.
+            NonFiniteLossError: the model answers NaN or infinity.
+        """
+        counts = self._evaluate(*self._checked_examples(x, y))
+        self._refuse_non_finite_loss(counts.loss_sum, 0)
+        return counts
+
+    def self_test(self) -> None:
+        """Compare loss and gradients of the stored batch with the reference; weights stay.
+
+        Raises:
+            SelfTestError: this interpreter computes something else.
+        """
+        reference = self._bundle.reference
+        wanted = reference.gradient.numpy()
+        x, y = reference.x.numpy().astype(np.float32), reference.y.numpy()
+        kept = self.get_weights()
+        try:
+            self.set_weights(self._initial)
+            counts = self._evaluate(x, y)
+            self._runners["train"](x=x, y=y, lr=np.array([_SELF_TEST_RATE], np.float32))
+            gradient = (self._initial - self.get_weights()) / _SELF_TEST_RATE
+        except (ValueError, RuntimeError, NonFiniteWeightsError) as error:
+            raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
+        finally:
+            self.set_weights(kept)
+        fault = float(np.abs(gradient - wanted).max() / np.abs(wanted).max())
+        same_loss = math.isclose(counts.loss_sum, reference.loss_sum, rel_tol=_SELF_TEST_TOLERANCE)
+        if not fault <= _SELF_TEST_TOLERANCE or not same_loss or counts.correct != reference.correct:
+            raise SelfTestError(
+                f"gradients are off by {fault:.1e} of the largest (at most {_SELF_TEST_TOLERANCE:g}), "
+                f"loss {counts.loss_sum:.6g} where {reference.loss_sum:.6g} is right: do not train "
+                "here; install the pinned interpreter of shoal[edge]"
+            )
+
+    def _evaluate(self, inputs: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> EvaluationCounts:
+        counts = EvaluationCounts()
+        for start in range(0, len(inputs), _EVALUATION_BATCH):
+            part = slice(start, start + _EVALUATION_BATCH)
+            sums = self._runners["evaluate"](x=inputs[part], y=labels[part])
+            counts += EvaluationCounts(len(labels[part]), int(sums["correct"][0]), float(sums["loss_sum"][0]))
+        return counts
+
+    def _checked_examples(
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        check_examples(x, y, self._bundle.input, len(self._bundle.labels))
+        if not len(x):
+            raise TooFewExamplesError("no examples: let the device collect some first")
+        return x.astype(np.float32), y.astype(np.int32)
+
+    def _checked_runners(self) -> dict[str, Any]:
+        present = self._interpreter.get_signature_list()
+        missing = [name for name in SIGNATURES if name not in present]
+        if missing:
+            raise MissingSignatureError(
+                f"task {self._bundle.name} lacks the signatures {', '.join(missing)}: author it as a "
+                f"trainable model with {', '.join(SIGNATURES)}"
+            )
+        runners = {name: self._interpreter.get_signature_runner(name) for name in SIGNATURES}
+        wanted = {one.name: one.shape for one in self._bundle.parameters}
+        for details in (
+            runners["set_weights"].get_input_details(),
+            runners["get_weights"].get_output_details(),
+        ):
+            found = {name: tuple(map(int, one["shape"])) for name, one in details.items()}
+            if found != wanted:
+                raise TaskMismatchError(
+                    f"task {self._bundle.name} describes weights {wanted}, its model has {found}: "
+                    "author the task again"
+                )
+        return runners
+
+    def _refuse_non_finite(self, vector: Weights) -> None:
+        if not np.isfinite(vector).all():
+            raise NonFiniteWeightsError(
+                "weights hold NaN or infinity: keep the earlier model; lower the learning rate"
+            )
+
+    def _refuse_non_finite_loss(self, loss_sum: float, step: int) -> None:
+        if not math.isfinite(loss_sum):
+            raise NonFiniteLossError(f"the loss is {loss_sum} after {step} steps: lower the learning rate")

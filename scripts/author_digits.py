@@ -1,0 +1,306 @@
+#!/usr/bin/env python3
+"""Author the digits task: trainable model, templates, data. Workstation only, needs TensorFlow.
+
+    pip install -e '.[authoring]' && scripts/author_digits.py
+
+writes into coordinator/shoal_coordinator/demo/data/ (or the folder named as first argument):
+
+    digits.task              what devices download: MLP 64-128-10 with train, evaluate, infer,
+                             get_weights and set_weights, and reference gradients
+    digits.templates         inference models the coordinator fills with weights
+    digits.npz               1,697 examples that are split among devices
+    digits_calibration.npz   100 examples that never go to a device and stand for public data
+
+Only builtin operators are used, every input has a rank of at least 1 (0-d inputs crash the
+interpreter on aarch64), and every layer brings its own gradient, because TensorFlow's gradient
+operators do not convert. The same versions write the same bytes each time.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_digits
+from tensorflow.lite.python import schema_py_generated as schema
+
+from shoal_codecs.wire.task import (
+    InputDescription,
+    Parameter,
+    ReferenceGradients,
+    TaskBundle,
+    TypedArray,
+    encode_task,
+    initial_weights,
+    split_weights,
+)
+from shoal_coordinator.artefact_templates import (
+    ActivationPlace,
+    BiasPlace,
+    FloatTemplate,
+    Int8Template,
+    Templates,
+    WeightPlace,
+    encode_templates,
+)
+
+FOLDER = Path(__file__).parents[1] / "coordinator/shoal_coordinator/demo/data"
+NAME = "digits-mlp-64-128-10"
+SOURCE = (
+    "scikit-learn load_digits: test set of UCI 'Optical Recognition of Handwritten Digits', "
+    "E. Alpaydin and C. Kaynak, https://doi.org/10.24432/C50P49, licence CC BY 4.0"
+)
+PIXELS, HIDDEN, CLASSES = 64, 128, 10
+GREATEST_PIXEL = 16
+SEED = 2024
+CALIBRATION_PER_LABEL = 10
+REFERENCE_EXAMPLES = 8
+
+
+def glorot(name: str, fan_in: int, fan_out: int) -> Parameter:
+    """Describe a weight matrix that starts at Glorot and Bengio's uniform distribution (2010)."""
+    return Parameter(name, (fan_in, fan_out), initial_bound=(6 / (fan_in + fan_out)) ** 0.5)
+
+
+PARAMETERS = (
+    glorot("w1", PIXELS, HIDDEN),
+    Parameter("b1", (HIDDEN,)),
+    glorot("w2", HIDDEN, CLASSES),
+    Parameter("b2", (CLASSES,)),
+)
+INPUT = InputDescription(shape=(PIXELS,), dtype="uint8", minimum=0.0, maximum=float(GREATEST_PIXEL))
+
+EXAMPLES = tf.TensorSpec((None, PIXELS), tf.float32, name="x")
+LABELS = tf.TensorSpec((None,), tf.int32, name="y")
+RATE = tf.TensorSpec((1,), tf.float32, name="lr")
+WEIGHTS = [tf.TensorSpec(one.shape, tf.float32, name=one.name) for one in PARAMETERS]
+
+
+@tf.custom_gradient
+def dense(x: Any, w: Any, b: Any) -> Any:
+    """Affine layer: x (n, i), w (i, o), b (o,) -> (n, o)."""
+
+    def gradient(dy: Any) -> Any:
+        return (
+            tf.matmul(dy, w, transpose_b=True),
+            tf.matmul(x, dy, transpose_a=True),
+            tf.reduce_sum(dy, axis=0),
+        )
+
+    return tf.matmul(x, w) + b, gradient
+
+
+@tf.custom_gradient
+def relu(x: Any) -> Any:
+    """Elementwise, any shape."""
+    return tf.nn.relu(x), lambda dy: dy * tf.cast(x > 0, tf.float32)
+
+
+@tf.custom_gradient
+def cross_entropy_sum(logits: Any, wanted: Any) -> Any:
+    """Summed softmax cross entropy in nats, shape (1,); ``wanted`` is one-hot (n, classes)."""
+
+    def gradient(dy: Any) -> Any:
+        return dy * (tf.nn.softmax(logits) - wanted), None
+
+    per_example = -tf.reduce_sum(wanted * tf.nn.log_softmax(logits), axis=1)
+    return tf.reduce_sum(per_example, axis=0, keepdims=True), gradient
+
+
+def logits_of(x: Any, p: dict[str, Any]) -> Any:
+    """Raw examples (n, 64) in 0..16 to logits (n, 10)."""
+    hidden = relu(dense(x * (1 / GREATEST_PIXEL), p["w1"], p["b1"]))
+    return dense(hidden, p["w2"], p["b2"])
+
+
+class TrainableDigits(tf.Module):
+    """The signatures of the trainable file; any number of examples a call."""
+
+    def __init__(self, start: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        self.weights = {name: tf.Variable(value, name=name) for name, value in start.items()}
+
+    def read(self) -> dict[str, Any]:
+        """Read every weight once."""
+        return {name: variable.read_value() for name, variable in self.weights.items()}
+
+    @tf.function(input_signature=[EXAMPLES, LABELS, RATE])
+    def train(self, x: Any, y: Any, lr: Any) -> dict[str, Any]:
+        """One step of SGD on the mean loss; returns the summed loss before the step."""
+        weights = self.read()
+        with tf.GradientTape() as tape:
+            tape.watch(list(weights.values()))
+            loss_sum = cross_entropy_sum(logits_of(x, weights), tf.one_hot(y, CLASSES))
+        gradients = tape.gradient(loss_sum, weights)
+        step = lr / tf.cast(tf.shape(y), tf.float32)
+        for name, variable in self.weights.items():
+            variable.assign(weights[name] - step * gradients[name])
+        return {"loss_sum": loss_sum}
+
+    @tf.function(input_signature=[EXAMPLES, LABELS])
+    def evaluate(self, x: Any, y: Any) -> dict[str, Any]:
+        """Sums, so that batches and devices can be added up."""
+        logits = logits_of(x, self.read())
+        hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), y), tf.int32)
+        return {
+            "correct": tf.reduce_sum(hits, axis=0, keepdims=True),
+            "loss_sum": cross_entropy_sum(logits, tf.one_hot(y, CLASSES)),
+        }
+
+    @tf.function(input_signature=[EXAMPLES])
+    def infer(self, x: Any) -> dict[str, Any]:
+        """Probabilities (n, 10)."""
+        return {"probabilities": tf.nn.softmax(logits_of(x, self.read()))}
+
+    @tf.function(input_signature=[])
+    def get_weights(self) -> dict[str, Any]:
+        """Copies: without the addition the interpreter returns the variable's own buffer."""
+        return {name: value + 0.0 for name, value in self.read().items()}
+
+    @tf.function(input_signature=WEIGHTS)
+    def set_weights(self, w1: Any, b1: Any, w2: Any, b2: Any) -> dict[str, Any]:
+        """Replace every weight; returns how many tensors were set."""
+        for name, value in {"w1": w1, "b1": b1, "w2": w2, "b2": b2}.items():
+            self.weights[name].assign(value)
+        return {"tensors": tf.constant([len(PARAMETERS)], tf.int32)}
+
+
+def convert(module: Any, signatures: tuple[str, ...], sample: Any = None) -> bytes:
+    """Convert ``module`` with builtin operators only; with a ``sample`` to int8 in and out."""
+    with tempfile.TemporaryDirectory() as folder:
+        concrete = {name: getattr(module, name).get_concrete_function() for name in signatures}
+        tf.saved_model.save(module, folder, signatures=concrete)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.experimental_enable_resource_variables = True
+        if sample is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([one[None]] for one in sample)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            # tflite-runtime 2.14 knows one scale for the weights of a dense layer, not one a channel.
+            converter._experimental_disable_per_channel_quantization_for_dense_layers = True  # noqa: SLF001
+            converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+        return bytes(converter.convert())
+
+
+class DeployedDigits(tf.Module):
+    """The inference model with constant weights and one example a call."""
+
+    def __init__(self, start: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        self.start = start
+
+    @tf.function(input_signature=[tf.TensorSpec((1, PIXELS), tf.float32, name="x")])
+    def infer(self, x: Any) -> dict[str, Any]:
+        """Probabilities (1, 10); the pixel scale is folded into w1."""
+        p = {name: tf.constant(value) for name, value in self.start.items()}
+        hidden = tf.nn.relu(tf.matmul(x, p["w1"]) + p["b1"])
+        return {"probabilities": tf.nn.softmax(tf.matmul(hidden, p["w2"]) + p["b2"])}
+
+
+def reference_of(start: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> ReferenceGradients:
+    """Gradients by TensorFlow's own automatic differentiation, none of the layers above."""
+    p = {name: tf.constant(value, tf.float64) for name, value in start.items()}
+    with tf.GradientTape() as tape:
+        tape.watch(list(p.values()))
+        scaled = tf.constant(x, tf.float64) / GREATEST_PIXEL
+        logits = tf.nn.relu(scaled @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y.astype(np.int32), logits)
+        mean = tf.reduce_mean(losses)
+    gradients = tape.gradient(mean, p)
+    flat = np.concatenate([gradients[one.name].numpy().ravel() for one in PARAMETERS])
+    return ReferenceGradients(
+        x=TypedArray.of(x),
+        y=TypedArray.of(y.astype(np.int32)),
+        gradient=TypedArray.of(flat.astype(np.float32)),
+        loss_sum=float(tf.reduce_sum(losses)),
+        correct=int(np.sum(np.argmax(logits.numpy(), axis=1) == y)),
+    )
+
+
+def layers_of(model: bytes) -> list[tuple[list[int], int]]:
+    """Return (inputs, output) tensor indices of each operator, checking the order expected here."""
+    graph = schema.Model.GetRootAs(model, 0).Subgraphs(0)
+    operators = [graph.Operators(index) for index in range(graph.OperatorsLength())]
+    layers = [(one.InputsAsNumpy().tolist(), int(one.Outputs(0))) for one in operators]
+    if [len(inputs) for inputs, _ in layers] != [3, 3, 1]:
+        raise SystemExit(f"expected dense, dense, softmax and got {layers}")
+    return layers
+
+
+def templates_of(start: dict[str, np.ndarray], sample: np.ndarray) -> Templates:
+    """Convert both inference models and note where each parameter and activation sits."""
+    filled = {name: value + 0.01 for name, value in start.items()}
+    module = DeployedDigits(filled)
+    float_model = convert(module, ("infer",))
+    int8_model = convert(module, ("infer",), sample.astype(np.float32))
+    wide, narrow = layers_of(float_model)[:2], layers_of(int8_model)[:2]
+    factors = (1 / GREATEST_PIXEL, 1.0)
+
+    def weights(layers: list[tuple[list[int], int]]) -> tuple[WeightPlace, ...]:
+        return tuple(
+            WeightPlace(f"w{n}", inputs[1], transpose=True, factor=factor)
+            for n, ((inputs, _), factor) in enumerate(zip(layers, factors, strict=True), start=1)
+        )
+
+    return Templates(
+        name=NAME,
+        parameters=PARAMETERS,
+        input=INPUT,
+        float32=FloatTemplate(
+            model=float_model,
+            places=weights(wide)
+            + tuple(WeightPlace(f"b{n}", inputs[2]) for n, (inputs, _) in enumerate(wide, 1)),
+        ),
+        int8=Int8Template(
+            model=int8_model,
+            input_tensor=narrow[0][0][0],
+            weights=weights(narrow),
+            biases=tuple(
+                BiasPlace(f"b{n}", inputs[2], input_tensor=inputs[0], weight_tensor=inputs[1])
+                for n, (inputs, _) in enumerate(narrow, 1)
+            ),
+            activations=tuple(
+                ActivationPlace(mine, theirs) for (_, mine), (_, theirs) in zip(narrow, wide, strict=True)
+            ),
+        ),
+    )
+
+
+def main(folder: Path) -> None:
+    """Write the four files and print their sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = load_digits()
+    x, y = digits.data.astype(np.uint8), digits.target.astype(np.uint8)
+    order = np.random.default_rng(SEED).permutation(len(x))
+    public = np.concatenate([order[y[order] == label][:CALIBRATION_PER_LABEL] for label in range(CLASSES)])
+    private = np.setdiff1d(order, public)
+    for name, chosen in (("digits.npz", private), ("digits_calibration.npz", public)):
+        np.savez_compressed(folder / name, x=x[chosen], y=y[chosen], source=np.array(SOURCE))
+
+    start = split_weights(initial_weights(PARAMETERS, SEED), PARAMETERS)
+    signatures = ("train", "evaluate", "infer", "get_weights", "set_weights")
+    reference_rows = public[:: len(public) // REFERENCE_EXAMPLES][:REFERENCE_EXAMPLES]
+    bundle = TaskBundle(
+        name=NAME,
+        trainable=convert(TrainableDigits(start), signatures),
+        parameters=PARAMETERS,
+        input=INPUT,
+        labels=tuple(str(label) for label in range(CLASSES)),
+        reference=reference_of(start, x[reference_rows], y[reference_rows]),
+    )
+    (folder / "digits.task").write_bytes(encode_task(bundle))
+    (folder / "digits.templates").write_bytes(encode_templates(templates_of(start, x[public])))
+    for path in sorted(folder.glob("digits*")):
+        print(f"{path.stat().st_size:8,} {path.name}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
