@@ -133,6 +133,14 @@ def test_coordinator_and_device_read_the_same_answer(artefacts: Artefacts) -> No
         assert np.array_equal(here, InferenceModel(model).predict(HELD_OUT.x).labels)
 
 
+def test_biases_are_stored_at_the_scale_the_kernels_add_them_at(artefacts: Artefacts) -> None:
+    interpreter = InferenceModel(artefacts.int8)._interpreter
+    details = {one["index"]: one["quantization"] for one in interpreter.get_tensor_details()}
+    for bias in TEMPLATES.int8.biases:
+        product = details[bias.input_tensor][0] * details[bias.weight_tensor][0]
+        assert details[bias.tensor] == (pytest.approx(product), 0)
+
+
 def test_scales_of_other_weights_are_refused(weights: npt.NDArray[np.float32]) -> None:
     stale = measure_ranges(TEMPLATES, trained(1), CALIBRATION)
     with pytest.raises(StaleScalesError):

@@ -114,3 +114,10 @@ def test_the_split_is_fair_complete_and_always_the_same(count: int) -> None:
     assert np.array_equal(train.x[:, 0], train.y)
     again = split_held_out(examples)
     assert np.array_equal(again[1].y, held_out.y)
+
+
+def test_a_small_fraction_of_enough_examples_still_holds_one_out() -> None:
+    examples = Examples(X, Y.astype(np.int32))
+    assert [len(part) for part in split_held_out(examples, 0.01)] == [9, 1]
+    few = Examples(X[:4], Y[:4].astype(np.int32))
+    assert [len(part) for part in split_held_out(few, 0.01)] == [4, 0]

@@ -255,6 +255,14 @@ def test_a_model_of_other_weights_is_refused() -> None:
         LiteRtTrainer(changed(parameters=swapped))
 
 
+def test_a_fault_inside_the_interpreter_has_a_name(
+    trainer: LiteRtTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(trainer._runners, "train", trainer._runners["evaluate"])
+    with pytest.raises(UnusableModelError, match="update the agent"):
+        fit(trainer, FIELD)
+
+
 def other_reference(**fields: object) -> TaskBundle:
     return changed(reference=msgspec.structs.replace(DIGITS.reference, **fields))
 

@@ -75,6 +75,7 @@ class InferenceModel:
         Raises:
             ExampleShapeError: examples of another shape than the model's input.
             NonFiniteLossError: the model answers NaN or infinity.
+            UnusableModelError: the interpreter fails on it.
         """
         wanted = tuple(map(int, self._entry["shape"][1:]))
         if x.shape[1:] != wanted or x.ndim != len(wanted) + 1:
@@ -86,10 +87,15 @@ class InferenceModel:
         outputs = np.empty((len(x), self.labels), self._exit["dtype"])
         entry, leave = self._entry["index"], self._exit["index"]
         started = time.perf_counter()
-        for row in range(len(x)):
-            self._interpreter.set_tensor(entry, inputs[row : row + 1])
-            self._interpreter.invoke()
-            outputs[row] = self._interpreter.get_tensor(leave)[0]
+        try:
+            for row in range(len(x)):
+                self._interpreter.set_tensor(entry, inputs[row : row + 1])
+                self._interpreter.invoke()
+                outputs[row] = self._interpreter.get_tensor(leave)[0]
+        except (ValueError, RuntimeError) as error:
+            raise UnusableModelError(
+                f"the model fails when it runs ({error}): go back to the earlier one"
+            ) from error
         seconds = time.perf_counter() - started
         probabilities = _dequantised(outputs, self._exit)
         if not np.isfinite(probabilities).all():

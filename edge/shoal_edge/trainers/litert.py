@@ -55,13 +55,8 @@ class LiteRtTrainer:
     def __init__(self, bundle: TaskBundle) -> None:
         self._bundle = bundle
         self._interpreter = open_model(bundle.trainable)
-        try:
-            self._runners = self._checked_runners()
-            self._initial = self.get_weights()
-        except (ValueError, RuntimeError) as error:
-            raise UnusableModelError(
-                f"the interpreter cannot run task {bundle.name} ({error}): update the agent"
-            ) from error
+        self._runners = self._checked_runners()
+        self._initial = self.get_weights()
 
     @property
     def dimension(self) -> int:
@@ -85,7 +80,7 @@ class LiteRtTrainer:
                 f"float32 of ({self.dimension},): fetch the model of this task"
             )
         self._refuse_non_finite(vector)
-        self._runners["set_weights"](**split_weights(vector, self._bundle.parameters))
+        self._run("set_weights", **split_weights(vector, self._bundle.parameters))
 
     def get_weights(self) -> Weights:
         """Return a copy of the weights (D,) float32.
@@ -93,7 +88,7 @@ class LiteRtTrainer:
         Raises:
             NonFiniteWeightsError: training left NaN or infinity.
         """
-        parts = self._runners["get_weights"]()
+        parts = self._run("get_weights")
         vector = np.concatenate([parts[one.name].reshape(-1) for one in self._bundle.parameters])
         self._refuse_non_finite(vector)
         return vector
@@ -137,7 +132,7 @@ class LiteRtTrainer:
                 if should_stop():
                     raise FitCancelledError(f"stopped after {step} of {total} steps: nothing to send")
                 batch = order[start : start + batch_size]
-                result = self._runners["train"](x=inputs[batch], y=labels[batch], lr=rate)
+                result = self._run("train", x=inputs[batch], y=labels[batch], lr=rate)
                 self._refuse_non_finite_loss(float(result["loss_sum"][0]), step)
                 step += 1
                 on_progress(step, total)
@@ -170,9 +165,9 @@ class LiteRtTrainer:
         try:
             self.set_weights(self._initial)
             counts = self._evaluate(x, y)
-            self._runners["train"](x=x, y=y, lr=np.array([_SELF_TEST_RATE], np.float32))
+            self._run("train", x=x, y=y, lr=np.array([_SELF_TEST_RATE], np.float32))
             gradient = (self._initial - self.get_weights()) / _SELF_TEST_RATE
-        except (ValueError, RuntimeError, NonFiniteWeightsError) as error:
+        except (UnusableModelError, NonFiniteWeightsError) as error:
             raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
         finally:
             self.set_weights(kept)
@@ -189,7 +184,7 @@ class LiteRtTrainer:
         counts = EvaluationCounts()
         for start in range(0, len(inputs), _EVALUATION_BATCH):
             part = slice(start, start + _EVALUATION_BATCH)
-            sums = self._runners["evaluate"](x=inputs[part], y=labels[part])
+            sums = self._run("evaluate", x=inputs[part], y=labels[part])
             counts += EvaluationCounts(len(labels[part]), int(sums["correct"][0]), float(sums["loss_sum"][0]))
         return counts
 
@@ -202,19 +197,26 @@ class LiteRtTrainer:
         return x.astype(np.float32), y.astype(np.int32)
 
     def _checked_runners(self) -> dict[str, Any]:
-        present = self._interpreter.get_signature_list()
-        missing = [name for name in SIGNATURES if name not in present]
-        if missing:
-            raise MissingSignatureError(
-                f"task {self._bundle.name} lacks the signatures {', '.join(missing)}: author it as a "
-                f"trainable model with {', '.join(SIGNATURES)}"
+        try:
+            runners = {
+                name: self._interpreter.get_signature_runner(name)
+                for name in self._interpreter.get_signature_list()
+                if name in SIGNATURES
+            }
+            missing = [name for name in SIGNATURES if name not in runners]
+            if missing:
+                raise MissingSignatureError(
+                    f"task {self._bundle.name} lacks the signatures {', '.join(missing)}: author it "
+                    f"as a trainable model with {', '.join(SIGNATURES)}"
+                )
+            sides = (
+                runners["set_weights"].get_input_details(),
+                runners["get_weights"].get_output_details(),
             )
-        runners = {name: self._interpreter.get_signature_runner(name) for name in SIGNATURES}
+        except (ValueError, RuntimeError) as error:
+            raise self._refused(error) from error
         wanted = {one.name: one.shape for one in self._bundle.parameters}
-        for details in (
-            runners["set_weights"].get_input_details(),
-            runners["get_weights"].get_output_details(),
-        ):
+        for details in sides:
             found = {name: tuple(map(int, one["shape"])) for name, one in details.items()}
             if found != wanted:
                 raise TaskMismatchError(
@@ -222,6 +224,18 @@ class LiteRtTrainer:
                     "author the task again"
                 )
         return runners
+
+    def _run(self, signature: str, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        try:
+            outputs: dict[str, npt.NDArray[Any]] = self._runners[signature](**inputs)
+        except (ValueError, RuntimeError) as error:
+            raise self._refused(error) from error
+        return outputs
+
+    def _refused(self, error: Exception) -> UnusableModelError:
+        return UnusableModelError(
+            f"the interpreter cannot run task {self._bundle.name} ({error}): update the agent"
+        )
 
     def _refuse_non_finite(self, vector: Weights) -> None:
         if not np.isfinite(vector).all():
