@@ -1,0 +1,19 @@
+"""The coordinator's store: what survives a kill at any point."""
+
+from shoal_coordinator.store.records import (
+    AuditRecord,
+    ReleaseDeviceRecord,
+    ReleaseRecord,
+    RoundRecord,
+    VersionRecord,
+)
+from shoal_coordinator.store.store import Store
+
+__all__ = [
+    "AuditRecord",
+    "ReleaseDeviceRecord",
+    "ReleaseRecord",
+    "RoundRecord",
+    "Store",
+    "VersionRecord",
+]

@@ -1,0 +1,19 @@
+"""What can be wrong with the coordinator's store."""
+
+from shoal_codecs.errors import ShoalError
+
+
+class StoreError(ShoalError):
+    """The store cannot be used as it is."""
+
+
+class DamagedStoreError(StoreError):
+    """The database file is no database, or one that is broken."""
+
+
+class NewerStoreError(StoreError):
+    """The database was written by a newer Shoal."""
+
+
+class UnknownVersionError(StoreError):
+    """A model version that is not stored."""

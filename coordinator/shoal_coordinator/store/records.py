@@ -1,0 +1,78 @@
+"""What the store holds, as plain values."""
+
+from dataclasses import dataclass, field
+
+from shoal_codecs.wire.blob import BlobRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRecord:
+    """One model version and where it came from.
+
+    ``digest`` and ``parent`` are BLAKE3 digests of float32 vectors (``parent`` empty for the first),
+    ``step`` the encoded step from it (may be empty), ``whole`` the vector's blob. ``accuracy`` and ``loss`` are
+    means over the held-out examples of the devices that evaluated it.
+    """
+
+    number: int
+    digest: bytes
+    parent: bytes
+    round: int
+    task: bytes
+    whole: BlobRef
+    step: bytes = b""
+    devices: int = 0
+    examples: int = 0
+    accuracy: float = 0.0
+    loss: float = 0.0
+    created_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRecord:
+    """How far a round is; ``state`` is the round machine's, ``snapshot`` what it needs to go on."""
+
+    number: int
+    state: str
+    plan: bytes
+    plan_hash: bytes
+    opened_ms: int
+    snapshot: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseRecord:
+    """One release; ``manifest`` and ``signature`` are the publisher's, ``state`` the rollout machine's."""
+
+    release: str
+    version: int
+    state: str
+    manifest: bytes
+    signature: bytes
+    canaries: tuple[str, ...] = ()
+    created_ms: int = 0
+    changed_ms: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseDeviceRecord:
+    """Where one device stands with one release; the counts are (examples, correct)."""
+
+    release: str
+    device: str
+    state: str
+    reason: str = ""
+    candidate: tuple[int, int] = (0, 0)
+    replaced: tuple[int, int] = (0, 0)
+    changed_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """One line of the audit log, which only grows."""
+
+    at_ms: int
+    kind: str
+    text: str
+    fields: dict[str, object] = field(default_factory=dict)

@@ -1,0 +1,288 @@
+"""The coordinator's memory: SQLite for what is small, files by digest for what is large.
+
+Every method that changes something has it on disk when it returns (WAL with ``synchronous=FULL``), so that
+what follows may be announced.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from shoal_codecs.transport.blob_store import BlobStore
+from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.packing import pack, unpack, unpack_plain
+from shoal_codecs.wire.status import RoundRow
+from shoal_coordinator.store import tables
+from shoal_coordinator.store.errors import DamagedStoreError, NewerStoreError, UnknownVersionError
+from shoal_coordinator.store.records import (
+    AuditRecord,
+    ReleaseDeviceRecord,
+    ReleaseRecord,
+    RoundRecord,
+    VersionRecord,
+)
+
+DATABASE = "coordinator.sqlite3"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_ROUND_COUNTER = "last-round"
+
+
+class Store:
+    """One coordinator's versions, rounds, releases, audit log and blobs."""
+
+    def __init__(self, folder: Path, engine: AsyncEngine) -> None:
+        self.folder = folder
+        self.blobs = BlobStore(folder / "blobs")
+        self._engine = engine
+
+    @classmethod
+    async def open(cls, folder: Path) -> "Store":
+        """Open the store in ``folder``, made or migrated as needed.
+
+        Raises:
+            DamagedStoreError: the database file is broken.
+            NewerStoreError: a newer Shoal wrote it.
+        """
+        path = folder / DATABASE
+        await asyncio.to_thread(_migrate, path)
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        sa.event.listen(engine.sync_engine, "connect", _set_pragmas)
+        return cls(folder, engine)
+
+    async def close(self) -> None:
+        """Let the database go."""
+        await self._engine.dispose()
+
+    # --- versions -------------------------------------------------------------------------------
+
+    async def latest_version(self) -> VersionRecord | None:
+        """Return the newest version, None before the first."""
+        query = sa.select(tables.Version.__table__).order_by(tables.Version.number.desc()).limit(1)
+        found = await self._rows(query)
+        return _version(found[0]) if found else None
+
+    async def version(self, number: int) -> VersionRecord:
+        """Return version ``number``.
+
+        Raises:
+            UnknownVersionError: it is not stored.
+        """
+        found = await self._rows(sa.select(tables.Version.__table__).where(tables.Version.number == number))
+        if not found:
+            raise UnknownVersionError(
+                f"version {number} is not stored: see 'shoal status' for those that are"
+            )
+        return _version(found[0])
+
+    async def versions(self) -> list[VersionRecord]:
+        """Return every version, oldest first."""
+        query = sa.select(tables.Version.__table__).order_by(tables.Version.number)
+        return [_version(row) for row in await self._rows(query)]
+
+    async def add_first_version(self, version: VersionRecord) -> None:
+        """Store the version that no round made."""
+        async with self._engine.begin() as connection:
+            await connection.execute(sa.insert(tables.Version).values(**_version_values(version)))
+
+    async def commit_version(self, version: VersionRecord, row: RoundRow) -> None:
+        """Store a version and the end of the round that made it, in one transaction."""
+        async with self._engine.begin() as connection:
+            await connection.execute(sa.insert(tables.Version).values(**_version_values(version)))
+            await _finish(connection, row)
+
+    # --- rounds ---------------------------------------------------------------------------------
+
+    async def next_round_number(self) -> int:
+        """Return a round number that was never returned before, over restarts too."""
+        async with self._engine.begin() as connection:
+            content = await _value(connection, _ROUND_COUNTER)
+            number = int(content or b"0") + 1
+            await _set(connection, _ROUND_COUNTER, str(number).encode())
+        return number
+
+    async def save_round(self, record: RoundRecord) -> None:
+        """Store how far a round is."""
+        values = {**_fields(record), "finished": False, "row": b""}
+        changed = {"state": record.state, "snapshot": record.snapshot}
+        async with self._engine.begin() as connection:
+            statement = insert(tables.Round).values(**values)
+            await connection.execute(statement.on_conflict_do_update(index_elements=["number"], set_=changed))
+
+    async def unfinished_round(self) -> RoundRecord | None:
+        """Return the round that was under way when the coordinator ended, if any."""
+        table = tables.Round.__table__
+        query = sa.select(table).where(tables.Round.finished.is_(False)).order_by(table.c.number.desc())
+        found = await self._rows(query.limit(1))
+        if not found:
+            return None
+        names = RoundRecord.__dataclass_fields__
+        return RoundRecord(**{name: found[0][name] for name in names})
+
+    async def finish_round(self, row: RoundRow) -> None:
+        """Store the end of a round that made no version."""
+        async with self._engine.begin() as connection:
+            await _finish(connection, row)
+
+    async def rounds(self, last: int | None = None) -> list[RoundRow]:
+        """Return the finished rounds, oldest first; only the ``last`` ones where a number is given."""
+        table = tables.Round.__table__
+        query = sa.select(table.c.row).where(tables.Round.finished.is_(True))
+        rows = await self._rows(query.order_by(table.c.number.desc()).limit(last))
+        return [unpack(row["row"], RoundRow) for row in reversed(rows)]
+
+    # --- releases -------------------------------------------------------------------------------
+
+    async def save_release(self, record: ReleaseRecord) -> None:
+        """Store a release, or how far it is."""
+        values = {**_fields(record), "canaries": ",".join(record.canaries)}
+        changed = {name: values[name] for name in ("state", "canaries", "changed_ms", "reason")}
+        async with self._engine.begin() as connection:
+            statement = insert(tables.Release).values(**values)
+            await connection.execute(
+                statement.on_conflict_do_update(index_elements=["release"], set_=changed)
+            )
+
+    async def releases(self) -> list[ReleaseRecord]:
+        """Return every release, oldest first."""
+        table = tables.Release.__table__
+        rows = await self._rows(sa.select(table).order_by(table.c.created_ms, table.c.release))
+        return [
+            ReleaseRecord(**{**row, "canaries": tuple(filter(None, row["canaries"].split(",")))})
+            for row in rows
+        ]
+
+    async def save_release_device(self, record: ReleaseDeviceRecord) -> None:
+        """Store where a device stands with a release."""
+        values = {
+            **{
+                name: getattr(record, name) for name in ("release", "device", "state", "reason", "changed_ms")
+            },
+            "candidate_examples": record.candidate[0],
+            "candidate_correct": record.candidate[1],
+            "replaced_examples": record.replaced[0],
+            "replaced_correct": record.replaced[1],
+        }
+        keys = ["release", "device"]
+        changed = {name: value for name, value in values.items() if name not in keys}
+        async with self._engine.begin() as connection:
+            statement = insert(tables.ReleaseDevice).values(**values)
+            await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
+
+    async def release_devices(self, release: str) -> list[ReleaseDeviceRecord]:
+        """Return where every device stands with ``release``."""
+        table = tables.ReleaseDevice.__table__
+        query = sa.select(table).where(table.c.release == release).order_by(table.c.device)
+        return [_release_device(row) for row in await self._rows(query)]
+
+    # --- audit log and small values -------------------------------------------------------------
+
+    async def log_event(self, kind: str, text: str, fields: dict[str, Any] | None = None) -> None:
+        """Add a line to the audit log."""
+        values = {"at_ms": int(time.time() * 1000), "kind": kind, "text": text, "fields": pack(fields or {})}
+        async with self._engine.begin() as connection:
+            await connection.execute(sa.insert(tables.Audit).values(**values))
+
+    async def audit(self, last: int = 1000) -> list[AuditRecord]:
+        """Return the newest lines of the audit log, oldest first."""
+        table = tables.Audit.__table__
+        rows = await self._rows(sa.select(table).order_by(table.c.id.desc()).limit(last))
+        return [
+            AuditRecord(
+                at_ms=row["at_ms"], kind=row["kind"], text=row["text"], fields=unpack_plain(row["fields"])
+            )
+            for row in reversed(rows)
+        ]
+
+    async def get_value(self, key: str) -> bytes | None:
+        """Return a small value, None where it was never set."""
+        async with self._engine.connect() as connection:
+            return await _value(connection, key)
+
+    async def set_value(self, key: str, content: bytes) -> None:
+        """Store a small value."""
+        async with self._engine.begin() as connection:
+            await _set(connection, key, content)
+
+    async def _rows(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
+        async with self._engine.connect() as connection:
+            result = await connection.execute(query)
+            return [dict(row) for row in result.mappings()]
+
+
+def _migrate(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    engine = sa.create_engine(f"sqlite:///{path}")
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except DatabaseError as error:
+        raise DamagedStoreError(
+            f"{path} cannot be read as a database ({error.orig}): move it away, or restore a copy"
+        ) from error
+    except CommandError as error:
+        raise NewerStoreError(f"{path} was written by a newer Shoal ({error}): update this one") from error
+    finally:
+        engine.dispose()
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+async def _finish(connection: AsyncConnection, row: RoundRow) -> None:
+    done = {"finished": True, "state": row.outcome, "snapshot": b"", "row": pack(row)}
+    values = {"number": row.round, "plan": b"", "plan_hash": b"", "opened_ms": 0, **done}
+    statement = insert(tables.Round).values(**values)
+    await connection.execute(statement.on_conflict_do_update(index_elements=["number"], set_=done))
+
+
+async def _value(connection: AsyncConnection, key: str) -> bytes | None:
+    result = await connection.execute(sa.select(tables.Value.content).where(tables.Value.key == key))
+    return result.scalar_one_or_none()
+
+
+async def _set(connection: AsyncConnection, key: str, content: bytes) -> None:
+    statement = insert(tables.Value).values(key=key, content=content)
+    await connection.execute(
+        statement.on_conflict_do_update(index_elements=["key"], set_={"content": content})
+    )
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
+def _version_values(version: VersionRecord) -> dict[str, Any]:
+    return {**_fields(version), "whole": pack(version.whole)}
+
+
+def _version(row: dict[str, Any]) -> VersionRecord:
+    return VersionRecord(**{**row, "whole": unpack(row["whole"], BlobRef)})
+
+
+def _release_device(row: dict[str, Any]) -> ReleaseDeviceRecord:
+    return ReleaseDeviceRecord(
+        release=row["release"],
+        device=row["device"],
+        state=row["state"],
+        reason=row["reason"],
+        candidate=(row["candidate_examples"], row["candidate_correct"]),
+        replaced=(row["replaced_examples"], row["replaced_correct"]),
+        changed_ms=row["changed_ms"],
+    )
