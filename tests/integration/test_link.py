@@ -1,10 +1,15 @@
 """A link against a real Mosquitto: what the field does to it, and what it does about that."""
 
 import asyncio
+import contextlib
+import sys
+import tracemalloc
+from pathlib import Path
 
 import pytest
+import structlog
 
-from brokers import Collector, eventually, running
+from brokers import Collector, CountingProxy, eventually, running
 from shoal_codecs.transport.errors import (
     LinkClosedError,
     PacketTooLargeError,
@@ -12,6 +17,8 @@ from shoal_codecs.transport.errors import (
 )
 from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.transport.messages import Publication
+from shoal_codecs.transport.settings import LinkSettings
+from shoal_codecs.transport.traffic import Traffic
 from shoal_coordinator.demo.broker import BrokerHandle
 
 
@@ -152,3 +159,168 @@ async def test_quality_zero_is_dropped_and_counted_without_a_connection(
         await eventually(lambda: not link.is_connected)
         await link.publish("t", b"", qos=0)
         assert link.stats.dropped_out == 1
+
+
+async def test_a_slow_consumer_of_ten_thousand_messages_loses_none_in_bounded_memory(
+    open_mosquitto: BrokerHandle,
+) -> None:
+    number, size, window = 10_000, 1024, 20
+    numbers: list[int] = []
+
+    async def slow(delivery: Delivery) -> None:
+        numbers.append(int(delivery.payload[:8]))
+        if len(numbers) % 100 == 0:
+            await asyncio.sleep(0.02)
+
+    async def prepare(link: Link) -> None:
+        await link.subscribe("queue", slow)
+
+    async with running(open_mosquitto.url, "slow", prepare=prepare, window=window):
+        pass
+    async with running(open_mosquitto.url, "fast", window=100) as fast:
+        left = iter(range(number))
+
+        async def send() -> None:
+            for index in left:
+                await fast.publish("queue", b"%08d" % index + bytes(size - 8))
+
+        await asyncio.gather(*(send() for _ in range(100)))
+    tracemalloc.start()
+    try:
+        async with running(open_mosquitto.url, "slow", prepare=prepare, window=window) as link:
+            await eventually(lambda: len(numbers) >= number, 60)
+            peak = tracemalloc.get_traced_memory()[1]
+            # One is in the handler's hands, the window is what the broker may send unacknowledged.
+            assert link.stats.peak_backlog <= window + 1
+    finally:
+        tracemalloc.stop()
+    assert sorted(set(numbers)) == list(range(number))
+    # Ten megabytes waited; a tenth of that was never here at once.
+    assert peak < number * size / 10
+
+
+async def test_a_consumer_killed_in_the_middle_gets_again_what_it_had_not_handled(
+    open_mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    number = 400
+    ledger = tmp_path / "ledger"
+    ledger.touch()
+
+    def lines() -> list[str]:
+        return ledger.read_text().split()
+
+    async def consume() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, Path(__file__).with_name("slow_consumer.py"), open_mosquitto.url, ledger
+        )
+
+    consumer = await consume()
+    async with running(open_mosquitto.url, "sender") as sender:
+        ready = Collector()
+        await sender.subscribe("ready", ready)
+        await ready.count(1)
+        for index in range(number):
+            await sender.publish("work", b"%d" % index)
+        await eventually(lambda: len(lines()) >= 20)
+        consumer.kill()
+        await consumer.wait()
+        before = len(set(lines()))
+        assert before < number
+        consumer = await consume()
+        await eventually(lambda: len(set(lines())) >= number, 20)
+        consumer.kill()
+        await consumer.wait()
+    assert set(lines()) == {str(index) for index in range(number)}
+
+
+async def test_traffic_is_what_a_proxy_counted_over_every_connection(
+    open_mosquitto: BrokerHandle,
+) -> None:
+    seen = Collector()
+    async with (
+        CountingProxy(open_mosquitto.port) as proxy,
+        running(proxy.url, "metered", backoff_min_s=0.01) as link,
+    ):
+        await link.subscribe("t", seen)
+        for size in (0, 100, 200_000):
+            await link.publish("t", bytes(size))
+        await seen.count(3)
+        await link.publish("fence", b"")  # the last acknowledgement is on its way before this one's
+        await eventually(lambda: link.traffic == Traffic(proxy.up, proxy.down))
+        assert link.traffic.sent > 200_000
+        proxy.cut()
+        await eventually(lambda: link.stats.reconnects == 1)
+        await link.publish("t", bytes(1000))
+        await seen.count(4)
+        await link.publish("fence", b"")
+        await eventually(lambda: link.traffic == Traffic(proxy.up, proxy.down))
+        await link.close()
+        await eventually(lambda: link.traffic == Traffic(proxy.up, proxy.down))
+
+
+async def test_sixteen_parties_come_back_at_once(open_mosquitto: BrokerHandle) -> None:
+    seen = Collector()
+    async with contextlib.AsyncExitStack() as stack:
+        links = [await stack.enter_async_context(running(open_mosquitto.url, f"n{n}")) for n in range(16)]
+        for number, link in enumerate(links):
+            await link.subscribe(f"to/{number}", seen)
+        await open_mosquitto.kill()
+        await eventually(lambda: not any(link.is_connected for link in links))
+        await open_mosquitto.restart()
+        await eventually(lambda: all(link.is_connected for link in links))
+        await asyncio.gather(*(link.publish(f"to/{(n + 1) % 16}", b"%d" % n) for n, link in enumerate(links)))
+        await seen.until(lambda: len(set(seen.payloads)) == 16)
+
+
+async def test_a_subscription_left_behind_by_an_earlier_life_is_ended(
+    open_mosquitto: BrokerHandle,
+) -> None:
+    async with (
+        running(open_mosquitto.url, "sender") as sender,
+        CountingProxy(open_mosquitto.port) as proxy,
+    ):
+        async with running(proxy.url, "reader") as link:
+            await link.subscribe("old", Collector())
+        async with running(proxy.url, "reader") as link:
+            await sender.publish("old", b"")
+            await eventually(lambda: link.stats.unhandled == 1)
+            await sender.publish("old", b"again")
+            await link.publish("fence", b"")
+            assert link.stats.unhandled == 1
+
+
+async def test_a_link_that_is_cancelled_leaves_its_will(open_mosquitto: BrokerHandle) -> None:
+    seen = Collector()
+    async with running(open_mosquitto.url, "watcher") as watcher:
+        await watcher.subscribe("w", seen)
+        link = Link(LinkSettings(url=open_mosquitto.url, username="x"), "x", will=Publication("w", b"gone"))
+        task = asyncio.create_task(link.run())
+        await link.wait_connected()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await seen.count(1)
+        with pytest.raises(LinkClosedError):
+            await link.wait_connected()
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("mqtt://127.0.0.1:1", "BrokerUnreachableError"),
+        ("mqtt://no-such-host.invalid:1883", "BrokerUnreachableError"),
+    ],
+)
+async def test_a_broker_that_is_not_there_is_reported_once(url: str, fault: str) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with running(url, "a", wait=False, backoff_min_s=0.01, backoff_max_s=0.02):
+            await asyncio.sleep(0.3)
+    reports = [line for line in logs if line["event"] == "not_connected"]
+    assert [line["fault"] for line in reports] == [fault]
+    assert reports[0]["remedy"]
+
+
+async def test_two_processes_of_one_name_are_told_so(open_mosquitto: BrokerHandle) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with running(open_mosquitto.url, "same"), running(open_mosquitto.url, "same"):
+            await eventually(lambda: any(line.get("fault") == "SessionTakenOverError" for line in logs))

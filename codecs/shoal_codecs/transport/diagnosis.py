@@ -19,6 +19,7 @@ from shoal_codecs.transport.errors import (
 from shoal_codecs.transport.settings import BrokerAddress
 
 # Reason codes of MQTT 5 (section 2.4); paho maps the return codes of 3.1.1 onto them.
+_UNSPECIFIED = 0x80
 _UNSUPPORTED_VERSION = 0x84
 _CREDENTIALS = {0x86, 0x87, 0x8C}
 _TAKEN_OVER = 0x8E
@@ -50,6 +51,11 @@ def diagnose(exc: BaseException, address: BrokerAddress) -> TransportError:
         return SessionTakenOverError(
             f"another process connected to {where} under this client id: give each its own name, "
             "or stop the other one"
+        )
+    if code == _UNSPECIFIED:
+        # Also paho's word for a connection that ended without one.
+        return ConnectionLostError(
+            f"the connection to {where} ended without a word: the broker or the network went away"
         )
     if isinstance(exc, MqttCodeError):
         return BrokerRefusedError(f"the broker at {where} ended the connection: {exc}; see its log")

@@ -18,6 +18,7 @@ from shoal_codecs.transport.errors import (
     BrokerProtocolError,
     ConnectionLostError,
     LinkClosedError,
+    SessionTakenOverError,
     SubscribeRefusedError,
     TransportError,
 )
@@ -37,6 +38,9 @@ ConnectedCallback = Callable[[bool], Awaitable[None]]
 FAREWELL_S: Final = 1.0
 # A connection that stood this long was a good one: the next back-off begins at its shortest.
 _STABLE_S: Final = 5.0
+# Connections that did not last, one after the other.
+_SUSPICIOUS: Final = 4
+_MAX_DISOWNED: Final = 1000
 
 
 class Link:
@@ -69,9 +73,10 @@ class Link:
         self._version = (
             aiomqtt.ProtocolVersion.V311 if settings.mqtt_version == "3.1.1" else aiomqtt.ProtocolVersion.V5
         )
-        self._inbox = Inbox(self.stats)
+        self._inbox = Inbox(self.stats, settings.window)
         self._subscriptions = Subscriptions()
         self._window = asyncio.Semaphore(settings.window)
+        self._disowned: set[str] = set()
         self._callbacks: list[ConnectedCallback] = []
         self._session: Session | None = None
         # Set while connected, and for good once closed, so that whoever waits wakes and looks.
@@ -82,6 +87,7 @@ class Link:
         self._running = False
         self._past_traffic = Traffic()
         self._opening: Session | None = None
+        self._short_lived = 0
         self._reported: type[TransportError] | None = None
 
     @property
@@ -197,6 +203,22 @@ class Link:
                     await session.publish_message(message)
                     return
 
+    async def publish_once(
+        self, topic: str, payload: bytes, *, connection: int, retain: bool = False
+    ) -> None:
+        """Send QoS 1 over the connection of that number (``stats.connects``), or not at all.
+
+        Raises:
+            ConnectionLostError: that connection has ended.
+            PacketTooLargeError, PublishRefusedError, LinkClosedError: as ``publish``.
+        """
+        async with self._window:
+            self._check_open()
+            session = self._session
+            if session is None or self.stats.connects != connection:
+                raise ConnectionLostError("the connection this message was for has ended")
+            await session.publish_message(Publication(topic, payload, 1, retain))
+
     async def close(self, farewell: Publication | None = None) -> None:
         """Send ``farewell``, disconnect so that the Will stays unsent, and end ``run``; within 1 s."""
         if self._closing:
@@ -262,8 +284,8 @@ class Link:
                 session.abort()
                 self._past_traffic += session.traffic
                 self._opening = None
-            if began is not None and loop.time() - began >= _STABLE_S:
-                self._backoff.reset()
+            if began is not None:
+                self._judge(loop.time() - began)
             if reason is not None and not self._closing:
                 self._report(reason)
             await asyncio.sleep(self._backoff.next_delay())
@@ -293,7 +315,6 @@ class Link:
             return await session.lost()
         self._session = session
         self._wake.set()
-        self._reported = None
         self.stats.connects += 1
         self.stats.reconnects = self.stats.connects - 1
         log.info("connected", broker=self._settings.url, session_present=session.session_present)
@@ -314,6 +335,8 @@ class Link:
         for callback in self._callbacks:
             try:
                 await callback(session_present)
+            except ConnectionLostError:
+                return  # all of them run again at the next connection
             except Exception as exc:  # noqa: BLE001 - one party's mistake must not end the link
                 self.stats.handler_errors += 1
                 _log_failure("connected_callback_failed", exc)
@@ -330,6 +353,7 @@ class Link:
         handlers = self._subscriptions.handlers(delivery.topic)
         if not handlers:
             self.stats.unhandled += 1
+            await self._disown(delivery)
         for handler in handlers:
             try:
                 await handler(delivery)
@@ -337,9 +361,30 @@ class Link:
                 self.stats.handler_errors += 1
                 _log_failure("handler_failed", exc, topic=delivery.topic)
 
+    async def _disown(self, delivery: Delivery) -> None:
+        """End a subscription to one topic that an earlier life of this process left behind."""
+        if delivery.qos and delivery.topic not in self._disowned:
+            if len(self._disowned) < _MAX_DISOWNED:
+                self._disowned.add(delivery.topic)
+            await self.unsubscribe(delivery.topic)
+
+    def _judge(self, stood_s: float) -> None:
+        """Note whether the connection that ended was a good one."""
+        if stood_s >= _STABLE_S:
+            self._backoff.reset()
+            self._reported = None
+            self._short_lived = 0
+        else:
+            self._short_lived += 1
+
     def _report(self, reason: BaseException) -> None:
-        """Log a cause once, until there is a connection again; choose the MQTT version to try."""
+        """Log a cause once, until there was a good connection; choose the MQTT version to try."""
         fault = diagnose(reason, self._address)
+        if isinstance(fault, ConnectionLostError) and self._short_lived >= _SUSPICIOUS:
+            fault = SessionTakenOverError(
+                f"the broker accepts this link and drops it again and again: most likely another "
+                f"process uses the client id {self._client_id!r}; stop it or give it its own name"
+            )
         if self._settings.mqtt_version == "auto" and self.stats.connects == 0:
             self._try_other_version(fault)
         if self._reported is not type(fault):

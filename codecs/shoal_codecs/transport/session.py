@@ -7,6 +7,7 @@ subscription failing at once when the connection ends, and a TCP connect that ca
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,10 @@ from shoal_codecs.transport.inbox import Entry, Inbox
 from shoal_codecs.transport.messages import Delivery, LinkStats, Publication
 from shoal_codecs.transport.settings import BrokerAddress, LinkSettings
 from shoal_codecs.transport.traffic import Traffic, read_traffic
+
+# The client library's own lines repeat, without context, what the link reports once with a remedy.
+_silent = logging.getLogger(f"{__name__}.paho")
+_silent.setLevel(logging.CRITICAL + 1)
 
 _T = TypeVar("_T")
 
@@ -59,6 +64,7 @@ class Session(aiomqtt.Client):
             address.host,
             address.port,
             identifier=client_id,
+            logger=_silent,
             protocol=version,
             clean_session=None if modern else False,
             clean_start=False if modern else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
@@ -70,12 +76,14 @@ class Session(aiomqtt.Client):
         )
         self._settings = settings
         self._inbox = inbox
+        inbox.on_room = self._resume
         self._stats = stats
         self._on_lost = on_lost
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._tcp: socket.socket | None = None
         self._connect_failure: OSError | None = None
         self._over = False
+        self._paused = False
         self._final_traffic: Traffic | None = None
         self._home_thread = threading.get_ident()
         self._client.manual_ack_set(on=True)
@@ -177,6 +185,7 @@ class Session(aiomqtt.Client):
         if mid is None:
             raise self._lose(ConnectionLostError("the socket was gone when a request was sent"))
         answer = self._answers[mid] = self._loop.create_future()
+        self._resume()
         await answer
 
     def _settle(self, mid: int, failure: Exception | None) -> None:
@@ -341,12 +350,44 @@ class Session(aiomqtt.Client):
         super()._on_socket_close(client, userdata, sock)
 
     def _read(self) -> None:
+        if self._may_rest():
+            self._paused = True
+            sock = self._client.socket()
+            if isinstance(sock, socket.socket) and sock.fileno() >= 0:
+                self._loop.remove_reader(sock.fileno())
+            return
         self._client.loop_read()
         # TLS may hold decoded packets that the socket no longer announces.
-        while getattr(self._client.socket(), "pending", int)():
-            self._client.loop_read()
+        if getattr(self._client.socket(), "pending", int)():
+            self._loop.call_soon(self._guarded, self._read)
+
+    def _may_rest(self) -> bool:
+        """Whether the socket may be left alone: enough waits here, and no answer is waited for.
+
+        TCP then holds the broker back. An answer, or the broker's sign of life, comes behind
+        whatever was sent before it, so for these the reading goes on.
+        """
+        awaited = self._answers or self._client._ping_t  # noqa: SLF001 - known nowhere else
+        return self._inbox.is_full and not awaited
+
+    def _resume(self) -> None:
+        if not self._paused or self._over:
+            return
+        self._paused = False
+        sock = self._client.socket()
+        if isinstance(sock, socket.socket) and sock.fileno() >= 0:
+            self._loop.add_reader(sock.fileno(), self._guarded, self._read)
+            self._loop.call_soon(self._guarded, self._read)
+
+    async def _misc_loop(self) -> None:
+        while not self._over and self._client.loop_misc() == mqtt.MQTT_ERR_SUCCESS:
+            if not self._may_rest():
+                self._resume()
+            await asyncio.sleep(1)
 
     def _guarded(self, step: Callable[[], object]) -> None:
+        if self._over:
+            return
         try:
             step()
         except Exception as exc:  # noqa: BLE001 - a broken stream may raise anything below

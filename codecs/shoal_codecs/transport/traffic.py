@@ -10,6 +10,9 @@ _ACKED_AT = 120
 _SENT_RETRANS = struct.Struct("=QQ")
 _SENT_AT = 200
 _ASK_BYTES = 256
+# TCP states after the far end's FIN, which the kernel counts as one received byte:
+# TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING.
+_AFTER_FIN = {6, 8, 9, 11}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ def read_traffic(sock: socket.socket) -> Traffic | None:
     if len(info) < _ACKED_AT + _ACKED_RECEIVED.size:
         return None
     acked, received = _ACKED_RECEIVED.unpack_from(info, _ACKED_AT)
+    received -= info[0] in _AFTER_FIN
     if len(info) >= _SENT_AT + _SENT_RETRANS.size:
         sent, retransmitted = _SENT_RETRANS.unpack_from(info, _SENT_AT)
         return Traffic(sent - retransmitted, received)
