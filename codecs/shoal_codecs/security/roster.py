@@ -53,6 +53,11 @@ class Roster:
         if len(self._parties) != len(body.parties):
             raise BadRosterError("a name stands twice on the roster: sign one without doubles")
 
+    @property
+    def parties(self) -> tuple[Party, ...]:
+        """Everybody on it, by name."""
+        return tuple(self._parties[name] for name in sorted(self._parties))
+
     def party(self, name: str) -> Party:
         """Return the party called ``name``.
 

@@ -1,0 +1,120 @@
+"""Settings of the coordinator; ``shoal coordinator run --print-config`` shows every key."""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from shoal_codecs.transport.settings import LinkSettings
+
+
+class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rounds are run.
+
+    ``kept_share`` of the coordinates travel; ``clip_norm`` bounds an update after the rescale and
+    ``clamp`` its levels; ``weight_cap`` is the number of examples beyond which a device weighs no more.
+    ``minimum`` devices and ``floor_share`` of the cohort are the floors; ``quorum_share`` of it starts
+    the hubs' patience. ``over_selection`` invites that many times the ``cohort_max`` (0: everybody).
+    Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own.
+    """
+
+    mode: Literal["hubs", "plain"] = "hubs"
+    codec: Literal["randk", "topk", "int8", "dense"] = "randk"
+    kept_share: float = 0.05
+    clip_norm: float = 8.0
+    clamp: int = 127
+    weight_cap: int = 150
+    server_learning_rate: float = 1.0
+    epochs: int = 0
+    learning_rate: float = 0.0
+    batch_size: int = 0
+    minimum: int = 3
+    floor_share: float = 0.8
+    quorum_share: float = 0.8
+    cohort_max: int = 0
+    over_selection: float = 1.0
+    min_examples: int = 1
+    min_memory_mib: int = 64
+    patience_s: float = 2.0
+    window_s: float = 60.0
+    clock_slack_s: float = 60.0
+    evaluation_s: float = 10.0
+    pause_s: float = 0.0
+    target_version: int = 0
+
+
+class ReleaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How releases are judged.
+
+    A candidate goes back where it is worse than chance at ``significance`` explains on at least
+    ``min_examples`` held-out examples, below ``floor_accuracy``, slower than ``max_latency_ms`` an
+    example, or not judged within ``health_s``. More than ``failure_share`` of failing devices abort a
+    rollout; a device that says nothing for ``report_s`` counts as missing.
+    """
+
+    min_examples: int = 20
+    significance: float = 0.01
+    floor_accuracy: float = 0.5
+    max_latency_ms: float = 1000.0
+    health_s: float = 60.0
+    failure_share: float = 0.1
+    report_s: float = 120.0
+    valid_days: float = 30.0
+
+
+class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The coordinator's fleet, folder, broker, task and rules.
+
+    ``folder`` holds ``identity.key``, ``publisher.key``, ``authority.pub`` and ``roster.bin``; the
+    store lies in ``data_dir``, ``data`` inside the folder unless set. ``task``, ``templates`` and
+    ``calibration`` are files; empty means the digits that come with Shoal. ``initial_seed`` draws
+    version 0. ``heartbeat_s`` is what the devices were told: three missed ones mean offline. An empty
+    ``prefix`` is ``shoal/{fleet}``.
+    """
+
+    name: str = "coordinator"
+    fleet: str = "demo"
+    folder: str = "."
+    data_dir: str = ""
+    prefix: str = ""
+    task: str = ""
+    templates: str = ""
+    calibration: str = ""
+    initial_seed: int = 1
+    heartbeat_s: float = 60.0
+    status_s: float = 0.5
+    link: LinkSettings = LinkSettings()
+    rounds: RoundSettings = RoundSettings()
+    releases: ReleaseSettings = ReleaseSettings()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    stop_on_stdin_eof: bool = False
+
+    @property
+    def party_folder(self) -> Path:
+        """Where keys and roster are."""
+        return Path(self.folder)
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the store is."""
+        return Path(self.data_dir) if self.data_dir else self.party_folder / "data"
+
+    @property
+    def task_path(self) -> Path:
+        """The task file."""
+        return Path(self.task) if self.task else shipped("digits.task")
+
+    @property
+    def templates_path(self) -> Path:
+        """The inference templates of the task."""
+        return Path(self.templates) if self.templates else shipped("digits.templates")
+
+    @property
+    def calibration_path(self) -> Path:
+        """Public examples from which the int8 artefact's ranges are measured."""
+        return Path(self.calibration) if self.calibration else shipped("digits_calibration.npz")
+
+
+def shipped(name: str) -> Path:
+    """Return the path of a data file that comes with the package."""
+    return Path(__file__).parent / "demo" / "data" / name

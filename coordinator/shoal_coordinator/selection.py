@@ -1,0 +1,92 @@
+"""Who is invited to a round: online, idle, with data and memory, in turn where not all are needed."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.wire.heartbeat import Reading
+from shoal_coordinator.registry import DeviceView
+
+
+class NotEnoughDevicesError(ShoalError):
+    """Fewer devices can take part than the floor asks for; ``passed_over`` counts the reasons."""
+
+    def __init__(self, fit: int, minimum: int, passed_over: Mapping[str, int]) -> None:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(passed_over.items()))
+        super().__init__(
+            f"{fit} devices can take part and {minimum} are needed"
+            + (f" ({reasons})" if reasons else "")
+            + ": wait for more, or lower the minimum"
+        )
+        self.fit = fit
+        self.minimum = minimum
+        self.passed_over = dict(passed_over)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionRules:
+    """``cohort_max`` devices are wanted (0: all), ``over_selection`` times as many invited.
+
+    ``minimum`` is the floor, ``min_examples`` the fewest training examples, ``min_memory_mib`` the least
+    available memory of a device that reports it.
+    """
+
+    minimum: int
+    cohort_max: int = 0
+    over_selection: float = 1.0
+    min_examples: int = 1
+    min_memory_mib: int = 0
+
+
+def select(
+    views: Sequence[DeviceView],
+    rules: SelectionRules,
+    *,
+    ended_round: int,
+    last_invited: Mapping[str, int],
+    rng: random.Random,
+) -> tuple[str, ...]:
+    """Return the names of the cohort, sorted.
+
+    ``last_invited`` maps a device to the last round it was invited to: who waited longest goes first, and
+    ``rng`` decides among equals. ``ended_round`` is the last round that ended.
+
+    Raises:
+        NotEnoughDevicesError: fewer can take part than ``rules.minimum``.
+    """
+    passed_over: Counter[str] = Counter()
+    fit = []
+    for view in views:
+        reason = _unfit(view, rules, ended_round)
+        if reason:
+            passed_over[reason] += 1
+        else:
+            fit.append(view.name)
+    if len(fit) < max(rules.minimum, 1):
+        raise NotEnoughDevicesError(len(fit), max(rules.minimum, 1), passed_over)
+    wanted = len(fit)
+    if rules.cohort_max:
+        wanted = min(wanted, max(rules.minimum, math.ceil(rules.cohort_max * rules.over_selection)))
+    fit.sort()
+    rng.shuffle(fit)
+    fit.sort(key=lambda name: last_invited.get(name, 0))
+    return tuple(sorted(fit[:wanted]))
+
+
+def _unfit(view: DeviceView, rules: SelectionRules, ended_round: int) -> str:
+    """Return why a device is passed over, empty where it is not."""
+    memory = view.readings.get(Reading.MEMORY_AVAILABLE)
+    if not view.trusted:
+        return "not on the roster"
+    if not view.online:
+        return "offline"
+    if view.busy(ended_round):
+        return "busy"
+    if view.number(Reading.EXAMPLES) < rules.min_examples:
+        return "without enough examples"
+    if isinstance(memory, int | float) and memory < rules.min_memory_mib:
+        return "short of memory"
+    return ""
