@@ -54,12 +54,14 @@ async def run_until_stopped(
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             reason = word.result() if word.done() and not task.done() else FINISHED
-            if farewell is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FAREWELL_S):
-                        await farewell()
-            task.cancel()
-            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            try:
+                if farewell is not None:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(FAREWELL_S):
+                            await farewell()
+            finally:
+                task.cancel()
+                (outcome,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
             raise outcome
         return reason

@@ -1,0 +1,257 @@
+"""The rounds of a hub: plans checked and signed, reports checked and stored, believed words made events.
+
+Everything runs under the performer's lock, so that a round cannot close between a report's check and its
+storing.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.secagg.hub_errors import SecondReportError, UninvitedReportError
+from shoal_codecs.secagg.hub_floors import check_plan
+from shoal_codecs.secagg.hub_messages import (
+    Aborted,
+    Committed,
+    Event,
+    PeerAbandoned,
+    PeerAgreement,
+    PeerSet,
+    Reminded,
+    ReportStored,
+    State,
+    Tick,
+)
+from shoal_codecs.secagg.report_opening import name_report, open_report
+from shoal_codecs.security.identity import verify
+from shoal_codecs.security.post import Post
+from shoal_codecs.wire.messages import (
+    Agreement,
+    AnyMessage,
+    PlanProposal,
+    PlanRefused,
+    ReportPart,
+    ReportSet,
+    RoundAbandoned,
+    RoundAborted,
+    RoundCommitted,
+)
+from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, plan_hash, plan_signing_bytes
+from shoal_coordinator.hub.config import HubSettings
+from shoal_coordinator.hub.errors import HubStoreError, LateReportError, UnknownRoundError
+from shoal_coordinator.hub.live import LiveRound
+from shoal_coordinator.hub.performer import Durably, RoundPerformer
+from shoal_coordinator.hub.store import KEEP_FINISHED, HubStore
+
+log = structlog.get_logger()
+CREDIT_EVERY = 8
+
+
+class RoundKeeper:
+    """All rounds this hub takes part in.
+
+    ``on_offer`` is called with the next offer whenever the last one went into a plan.
+    """
+
+    def __init__(
+        self,
+        settings: HubSettings,
+        post: Post,
+        store: HubStore,
+        durably: Durably,
+        performer: RoundPerformer,
+        on_offer: Callable[[HubOffer], None],
+    ) -> None:
+        self._settings = settings
+        self._name = post.identity.name
+        self._post = post
+        self._store = store
+        self._durably = durably
+        self._performer = performer
+        self._on_offer = on_offer
+        self._rounds: dict[bytes, LiveRound] = {}
+        self._coordinator = post.roster.sole("coordinator")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether time can change anything."""
+        return any(not live.machine.idle for live in self._rounds.values())
+
+    async def restore(self) -> HubOffer:
+        """Go on from the log; return the present offer."""
+        for stored in await self._durably(self._store.rounds):
+            plan = decode_plan(stored.plan)
+            share_bytes = await asyncio.to_thread(_share_bytes, plan, self._position(plan))
+            self._rounds[stored.plan_hash] = live = LiveRound.of(
+                stored, self._name, self._settings.floors, share_bytes
+            )
+            if not live.machine.finished:
+                log.info("round_resumed", round=plan.round, state=live.machine.state.value)
+        return await self._durably(self._store.offer, self._name)
+
+    async def remind(self) -> None:
+        """Say the latest word of every round that is not over again."""
+        async with self._performer.lock:
+            for live in [live for live in self._rounds.values() if not live.machine.idle]:
+                await self._performer.feed(live, Reminded())
+
+    async def tick(self) -> None:
+        """Let time pass."""
+        async with self._performer.lock:
+            for live in [live for live in self._rounds.values() if not live.machine.idle]:
+                await self._performer.feed(live, Tick(self._performer.now_ms()))
+
+    # --- what the coordinator and the peers say -------------------------------------------------
+
+    async def hear(self, message: AnyMessage) -> None:
+        """Take a believed message of the coordinator or of a peer.
+
+        Raises:
+            UnknownRoundError: of a plan this hub did not sign.
+            HubRoundError: it cannot be true in the state the round is in.
+        """
+        event: Event
+        match message:
+            case PlanProposal():
+                await self._hear_proposal(message)
+                return
+            case RoundCommitted():
+                event = Committed()
+            case RoundAborted():
+                event = Aborted(message.reason)
+            case ReportSet():
+                event = PeerSet(message.sender, message.reports)
+            case Agreement():
+                event = PeerAgreement(message.sender, message.set_digest, message.members)
+            case RoundAbandoned():
+                event = PeerAbandoned(message.sender)
+            case _:
+                return
+        async with self._performer.lock:
+            live = self._rounds.get(message.plan_hash)
+            if live is None:
+                raise UnknownRoundError(f"this hub signed no such plan of round {message.round}")
+            await self._performer.feed(live, event)
+
+    async def _hear_proposal(self, message: PlanProposal) -> None:
+        digest = plan_hash(message.plan)
+        async with self._performer.lock:
+            if (live := self._rounds.get(digest)) is not None:
+                await self._performer.feed(live, Reminded())
+                return
+            number = 0
+            try:
+                plan = decode_plan(message.plan)
+                number = plan.round
+                verify(self._coordinator.key, plan_signing_bytes(message.plan), message.signature)
+                await self._sign(plan, digest, message.plan)
+            except HubStoreError:
+                raise
+            except ShoalError as error:
+                reason = f"{type(error).__name__}: {error}"
+                log.warning("plan_refused", round=number, error=type(error).__name__, remedy=str(error))
+                self._performer.tell(PlanRefused, round=number, plan_hash=digest, reason=reason)
+
+    async def _sign(self, plan: Plan, digest: bytes, data: bytes) -> None:
+        offer = await self._durably(self._store.offer, self._name)
+        answered, rounds = await self._durably(self._store.answered, plan)
+        check_plan(
+            plan,
+            hub=self._name,
+            floors=self._settings.floors,
+            roster=self._post.roster,
+            offer=offer,
+            answered=answered,
+            rounds=rounds,
+            now_ms=self._performer.now_ms(),
+        )
+        share_bytes = await asyncio.to_thread(_share_bytes, plan, self._position(plan))
+        signature = self._post.identity.sign(plan_signing_bytes(data))
+        stored = await self._durably(
+            self._store.sign, digest, data, plan, signature, offer, self._performer.now_ms()
+        )
+        live = LiveRound.of(stored, self._name, self._settings.floors, share_bytes)
+        self._rounds[digest] = live
+        log.info("plan_signed", round=plan.round, devices=len(plan.cohort))
+        await self._performer.feed(live, Reminded())
+        self._on_offer(await self._durably(self._store.offer, self._name))
+        self._forget_old()
+
+    # --- what devices send ----------------------------------------------------------------------
+
+    async def take_part(self, part: ReportPart) -> None:
+        """Take a part of a device's report; answer a whole, stored one with a receipt.
+
+        Raises:
+            UnknownRoundError, UninvitedReportError, LateReportError, SecondReportError, ReportPartError:
+                it does not belong here and now.
+            MalformedMessageError, BadSignatureError, UnsealError, ShareLengthError, UpdateError: the report
+                is not one of this device for this plan.
+        """
+        async with self._performer.lock:
+            live = next((one for one in self._rounds.values() if one.plan.round == part.round), None)
+            if live is None:
+                raise UnknownRoundError(f"this hub signed no plan of round {part.round}: the report is late")
+            machine, device = live.machine, part.sender
+            if device not in machine.terms.cohort:
+                raise UninvitedReportError(f"{device!r} is not in the cohort of round {part.round}")
+            if machine.state is not State.SIGNED and device not in machine.reports:
+                raise LateReportError(f"the report of {device!r} came after round {part.round} had closed")
+            data = live.assembler.add(device, part.index, part.count, part.data)
+            if data is not None:
+                await self._take_report(live, device, data)
+                return
+            credit = live.assembler.credit(device)
+            if credit and credit % CREDIT_EVERY == 0:
+                self._performer.receipt(live, device, b"", credit)
+
+    async def _take_report(self, live: LiveRound, device: str, data: bytes) -> None:
+        known = live.machine.reports.get(device)
+        if known is None:
+            known = await self._store_report(live, device, data)
+        elif name_report(data, device, live.receiver)[1] != known:
+            raise SecondReportError(f"{device!r} has reported already: the first report stands")
+        self._performer.receipt(live, device, known)
+        if live.machine.state is State.SIGNED:
+            await self._performer.feed(live, ReportStored(device, known, self._performer.now_ms()))
+
+    async def _store_report(self, live: LiveRound, device: str, data: bytes) -> bytes:
+        key = self._post.roster.party(device).key
+        opened = await asyncio.to_thread(open_report, data, device, key, live.receiver, live.share_bytes)
+        await asyncio.to_thread(_check_share, live.plan, live.receiver.position, opened.share)
+        await self._durably(
+            self._store.put_report,
+            live.plan_hash,
+            device,
+            opened.report_id,
+            opened.ciphertext,
+            self._performer.now_ms(),
+        )
+        return opened.report_id
+
+    # --- small help -----------------------------------------------------------------------------
+
+    def _position(self, plan: Plan) -> int:
+        return [offer.hub for offer in plan.hubs].index(self._name)
+
+    def _forget_old(self) -> None:
+        idle = [key for key, live in self._rounds.items() if live.machine.idle]
+        for key in idle[:-KEEP_FINISHED]:
+            del self._rounds[key]
+
+
+# numpy is imported when the first round needs it, and then in a thread.
+
+
+def _share_bytes(plan: Plan, position: int) -> int:
+    from shoal_coordinator.hub.sums import share_bytes  # noqa: PLC0415 - see above
+
+    return share_bytes(plan, position)
+
+
+def _check_share(plan: Plan, position: int, share: bytes) -> None:
+    from shoal_coordinator.hub.sums import check_share  # noqa: PLC0415 - see above
+
+    check_share(plan, position, share)

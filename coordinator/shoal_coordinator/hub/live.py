@@ -1,0 +1,47 @@
+"""A round as a running hub holds it: the plan, the machine, and the reports still in parts."""
+
+from dataclasses import dataclass, replace
+
+from shoal_codecs.secagg.hub_floors import HubFloors
+from shoal_codecs.secagg.hub_round import HubRound, terms_of
+from shoal_codecs.secagg.report_opening import Receiver
+from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_bytes
+from shoal_codecs.wire.plan import Plan, decode_plan
+from shoal_coordinator.hub.store import StoredRound
+
+
+@dataclass(slots=True)
+class LiveRound:
+    """One signed plan and everything about it; ``signature`` is this hub's over the plan."""
+
+    plan: Plan
+    plan_hash: bytes
+    signature: bytes
+    share_bytes: int
+    receiver: Receiver
+    machine: HubRound
+    assembler: ReportAssembler
+
+    @classmethod
+    def of(cls, stored: StoredRound, hub: str, floors: HubFloors, share_bytes: int) -> "LiveRound":
+        """Return the round where the log left it; ``share_bytes`` is the length of this hub's shares."""
+        plan = decode_plan(stored.plan)
+        hubs = [offer.hub for offer in plan.hubs]
+        return cls(
+            plan=plan,
+            plan_hash=stored.plan_hash,
+            signature=stored.signature,
+            share_bytes=share_bytes,
+            receiver=Receiver(stored.plan_hash, hub, hubs.index(hub), len(hubs), stored.private),
+            machine=HubRound(terms_of(plan, hub, floors), stored.memory),
+            assembler=_assembler(share_bytes, len(hubs)),
+        )
+
+    def forget_secrets(self) -> None:
+        """Drop the private key and whatever parts of reports are still here."""
+        self.receiver = replace(self.receiver, private=b"")
+        self.assembler = _assembler(self.share_bytes, self.receiver.hubs)
+
+
+def _assembler(share_bytes: int, hubs: int) -> ReportAssembler:
+    return ReportAssembler(largest_report_bytes(share_bytes, hubs))

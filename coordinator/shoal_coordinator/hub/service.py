@@ -1,0 +1,214 @@
+"""The hub process: one link, one log, the rounds between them."""
+
+import asyncio
+import functools
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.lifecycle import run_until_stopped
+from shoal_codecs.logs import configure_logs
+from shoal_codecs.security.identity import Identity, load_identity
+from shoal_codecs.security.post import Post
+from shoal_codecs.security.roster import Roster, load_roster
+from shoal_codecs.transport.errors import TransportError
+from shoal_codecs.transport.link import Link
+from shoal_codecs.transport.messages import Delivery, Publication
+from shoal_codecs.wire.messages import AnyMessage, HubStatus, PlanProposal, Receipt, ReportPart
+from shoal_codecs.wire.messages import RoundAborted as Abort
+from shoal_codecs.wire.messages import RoundCommitted as Commit
+from shoal_codecs.wire.plan import HubOffer
+from shoal_codecs.wire.topics import Topics
+from shoal_coordinator.hub.config import HubSettings
+from shoal_coordinator.hub.errors import HubRoleError, HubStoreError, UnexpectedMessageError
+from shoal_coordinator.hub.keeper import RoundKeeper
+from shoal_coordinator.hub.performer import RoundPerformer
+from shoal_coordinator.hub.store import HubStore
+
+log = structlog.get_logger()
+T = TypeVar("T")
+TICK_S = 0.1
+RECEIPTS_IN_FLIGHT = 8
+# Repetitions wait while this many messages have not left.
+CROWDED = 256
+
+
+class HubService:
+    """One hub; ``run`` keeps it going until cancelled.
+
+    ``refused`` counts, by error name, what was not believed or had no place.
+
+    Raises:
+        HubRoleError: the roster does not know this name and key as a hub.
+    """
+
+    def __init__(
+        self,
+        settings: HubSettings,
+        identity: Identity,
+        roster: Roster,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        _check_role(identity, roster)
+        self.refused: Counter[str] = Counter()
+        self.topics = Topics(settings.fleet, settings.prefix)
+        self._settings = settings
+        self._name = identity.name
+        self._roster = roster
+        self._identity = identity
+        self._clock = clock
+        self._post = Post(self.topics, identity, roster, clock)
+        self._session = os.urandom(8)
+        self._status_topic = self.topics.hub(self._name, "status")
+        self.link = Link(_with_user(settings), self._name, will=self._status(online=False))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hub-log")
+        # What must stay in order, and what need not.
+        self._words: asyncio.Queue[Publication] = asyncio.Queue()
+        self._receipts: asyncio.Queue[Publication] = asyncio.Queue()
+        self._offer: HubOffer | None = None
+        self._reminded = False
+
+    async def run(self) -> None:
+        """Take part in rounds until cancelled; say farewell then.
+
+        Raises:
+            HubStoreError: the log cannot be used; the hub says nothing it could not remember.
+        """
+        try:
+            store = await self._durably(
+                HubStore, self._settings.data_folder, self._identity.derive(b"hub keys")
+            )
+            try:
+                await self._serve(store)
+            finally:
+                await self._durably(store.close)
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _serve(self, store: HubStore) -> None:
+        performer = RoundPerformer(self._post, store, self._durably, self._say, self._clock)
+        keeper = RoundKeeper(self._settings, self._post, store, self._durably, performer, self._offered)
+        self._offer = await keeper.restore()
+        await self._subscribe(keeper, performer)
+        self.link.on_connected(functools.partial(self._connected, keeper))
+        tasks = [
+            asyncio.ensure_future(performer.fault),
+            asyncio.create_task(self.link.run()),
+            asyncio.create_task(self._tick(keeper)),
+            asyncio.create_task(self._send(self._words)),
+            *(asyncio.create_task(self._send(self._receipts)) for _ in range(RECEIPTS_IN_FLIGHT)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await self.link.close(self._status(online=False))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- coming in ------------------------------------------------------------------------------
+
+    async def _subscribe(self, keeper: RoundKeeper, performer: RoundPerformer) -> None:
+        handler = functools.partial(self._on_delivery, keeper, performer)
+        await self.link.subscribe(self.topics.hub(self._name, "control"), handler)
+        await self.link.subscribe(f"{self.topics.hub(self._name, 'reports')}/+/+", handler)
+        for hub in self._roster.names("hub"):
+            if hub != self._name:
+                await self.link.subscribe(self.topics.hub(hub, "events"), handler)
+
+    async def _on_delivery(self, keeper: RoundKeeper, performer: RoundPerformer, delivery: Delivery) -> None:
+        try:
+            address, message = self._post.open(delivery.topic, delivery.payload, retained=delivery.retain)
+            match address.part, message:
+                case "reports", ReportPart():
+                    await keeper.take_part(message)
+                case "events", _:
+                    await keeper.hear(message)
+                case "control", PlanProposal() | Commit() | Abort():
+                    await keeper.hear(message)
+                case _:
+                    raise UnexpectedMessageError(f"{type(message).__name__} has no place on {address.part!r}")
+        except HubStoreError as error:
+            performer.fail(error)
+        except ShoalError as error:
+            name = type(error).__name__
+            self.refused[name] += 1
+            log.warning("message_refused", topic=delivery.topic, error=name, remedy=str(error))
+
+    async def _connected(self, keeper: RoundKeeper, session_present: bool) -> None:  # noqa: FBT001
+        self._words.put_nowait(self._status(online=True))
+        if not session_present or not self._reminded:
+            self._reminded = True
+            await keeper.remind()
+
+    async def _tick(self, keeper: RoundKeeper) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            # Without a connection nothing can be heard or said, and nothing is decided.
+            if keeper.waiting and self.link.is_connected and self._words.qsize() < CROWDED:
+                await keeper.tick()
+
+    # --- going out ------------------------------------------------------------------------------
+
+    def _say(self, topic: str, message: AnyMessage) -> None:
+        lane = self._receipts if isinstance(message, Receipt) else self._words
+        lane.put_nowait(Publication(topic, self._post.encode(topic, message)))
+
+    def _offered(self, offer: HubOffer) -> None:
+        self._offer = offer
+        self._words.put_nowait(self._status(online=True))
+
+    def _status(self, *, online: bool) -> Publication:
+        status = self._post.compose(
+            HubStatus, online=online, session=self._session, offer=self._offer if online else None
+        )
+        return Publication(self._status_topic, self._post.encode(self._status_topic, status), retain=True)
+
+    async def _send(self, lane: asyncio.Queue[Publication]) -> None:
+        while True:
+            one = await lane.get()
+            try:
+                await self.link.publish(one.topic, one.payload, qos=one.qos, retain=one.retain)
+            except TransportError as error:
+                log.warning("not_sent", topic=one.topic, error=type(error).__name__, remedy=str(error))
+
+    async def _durably(self, call: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+
+async def run_hub(settings: HubSettings) -> None:
+    """Run the hub of ``settings`` until a stop signal, or the end of stdin where that is asked for.
+
+    Raises:
+        ShoalError: key, roster, log or broker address cannot be used; the text says what to do.
+    """
+    configure_logs(settings.log_level)
+    folder = settings.party_folder
+    identity = load_identity(settings.name, folder / "identity.key")
+    roster = load_roster(folder / "roster.bin", folder / "authority.pub", settings.fleet)
+    service = HubService(settings, identity, roster)
+    with structlog.contextvars.bound_contextvars(hub=settings.name):
+        reason = await run_until_stopped(service.run(), stop_on_stdin_eof=settings.stop_on_stdin_eof)
+        log.info("hub_stopped", reason=reason)
+
+
+def _with_user(settings: HubSettings) -> Any:
+    link = settings.link
+    return link if link.username else msgspec.structs.replace(link, username=settings.name)
+
+
+def _check_role(identity: Identity, roster: Roster) -> None:
+    if roster.role(identity.name) != "hub" or roster.party(identity.name).key != identity.public:
+        raise HubRoleError(
+            f"{identity.name!r} with this key is no hub on the roster: enrol it, or use its own folder"
+        )

@@ -1,0 +1,46 @@
+"""A hub's numbers: how long shares are, whether one can be added, and the sum. Imports numpy."""
+
+from collections.abc import Iterable
+
+from shoal_codecs.secagg.additive import SeedSum, ShareSum
+from shoal_codecs.secagg.prg import SEED_BYTES
+from shoal_codecs.updates.bitpack import packed_size
+from shoal_codecs.updates.ring import pack_ring, unpack_ring
+from shoal_codecs.wire.plan import Plan
+from shoal_coordinator.planning import ring_spec
+
+
+def share_bytes(plan: Plan, position: int) -> int:
+    """Return the length of a share in clear for the hub at ``position`` (from 0) of ``plan``.
+
+    Raises:
+        RingSpecError: the plan's numbers make no ring.
+    """
+    spec = ring_spec(plan)
+    return SEED_BYTES if position else packed_size(spec.words, spec.ring_bits)
+
+
+def check_share(plan: Plan, position: int, share: bytes) -> None:
+    """Refuse a share of the right length that cannot be added.
+
+    Raises:
+        UpdateError: bits set that no encoder sets.
+    """
+    if position == 0:
+        spec = ring_spec(plan)
+        unpack_ring(share, spec.words, spec.ring_bits)
+
+
+def add_shares(plan: Plan, plan_hash: bytes, position: int, shares: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return the packed sum of ``shares`` (device, share in clear) at the hub at ``position``."""
+    spec = ring_spec(plan)
+    total: ShareSum | SeedSum
+    if position == 0:
+        total = ShareSum(spec.words, spec.ring_bits)
+        for _, share in shares:
+            total.add(unpack_ring(share, spec.words, spec.ring_bits))
+    else:
+        total = SeedSum(spec.words, spec.ring_bits, plan_hash, position + 1)
+        for device, seed in shares:
+            total.add(device, seed)
+    return pack_ring(total.words, spec.ring_bits)

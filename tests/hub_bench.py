@@ -1,0 +1,282 @@
+"""A small fleet for hub tests: real keys, roster, posts, links and reports; numbers drawn at random."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from brokers import running
+from shoal_codecs.secagg.additive import combine, split
+from shoal_codecs.secagg.agreement import sum_context
+from shoal_codecs.secagg.hub_floors import HubFloors
+from shoal_codecs.security.identity import Identity, create_identity
+from shoal_codecs.security.post import Post
+from shoal_codecs.security.roster import Party, RosterBody, load_roster, sign_roster
+from shoal_codecs.security.sealing import seal, unseal
+from shoal_codecs.transport.link import Link
+from shoal_codecs.transport.messages import Delivery
+from shoal_codecs.transport.settings import LinkSettings
+from shoal_codecs.updates.keystream import Words
+from shoal_codecs.updates.ring import pack_ring, unpack_ring
+from shoal_codecs.wire.messages import AnyMessage, HubStatus, HubSumPart, Message, PlanProposal, ReportPart
+from shoal_codecs.wire.plan import (
+    CodecPlan,
+    HubOffer,
+    Plan,
+    TrainingPlan,
+    encode_plan,
+    plan_hash,
+    plan_signing_bytes,
+)
+from shoal_codecs.wire.report import (
+    Report,
+    encode_report,
+    report_id,
+    report_signing_bytes,
+    share_context,
+)
+from shoal_codecs.wire.topics import Topics
+from shoal_coordinator.hub.config import HubSettings
+from shoal_coordinator.hub.service import HubService
+from shoal_coordinator.planning import ring_spec
+
+M = TypeVar("M", bound=Message)
+FLEET = "test"
+HUBS = ("hub-1", "hub-2")
+DEVICES = ("device-01", "device-02", "device-03", "device-04")
+BITS = 12
+
+
+class Fleet:
+    """Everybody's keys and folders under ``root``, and what a coordinator and devices would make."""
+
+    def __init__(self, root: Path, url: str) -> None:
+        self.root, self.url = root, url
+        self.topics = Topics(FLEET)
+        authority = Identity("authority", os.urandom(32))
+        self.people = {
+            name: create_identity(name, root / name / "identity.key")
+            for name in ("coordinator", "operator", *HUBS, *DEVICES)
+        }
+        parties = tuple(Party(name, self._role(name), one.public) for name, one in self.people.items())
+        for name in self.people:
+            (root / name / "authority.pub").write_bytes(authority.public)
+            (root / name / "roster.bin").write_bytes(sign_roster(RosterBody(FLEET, 1, parties), authority))
+        self.roster = load_roster(root / "hub-1" / "roster.bin", root / "hub-1" / "authority.pub", FLEET)
+
+    @staticmethod
+    def _role(name: str) -> Any:
+        return name.partition("-")[0]
+
+    def post(self, name: str) -> Post:
+        return Post(self.topics, self.people[name], self.roster)
+
+    def settings(self, hub: str, **floors: Any) -> HubSettings:
+        return HubSettings(
+            name=hub,
+            fleet=FLEET,
+            folder=str(self.root / hub),
+            link=LinkSettings(url=self.url, backoff_min_s=0.05, backoff_max_s=0.5),
+            floors=HubFloors(**floors),
+        )
+
+    def hub(self, name: str, **floors: Any) -> HubService:
+        return HubService(self.settings(name, **floors), self.people[name], self.roster)
+
+    def plan(self, offers: dict[str, HubOffer], number: int = 1, **changes: Any) -> Plan:
+        now_ms = int(time.time() * 1000)
+        fields: dict[str, Any] = {
+            "mode": "hubs",
+            "fleet": FLEET,
+            "round": number,
+            "task": bytes(32),
+            "base": hashlib.sha256(b"base").digest(),
+            "roster": self.roster.digest,
+            "cohort": DEVICES,
+            "hubs": tuple(offers[hub] for hub in HUBS),
+            "codec": CodecPlan("randk", 200, 50, 4.0, 12, BITS, 150),
+            "training": TrainingPlan(1, 0.1, 8),
+            "n_min": 4,
+            "n_max": 4,
+            "quorum": 4,
+            "patience_ms": 200,
+            "opens_ms": now_ms - 1000,
+            "closes_ms": now_ms + 30_000,
+        }
+        return Plan(**(fields | changes))
+
+
+class Update:
+    """One device's update, shared, sealed and signed for every hub of a plan."""
+
+    def __init__(self, fleet: Fleet, plan: Plan, device: str, seed: int = 1) -> None:
+        spec = ring_spec(plan)
+        rng = np.random.default_rng([seed, DEVICES.index(device)])
+        self.device, self.plan = device, plan
+        self.words: Words = rng.integers(0, 1 << BITS, spec.words).astype(np.uint16)
+        digest = plan_hash(encode_plan(plan))
+        seeds = [os.urandom(32)]
+        first = pack_ring(split(self.words, BITS, 2, seeds, digest, device), BITS)
+        sealed = [
+            seal(offer.key, share, share_context(digest, device, offer.hub))
+            for offer, share in zip(plan.hubs, (first, seeds[0]), strict=True)
+        ]
+        self._bind(fleet, digest, sealed)
+
+    def _bind(self, fleet: Fleet, digest: bytes, sealed: list[bytes]) -> None:
+        hashes = tuple(hashlib.sha256(one).digest() for one in sealed)
+        self.id = report_id(digest, self.device, hashes)
+        signature = fleet.people[self.device].sign(report_signing_bytes(digest, self.device, hashes))
+        self.reports = {
+            offer.hub: Report(one, (*hashes[:n], *hashes[n + 1 :]), signature)
+            for n, (offer, one) in enumerate(zip(self.plan.hubs, sealed, strict=True))
+        }
+
+    def with_shares(self, fleet: Fleet, *shares: bytes) -> Update:
+        """Carry other shares, properly sealed and signed."""
+        digest = plan_hash(encode_plan(self.plan))
+        sealed = [
+            seal(offer.key, share, share_context(digest, self.device, offer.hub))
+            for offer, share in zip(self.plan.hubs, shares, strict=True)
+        ]
+        self._bind(fleet, digest, sealed)
+        return self
+
+
+class Voice:
+    """A link and a post that remember what they heard and believed."""
+
+    def __init__(self, fleet: Fleet, link: Link, name: str) -> None:
+        self.fleet, self.link, self.name = fleet, link, name
+        self.post = fleet.post(name)
+        self.heard: list[AnyMessage] = []
+        self._news = asyncio.Event()
+
+    async def listen(self, delivery: Delivery) -> None:
+        _, message = self.post.open(delivery.topic, delivery.payload, retained=delivery.retain)
+        self.heard.append(message)
+        self._news.set()
+
+    def all(self, kind: type[M], sender: str = "", number: int = 0) -> list[M]:
+        return [
+            one
+            for one in self.heard
+            if isinstance(one, kind)
+            and sender in {"", one.sender}
+            and number in {0, getattr(one, "round", 0)}
+        ]
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 15) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def first(self, kind: type[M], sender: str = "", number: int = 0) -> M:
+        await self.until(lambda: self.all(kind, sender, number))
+        return self.all(kind, sender, number)[0]
+
+    async def say(self, topic: str, kind: type[Message], **fields: Any) -> None:
+        message: Any = self.post.compose(kind, **fields)
+        await self.link.publish(topic, self.post.encode(topic, message))
+
+    async def tell_hubs(self, kind: type[Message], *hubs: str, **fields: Any) -> None:
+        for hub in hubs or HUBS:
+            await self.say(self.fleet.topics.hub(hub, "control"), kind, **fields)
+
+    async def propose(self, plan: Plan, *hubs: str) -> bytes:
+        """Propose ``plan``, signed as the coordinator signs; return its hash."""
+        data = encode_plan(plan)
+        signature = self.fleet.people["coordinator"].sign(plan_signing_bytes(data))
+        await self.tell_hubs(PlanProposal, *hubs, plan=data, signature=signature)
+        return plan_hash(data)
+
+    async def offers(self, unlike: dict[str, HubOffer] | None = None) -> dict[str, HubOffer]:
+        """Return what every hub offers, once each offers something else than in ``unlike``."""
+
+        def newest() -> dict[str, HubOffer]:
+            return {one.sender: one.offer for one in self.all(HubStatus) if one.offer is not None}
+
+        await self.until(
+            lambda: all(hub in newest() and newest()[hub] != (unlike or {}).get(hub) for hub in HUBS)
+        )
+        return newest()
+
+    async def report(self, update: Update, *hubs: str, part_bytes: int = 65536, **changes: Any) -> None:
+        """Send an update's reports, in parts."""
+        for hub in hubs or HUBS:
+            data = encode_report(changes.get("report") or update.reports[hub])
+            pieces = [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]
+            topic = self.fleet.topics.report(hub, update.device)
+            for index, piece in enumerate(pieces):
+                part = ReportPart(
+                    protocol=1,
+                    sender=changes.get("sender", update.device),
+                    message_id=os.urandom(8),
+                    sent_ms=0,
+                    round=changes.get("round", update.plan.round),
+                    index=index,
+                    count=len(pieces),
+                    data=piece,
+                )
+                await self.link.publish(topic, self.post.encode(topic, part))
+
+    def opened_sum(self, plan: Plan) -> Words:
+        """Return the sum of the updates from both hubs' sums, opened as the coordinator opens them."""
+        digest, count = plan_hash(encode_plan(plan)), ring_spec(plan).words
+        private = self.fleet.people["coordinator"].sealing_private()
+        sums = []
+        for hub in HUBS:
+            part = self.all(HubSumPart, hub, plan.round)[0]
+            assert (part.index, part.count, part.plan_hash) == (0, 1, digest)
+            clear = unseal(private, part.data, sum_context(digest, part.set_digest, hub))
+            sums.append(unpack_ring(clear, count, BITS))
+        return combine(sums, BITS)
+
+
+@contextlib.asynccontextmanager
+async def party(fleet: Fleet, name: str, *filters: str, post_as: str = "") -> AsyncIterator[Voice]:
+    """A connected party called ``name`` that hears ``filters`` (below the prefix)."""
+    made: list[Voice] = []
+
+    async def prepare(link: Link) -> None:
+        made.append(Voice(fleet, link, post_as or name))
+        for one in filters:
+            await link.subscribe(f"{fleet.topics.prefix}/{one}", made[0].listen)
+
+    async with running(fleet.url, name, prepare=prepare):
+        yield made[0]
+
+
+@contextlib.asynccontextmanager
+async def coordinator(fleet: Fleet) -> AsyncIterator[Voice]:
+    async with party(fleet, "coordinator", "hubs/+/status", "hubs/+/events") as one:
+        yield one
+
+
+@contextlib.asynccontextmanager
+async def serving(*hubs: HubService) -> AsyncIterator[None]:
+    """Hubs that run."""
+    tasks = [asyncio.create_task(hub.run()) for hub in hubs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+
+def total(updates: list[Update]) -> Words:
+    """Return the sum modulo 2**12 of the updates' words."""
+    added = np.sum([one.words.astype(np.uint32) for one in updates], axis=0) % (1 << BITS)
+    return np.asarray(added, dtype=np.uint16)

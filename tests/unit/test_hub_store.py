@@ -1,0 +1,188 @@
+"""A hub's log on a real file, and what happens when it fails."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from hub_bench import DEVICES, HUBS, Fleet
+from shoal_codecs.secagg.hub_floors import HubFloors
+from shoal_codecs.secagg.hub_messages import Aborted, Reminded, RoundMemory, State
+from shoal_codecs.security.sealing import public_sealing_key
+from shoal_codecs.wire.messages import AnyMessage
+from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan
+from shoal_coordinator.hub.errors import HubFolderBusyError, HubStoreError, MissingCiphertextError
+from shoal_coordinator.hub.live import LiveRound
+from shoal_coordinator.hub.performer import RoundPerformer
+from shoal_coordinator.hub.store import FILE_NAME, HubStore
+
+T = TypeVar("T")
+SECRET = bytes(range(32))
+M = b"m" * 32
+CIPHERTEXT = os.urandom(64)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path / "fleet", "mqtt://127.0.0.1:1")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[HubStore]:
+    one = HubStore(tmp_path / "data", SECRET)
+    yield one
+    one.close()
+
+
+def plan_with(fleet: Fleet, offer: HubOffer, number: int = 1, **changes: Any) -> Plan:
+    return fleet.plan({"hub-1": offer, "hub-2": HubOffer("hub-2", bytes(32), bytes(32))}, number, **changes)
+
+
+def signed(store: HubStore, fleet: Fleet, number: int = 1) -> Plan:
+    offer = store.offer("hub-1")
+    plan = plan_with(fleet, offer, number, base=bytes([number]) * 32)
+    stored = store.sign(M[:31] + bytes([number]), encode_plan(plan), plan, b"s" * 64, offer, 5)
+    assert public_sealing_key(stored.private) == offer.key
+    return plan
+
+
+def test_everything_comes_back_in_the_order_it_was_logged(
+    store: HubStore, fleet: Fleet, tmp_path: Path
+) -> None:
+    plan, m = signed(store, fleet), M[:31] + b"\x01"
+    for device in ("device-02", "device-01"):
+        store.put_report(m, device, device.encode(), CIPHERTEXT, 7)
+    held = (("device-02", b"device-02", 7), ("device-01", b"device-01", 7))
+    steps: list[tuple[Callable[[], None], dict[str, Any]]] = [
+        (lambda: store.log_closed(m, {}, 8), {"closed": True}),
+        (lambda: store.log_agreement(m, b"d" * 32, DEVICES, 9), {"agreement": (b"d" * 32, DEVICES)}),
+        (lambda: store.log_sum(m, b"sum", 9), {"sealed": b"sum"}),
+        (lambda: store.log_ending(m, State.SPENT, "", 9), {"ending": State.SPENT}),
+        (lambda: store.log_ending(m, State.COMMITTED, "", 9), {"ending": State.COMMITTED}),
+    ]
+    known: dict[str, Any] = {"reports": held}
+    for log, adds in steps:
+        log()
+        known |= adds
+        store.close()
+        store.__init__(tmp_path / "data", SECRET)  # type: ignore[misc]
+        (stored,) = store.rounds()
+        assert stored.memory == RoundMemory(**known)
+        assert stored.plan == encode_plan(plan)
+
+
+def test_an_offer_stays_until_a_plan_takes_it(store: HubStore, fleet: Fleet) -> None:
+    offer = store.offer("hub-1")
+    assert store.offer("hub-1") == offer
+    signed(store, fleet)
+    fresh = store.offer("hub-1")
+    assert fresh.key != offer.key
+    assert fresh.nonce != offer.nonce
+
+
+def test_a_base_is_answered_until_its_round_is_abandoned(store: HubStore, fleet: Fleet) -> None:
+    plan = signed(store, fleet)
+    assert store.answered(plan) == ({(plan.task, plan.base)}, {1})
+    store.log_ending(M[:31] + b"\x01", State.ABANDONED, "too few", 9)
+    assert store.answered(plan) == (set(), {1})
+
+
+def test_the_log_takes_no_second_answer(store: HubStore, fleet: Fleet) -> None:
+    signed(store, fleet)
+    m = M[:31] + b"\x01"
+    store.log_agreement(m, b"d" * 32, DEVICES, 9)
+    with pytest.raises(HubStoreError):
+        store.log_agreement(m, b"e" * 32, DEVICES[:3], 9)
+    assert store.rounds()[0].memory.agreement == (b"d" * 32, DEVICES)
+
+
+def test_destroyed_means_gone_from_the_files(store: HubStore, fleet: Fleet, tmp_path: Path) -> None:
+    signed(store, fleet)
+    m = M[:31] + b"\x01"
+    store.put_report(m, "device-01", b"id", CIPHERTEXT, 7)
+    assert store.ciphertexts(m, ("device-01",)) == [("device-01", CIPHERTEXT)]
+    store.destroy(m)
+    assert not any(CIPHERTEXT in file.read_bytes() for file in (tmp_path / "data").iterdir())
+    assert store.rounds()[0].private == b""
+    with pytest.raises(MissingCiphertextError):
+        store.ciphertexts(m, ("device-01",))
+    store.destroy(m)
+
+
+def test_private_keys_lie_encrypted_in_a_file_for_the_owner_only(
+    store: HubStore, fleet: Fleet, tmp_path: Path
+) -> None:
+    signed(store, fleet)
+    private = store.rounds()[0].private
+    assert private
+    assert not any(private in file.read_bytes() for file in (tmp_path / "data").iterdir())
+    assert (tmp_path / "data" / FILE_NAME).stat().st_mode & 0o077 == 0
+    store.close()
+    other = HubStore(tmp_path / "data", bytes(32))
+    with pytest.raises(HubStoreError, match="put its identity"):
+        other.rounds()
+    other.close()
+
+
+def test_finished_rounds_are_not_all_read_back(store: HubStore, fleet: Fleet) -> None:
+    for number in range(1, 22):
+        signed(store, fleet, number)
+        if number != 2:
+            store.log_ending(M[:31] + bytes([number]), State.COMMITTED, "", 9)
+    numbers = [stored.plan_hash[-1] for stored in store.rounds()]
+    assert numbers == [2, *range(6, 22)]
+
+
+def test_one_process_holds_the_log(store: HubStore, tmp_path: Path) -> None:
+    with pytest.raises(HubFolderBusyError):
+        HubStore(tmp_path / "data", SECRET)
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 99, None])
+def test_files_that_are_no_log_of_this_version_are_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / FILE_NAME
+    if content:
+        path.write_bytes(content)
+    else:
+        database = sqlite3.connect(path)
+        database.execute("PRAGMA user_version = 99")
+        database.close()
+    with pytest.raises(HubStoreError, match=r"restore|update the hub"):
+        HubStore(tmp_path, SECRET)
+
+
+async def test_a_hub_whose_log_fails_says_nothing_and_stops(store: HubStore, fleet: Fleet) -> None:
+    said: list[AnyMessage] = []
+
+    async def durably(call: Callable[..., T], *args: Any) -> T:
+        return call(*args)
+
+    def say(topic: str, message: AnyMessage) -> None:
+        said.append(message)
+
+    signed(store, fleet)
+    live = LiveRound.of(store.rounds()[0], HUBS[0], HubFloors(), 80)
+    performer = RoundPerformer(fleet.post("hub-1"), store, durably, say)
+    await performer.feed(live, Reminded())
+    assert len(said) == 1
+    store.close()
+    with pytest.raises(HubStoreError):
+        await performer.feed(live, Aborted("too slow"))
+    assert len(said) == 1
+    with pytest.raises(HubStoreError):
+        await performer.fault
+
+
+def test_a_hub_between_rounds_has_no_numpy_loaded() -> None:
+    program = (
+        "import sys, shoal_coordinator.hub.service; print({'numpy', 'cryptography'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
