@@ -1,0 +1,360 @@
+"""Releases on a device: orders in, the updater's actions performed, every step reported.
+
+One thing at a time, from one inbox. What takes long (fetching, writing, testing) runs aside and comes back
+as an event, so that an operator can always stop it.
+"""
+
+import asyncio
+import platform
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+import structlog
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.ota.health import judge
+from shoal_codecs.ota.manifest import ArtefactKind, Manifest, open_manifest
+from shoal_codecs.security.errors import BadRosterError
+from shoal_codecs.security.post import Post
+from shoal_codecs.security.roster import Roster
+from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.errors import WireError
+from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.messages import AnyMessage, InstallReport, ReleaseOrder, ReleaseWithdrawn
+from shoal_codecs.wire.packing import pack, unpack
+from shoal_edge.errors import fault_name
+from shoal_edge.files import write_durably
+from shoal_edge.health_check import read_counts
+from shoal_edge.installer import Installed, Installer
+from shoal_edge.release_check import check_order
+from shoal_edge.release_errors import DamagedSlotError, NoReleaseError
+from shoal_edge.updater import (
+    WORKING,
+    Action,
+    Broken,
+    Event,
+    Fetched,
+    Judged,
+    Ordered,
+    Rejected,
+    Restored,
+    Updater,
+    UpdaterRecord,
+    Withdrawn,
+    Written,
+)
+from shoal_edge.worker_client import WorkerClient
+
+KINDS: tuple[ArtefactKind, ...] = ("int8", "float32")
+INBOX = 64
+REASON_CHARACTERS = 300
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+def slots_of(folder: Path, roster: Roster, fleet: str, kinds: tuple[ArtefactKind, ...] = KINDS) -> Installer:
+    """Return the slots under ``folder``, believing the roster's publisher only."""
+    try:
+        publisher = roster.sole("publisher").key
+    except BadRosterError:
+        publisher = b""
+    return Installer(folder, lambda data, sign: open_manifest(data, sign, publisher, fleet, None), kinds)
+
+
+def deployed(folder: Path, roster: Roster, fleet: str) -> Installed:
+    """Return the verified release that runs on the device whose releases are in ``folder``.
+
+    Raises:
+        NoReleaseError: none is installed.
+        DamagedSlotError: what is installed was changed on disk.
+    """
+    found = slots_of(folder, roster, fleet).active()
+    if found is None:
+        raise NoReleaseError("no release is installed yet: 'shoal release create' makes one")
+    return found
+
+
+class ReleaseAgent:
+    """One device's releases; ``clock`` gives seconds since the epoch.
+
+    ``say`` sends a message on the events topic; ``fetch_blob`` returns the path of a verified blob and
+    ``drop_blob`` forgets it by name; ``data_path`` holds the device's examples; ``on_change`` is called
+    when what ``readings`` returns has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        device: str,
+        roster: Roster,
+        post: Post,
+        say: Callable[[AnyMessage], None],
+        fetch_blob: Callable[[BlobRef], Awaitable[Path]],
+        drop_blob: Callable[[str], object],
+        worker: WorkerClient,
+        data_path: Path,
+        on_change: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.time,
+        hardware: str = "",
+        installer: Installer | None = None,
+    ) -> None:
+        self._folder = folder
+        self._log = log.bind(device=device)
+        self._roster = roster
+        self._post = post
+        self._say = say
+        self._fetch_blob = fetch_blob
+        self._drop_blob = drop_blob
+        self._worker = worker
+        self._data_path = data_path
+        self._on_change = on_change
+        self._clock = clock
+        self._hardware = hardware or platform.machine()
+        self._slots = installer or slots_of(folder, roster, post.topics.fleet)
+        self._machine = Updater()
+        self._active: Installed | None = None
+        self._inbox: asyncio.Queue[ReleaseOrder | ReleaseWithdrawn | Event] = asyncio.Queue(INBOX)
+        self._work: asyncio.Task[None] | None = None
+
+    @property
+    def active(self) -> Installed | None:
+        """What runs, None before the first release."""
+        return self._active
+
+    @property
+    def record(self) -> UpdaterRecord:
+        """Where the last installation stands."""
+        return self._machine.record
+
+    def readings(self) -> dict[int, Any]:
+        """Return what heartbeats tell about releases."""
+        found: dict[int, Any] = {int(Reading.UPDATER): str(self._machine.state)}
+        if self._active is not None:
+            found[int(Reading.RELEASE)] = self._active.manifest.release
+            found[int(Reading.RELEASE_VERSION)] = self._active.manifest.version
+        return found
+
+    def handle_order(self, order: ReleaseOrder) -> None:
+        """Take an order in; it is checked and answered by ``run``."""
+        self._enqueue(order)
+
+    def handle_withdrawn(self, message: ReleaseWithdrawn) -> None:
+        """Take in that a release is stopped."""
+        self._enqueue(message)
+
+    async def run(self) -> None:
+        """Go on where the last process stopped, then follow orders until cancelled."""
+        await self.resume()
+        try:
+            while True:
+                await self._take(await self._inbox.get())
+        finally:
+            await self._stop_work()
+
+    async def resume(self) -> None:
+        """Come up on a whole slot, and go on with what was under way."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._active = await asyncio.to_thread(self._slots.recover)
+        self._machine = Updater(await asyncio.to_thread(self._load))
+        await self._apply(Restored())
+        self._on_change()
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _enqueue(self, message: ReleaseOrder | ReleaseWithdrawn) -> None:
+        # What does not fit is ordered again: the coordinator compares what is with what should be.
+        with suppress(asyncio.QueueFull):
+            self._inbox.put_nowait(message)
+
+    async def _take(self, message: ReleaseOrder | ReleaseWithdrawn | Event) -> None:
+        if isinstance(message, ReleaseOrder):
+            await self._apply(self._admitted(message))
+        elif isinstance(message, ReleaseWithdrawn):
+            await self._apply(Withdrawn(message.release, message.reason))
+        else:
+            await self._apply(message)
+
+    def _admitted(self, order: ReleaseOrder) -> Event:
+        """Return the order as the event it is: to be followed, or refused with a reason."""
+        version = -1
+        try:
+            manifest = self._open(order.manifest, order.signature)
+            version = manifest.version
+            check_order(
+                manifest,
+                order.release,
+                active=self._active.manifest if self._active else None,
+                rolled_back=self.record.rolled_back,
+                hardware=self._hardware,
+                kinds=KINDS,
+            )
+        except ShoalError as error:
+            self._log.warning("release_refused", release=order.release, fault=fault_name(error))
+            return Rejected(order.release, version, _words(error))
+        return Ordered(
+            order.release,
+            version,
+            order.manifest,
+            order.signature,
+            self._slots.idle_slot,
+            self._slots.active_slot,
+        )
+
+    def _open(self, manifest: bytes, signature: bytes) -> Manifest:
+        publisher = self._roster.sole("publisher").key
+        return open_manifest(manifest, signature, publisher, self._post.topics.fleet, self._now_ms())
+
+    async def _apply(self, event: Event) -> None:
+        """Let the machine decide and do what it says; a state that cannot be kept is a broken one."""
+        before = self.record
+        actions = self._machine.handle(event)
+        if self.record != before:
+            self._log.info(
+                "release",
+                release=self.record.release,
+                state=str(self._machine.state),
+                reason=self.record.reason,
+            )
+        for action in actions:
+            try:
+                await self._perform(action)
+            except ShoalError as error:
+                self._log.warning("release_step_failed", step=str(action), remedy=str(error))
+                if self._machine.state in WORKING:
+                    await self._apply(Broken(self.record.release, _words(error)))
+                    return
+        if actions:
+            self._on_change()
+
+    async def _perform(self, action: Action) -> None:
+        record = self.record
+        match action:
+            case Action.PERSIST:
+                await asyncio.to_thread(write_durably, self._record_path, pack(record))
+            case Action.REPORT:
+                self._report(record)
+            case Action.FETCH:
+                self._start(self._fetch(record))
+            case Action.WRITE:
+                self._start(self._write(record))
+            case Action.SWITCH_AND_TEST:
+                self._start(self._switch_and_test(record))
+            case Action.GO_BACK:
+                await asyncio.to_thread(self._slots.go_back, record.slot, record.fallback)
+                self._active = await asyncio.to_thread(self._slots.recover)
+            case Action.STOP_WORK:
+                await self._stop_work()
+
+    def _report(self, record: UpdaterRecord) -> None:
+        self._say(
+            self._post.compose(
+                InstallReport,
+                release=record.release,
+                version=record.version,
+                state=str(record.state),
+                reason=record.reason[:REASON_CHARACTERS],
+                candidate=record.candidate,
+                replaced=record.replaced,
+            )
+        )
+
+    # --- what takes long ------------------------------------------------------------------------
+
+    def _start(self, work: Coroutine[Any, Any, Event]) -> None:
+        self._work = asyncio.create_task(self._finish(self.record.release, work))
+
+    async def _finish(self, release: str, work: Coroutine[Any, Any, Event]) -> None:
+        try:
+            event = await work
+        except ShoalError as error:
+            event = Broken(release, _words(error))
+        except Exception as error:  # noqa: BLE001 - a defect must not leave the machine waiting
+            # Whatever it was, the active slot is whole and the coordinator hears of it.
+            self._log.exception("release_defect", release=release)
+            event = Broken(release, f"unexpected {type(error).__name__}: report this as a defect")
+        await self._inbox.put(event)
+
+    async def _stop_work(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancel()
+            await asyncio.wait({work})
+
+    async def _fetch(self, record: UpdaterRecord) -> Event:
+        await self._fetch_blob(self._artefact(record).blob)
+        return Fetched(record.release)
+
+    async def _write(self, record: UpdaterRecord) -> Event:
+        artefact = self._artefact(record)
+        path = await self._fetch_blob(artefact.blob)
+        try:
+            await _in_thread(
+                self._slots.write, record.slot, path, artefact, record.manifest, record.signature
+            )
+        finally:
+            # The slot has its copy; a file that turned out to be wrong is to be fetched again.
+            self._drop_blob(artefact.blob.name)
+        return Written(record.release)
+
+    async def _switch_and_test(self, record: UpdaterRecord) -> Event:
+        self._active = await _in_thread(self._slots.switch, record.slot)
+        self._on_change()
+        try:
+            replaced = (
+                await asyncio.to_thread(self._slots.inspect, record.fallback) if record.fallback else None
+            )
+        except DamagedSlotError:
+            replaced = None
+        gate = self._active.manifest.gate
+        answer = await self._worker.evaluate_artefact(
+            self._active.path, replaced.path if replaced else None, self._data_path, gate.time_limit_s
+        )
+        counts = read_counts(answer)
+        judgement = judge(counts, gate)
+        return Judged(
+            record.release, judgement.verdict, judgement.reason, counts.candidate_score, counts.replaced_score
+        )
+
+    def _artefact(self, record: UpdaterRecord) -> Any:
+        return unpack(record.manifest, Manifest).artefact(KINDS)
+
+    # --- what is kept ---------------------------------------------------------------------------
+
+    @property
+    def _record_path(self) -> Path:
+        return self._folder / "updater.bin"
+
+    def _load(self) -> UpdaterRecord:
+        """Return the record of the last process; a damaged one is set aside, the active slot stays."""
+        path = self._record_path
+        try:
+            return unpack(path.read_bytes(), UpdaterRecord)
+        except FileNotFoundError:
+            return UpdaterRecord()
+        except (msgspec.ValidationError, WireError):
+            path.replace(path.with_suffix(".damaged"))
+            return UpdaterRecord()
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+
+async def _in_thread(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Do ``work`` in a thread; a cancelled caller still waits, for nobody else may touch the slot."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **named))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
+
+
+def _words(error: ShoalError) -> str:
+    return f"{fault_name(error)}: {error}"
