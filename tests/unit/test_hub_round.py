@@ -73,8 +73,8 @@ def stored(device: str, at_ms: int = 1000) -> ReportStored:
     return ReportStored(device, IDS[device], at_ms)
 
 
-def agreement(*devices: str) -> PeerAgreement:
-    return PeerAgreement("hub-2", set_digest(reports(*devices)), devices)
+def agreement(*devices: str, at_ms: int = 5000) -> PeerAgreement:
+    return PeerAgreement("hub-2", set_digest(reports(*devices)), devices, at_ms)
 
 
 def fed(*events: Event, terms: RoundTerms = TERMS) -> HubRound:
@@ -159,14 +159,14 @@ def test_a_silent_peer_is_given_up_after_the_linger() -> None:
 def test_a_bound_hub_does_not_give_up_by_clock_or_by_the_coordinators_word() -> None:
     machine = fed(*AGREED)
     assert LogEnding not in kinds(machine.handle(Tick(CLOSES + 100 * LINGER)))
-    assert machine.handle(Aborted("too slow")) == ()
+    assert machine.handle(Aborted("too slow", 5000)) == ()
     assert machine.handle(PeerAbandoned("hub-2"))[0] == LogEnding(
         State.ABANDONED, "hub-2 has abandoned the round"
     )
 
 
 def test_a_sum_nobody_waits_for_is_released_once_and_spent() -> None:
-    machine = fed(*AGREED, Aborted("too slow"), agreement(*DEVICES))
+    machine = fed(*AGREED, Aborted("too slow", 5000), agreement(*DEVICES))
     actions = machine.handle(SumSealed(b"sum"))
     assert kinds(actions) == [LogSum, PublishSum, LogEnding, DestroyKey]
     assert machine.state is State.SPENT
@@ -175,8 +175,10 @@ def test_a_sum_nobody_waits_for_is_released_once_and_spent() -> None:
 def test_an_abort_that_crossed_the_sum_is_answered_with_the_sum() -> None:
     machine = fed(*SUMMED)
     words = [PublishAgreement, PublishSum]
-    assert kinds(machine.handle(Aborted("too slow"))) == [LogEnding, DestroyKey, *words]
-    assert kinds(machine.handle(Aborted("too slow"))) == words
+    assert kinds(machine.handle(Aborted("too slow", 5000))) == [LogEnding, DestroyKey, *words]
+    assert machine.handle(Aborted("too slow", 5999)) == ()
+    assert kinds(machine.handle(Aborted("too slow", 6000))) == words
+    assert machine.handle(Aborted("too slow", 7999)) == ()
     assert machine.handle(Committed()) == (LogEnding(State.COMMITTED), DestroyKey())
 
 
@@ -188,8 +190,9 @@ def test_an_abandonment_is_said_until_the_coordinator_gave_up_too() -> None:
     )
     idle = [machine.idle]
     said = PublishAbandoned("hub-2 has abandoned the round")
-    assert machine.handle(Aborted("so be it")) == (said, LogSettled())
-    assert machine.handle(Aborted("so be it")) == (said,)
+    assert machine.handle(Aborted("so be it", 5000)) == (said, LogSettled())
+    assert machine.handle(Aborted("so be it", 5999)) == ()
+    assert machine.handle(Aborted("so be it", 6000)) == (said,)
     assert machine.handle(Tick(9000)) == ()
     assert [*idle, machine.idle] == [False, True]
     # Yet a peer that still waits is told.
@@ -212,9 +215,10 @@ def test_the_latest_word_is_repeated_each_second(events: tuple[Event, ...], word
     assert kinds(machine.handle(Tick(4000))) == words
 
 
-def test_a_committed_hub_still_shows_its_agreement_to_a_peer_that_lacks_it() -> None:
-    machine = fed(*SUMMED, Committed())
-    assert kinds(machine.handle(agreement(*DEVICES))) == [PublishAgreement]
+def test_a_spent_hub_still_shows_its_agreement_to_a_peer_that_lacks_it() -> None:
+    machine = fed(*SUMMED, Aborted("too slow", 5000))
+    assert machine.handle(agreement(*DEVICES, at_ms=5999)) == ()
+    assert kinds(machine.handle(agreement(*DEVICES, at_ms=6000))) == [PublishAgreement]
 
 
 @pytest.mark.parametrize(
@@ -250,8 +254,8 @@ def test_agreements_of_all_three_hubs_are_needed() -> None:
     own = reports(*DEVICES)
     machine = fed(*ALL_IN, PeerSet("hub-2", own), PeerSet("hub-3", own), terms=terms)
     digest = set_digest(own)
-    assert machine.handle(PeerAgreement("hub-2", digest, DEVICES)) == ()
-    assert kinds(machine.handle(PeerAgreement("hub-3", digest, DEVICES))) == [ComputeSum]
+    assert machine.handle(PeerAgreement("hub-2", digest, DEVICES, 5000)) == ()
+    assert kinds(machine.handle(PeerAgreement("hub-3", digest, DEVICES, 5000))) == [ComputeSum]
 
 
 def test_set_digest_is_bound_to_names_and_ids() -> None:
@@ -275,7 +279,7 @@ POOL: tuple[Event, ...] = (
     PeerAbandoned("hub-2"),
     SumSealed(b"sum"),
     Committed(),
-    Aborted("reason"),
+    Aborted("reason", 5000),
     Reminded(),
 )
 
@@ -305,7 +309,7 @@ def test_every_move_of_the_table_is_made_and_no_other() -> None:
     three = dataclasses.replace(TERMS, peers=frozenset({"hub-2", "hub-3"}))
     digest = set_digest(reports(*DEVICES))
     words = [PeerSet(hub, reports(*DEVICES)) for hub in ("hub-2", "hub-3")]
-    bonds = [PeerAgreement(hub, digest, DEVICES) for hub in ("hub-2", "hub-3")]
+    bonds = [PeerAgreement(hub, digest, DEVICES, 5000) for hub in ("hub-2", "hub-3")]
     made = walk(HubRound(TERMS), POOL) | walk(fed(*ALL_IN, terms=three), (*words, *bonds))
     listed = {
         (state, kind, to)
@@ -394,14 +398,14 @@ some_events: st.SearchStrategy[Event | None] = st.one_of(
     st.builds(Tick, times),
     st.builds(PeerSet, st.sampled_from(["hub-2", "hub-3"]), peer_sets),
     st.builds(
-        lambda hub, held: PeerAgreement(hub, set_digest(held), tuple(sorted(held))),
+        lambda hub, held: PeerAgreement(hub, set_digest(held), tuple(sorted(held)), 5000),
         st.sampled_from(["hub-2", "hub-3"]),
         peer_sets,
     ),
     st.builds(PeerAbandoned, st.just("hub-2")),
     st.builds(SumSealed, st.just(b"sum")),
     st.just(Committed()),
-    st.just(Aborted("reason")),
+    st.just(Aborted("reason", 5000)),
     st.just(Reminded()),
 )
 
@@ -436,6 +440,7 @@ class Fleet:
         self.logs = {hub: Log(terms) for hub, terms in self.terms.items()}
         self.network: list[tuple[str, Event]] = []
         self.now = 1000
+        self.over = False
 
     def feed(self, hub: str, event: Event) -> None:
         machine, log = self.machines[hub], self.logs[hub]
@@ -451,11 +456,14 @@ class Fleet:
 
     def _send(self, hub: str, action: Action) -> None:
         word: Event
+        if self.over and isinstance(action, PublishAgreement | PublishSum | PublishAbandoned):
+            # A coordinator that has given up says so to whoever still speaks of the round.
+            self.network.append((hub, Aborted("it is over", self.now)))
         match action:
             case PublishSet(held):
                 word = PeerSet(hub, held)
             case PublishAgreement(digest, members):
-                word = PeerAgreement(hub, digest, members)
+                word = PeerAgreement(hub, digest, members, self.now)
             case PublishAbandoned():
                 word = PeerAbandoned(hub)
             case ComputeSum():
@@ -487,7 +495,7 @@ class Fleet:
             case "restart":
                 self.restart(hub)
             case "abort":
-                self.feed(hub, Aborted("gave up"))
+                self.feed(hub, Aborted("gave up", self.now))
             case _:
                 pass
 
@@ -528,3 +536,26 @@ def test_hubs_that_hear_each_other_again_always_come_to_an_end(
             fleet.feed(*fleet.network.pop(0))
     ends = {machine.state for machine in fleet.machines.values()}
     assert ends == {State.ABANDONED} or ends <= {State.SUMMED, State.SPENT}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(2, 3), st.lists(steps, max_size=60))
+def test_words_about_a_round_that_is_over_die_down(size: int, choices: list[tuple[str, int, int]]) -> None:
+    fleet = Fleet(size)
+    for choice in choices:
+        fleet.step(choice)
+    fleet.over = True
+    delivered = 0
+    for _ in range(20):
+        fleet.now += CLOSES
+        for hub in fleet.machines:
+            fleet.feed(hub, Tick(fleet.now))
+        while fleet.network:
+            fleet.feed(*fleet.network.pop(0))
+            delivered += 1
+            assert delivered < 2000
+    said = sum(len(log.said) for log in fleet.logs.values())
+    for hub in fleet.machines:
+        fleet.feed(hub, Tick(fleet.now + CLOSES))
+    assert not fleet.network
+    assert said == sum(len(log.said) for log in fleet.logs.values())

@@ -174,7 +174,7 @@ async def test_a_hub_whose_log_fails_says_nothing_and_stops(store: HubStore, fle
     assert len(said) == 1
     store.close()
     with pytest.raises(HubStoreError):
-        await performer.feed(live, Aborted("too slow"))
+        await performer.feed(live, Aborted("too slow", 10))
     assert len(said) == 1
     with pytest.raises(HubStoreError):
         await performer.fault

@@ -81,6 +81,7 @@ class PeerAgreement:
     hub: str
     digest: bytes
     members: tuple[str, ...]
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class Aborted:
     """The coordinator gave the round up."""
 
     reason: str
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,8 @@ class HubRound:
         self._gave_up = False
         self._now_ms = 0
         self._repeat_ms: int | None = None
+        self._hush_ms = terms.resend_ms // 2
+        self._hush_until_ms = 0
         times = sorted(at for _, _, at in memory.reports)
         self._quorum_ms = times[terms.quorum - 1] if len(times) >= terms.quorum else None
 
@@ -139,8 +141,8 @@ class HubRound:
                 return self._release(sealed)
             case Committed():
                 return [] if self.state is S.COMMITTED else self._end(S.COMMITTED)
-            case Aborted(reason):
-                return self._hear_aborted(reason)
+            case Aborted(reason, at_ms):
+                return self._hear_aborted(reason, at_ms)
             case Reminded():
                 return self._latest_word()
 
@@ -189,22 +191,39 @@ class HubRound:
             )
         self._peer_agreements[event.hub] = said
         # A peer that still shows its agreement may lack this hub's, which no clock repeats any more.
-        return [PublishAgreement(*self._bound())] if self.state in {S.COMMITTED, S.SPENT} else []
+        if self.state is S.SPENT and self._may_answer(event.at_ms):
+            return [PublishAgreement(*self._bound())]
+        return []
 
-    def _hear_aborted(self, reason: str) -> list[Action]:
+    def _hear_aborted(self, reason: str, at_ms: int) -> list[Action]:
         # The coordinator repeats itself until it has heard either the abandonment or the sum.
         match self.state:
             case S.SIGNED | S.CLOSED:
+                self._may_answer(at_ms)
                 return [*self._abandon(f"the coordinator gave up: {reason}"), *self._settle()]
             case S.ABANDONED:
-                return [PublishAbandoned(self._reason), *self._settle()]
+                again: list[Action] = [PublishAbandoned(self._reason)] if self._may_answer(at_ms) else []
+                return [*again, *self._settle()]
             case S.SUMMED:
+                self._may_answer(at_ms)
                 return [*self._end(S.SPENT), *self._released_words()]
             case S.SPENT:
-                return self._released_words()
+                return self._released_words() if self._may_answer(at_ms) else []
             case _:
                 self._gave_up = True
                 return []
+
+    def _may_answer(self, at_ms: int) -> bool:
+        """Return whether to answer now a word about a round that is over; more seldom each time.
+
+        The answer is itself a word about a round that is over: two parties that always answered would
+        never end.
+        """
+        if at_ms < self._hush_until_ms:
+            return False
+        self._hush_ms *= 2
+        self._hush_until_ms = at_ms + self._hush_ms
+        return True
 
     def _release(self, sealed: bytes) -> list[Action]:
         self._sealed = sealed

@@ -120,11 +120,12 @@ class RoundKeeper:
             case RoundCommitted():
                 event = Committed()
             case RoundAborted():
-                event = Aborted(message.reason)
+                event = Aborted(message.reason, self._performer.now_ms())
             case ReportSet():
                 event = PeerSet(message.sender, message.reports)
             case Agreement():
-                event = PeerAgreement(message.sender, message.set_digest, message.members)
+                now_ms = self._performer.now_ms()
+                event = PeerAgreement(message.sender, message.set_digest, message.members, now_ms)
             case RoundAbandoned():
                 event = PeerAbandoned(message.sender)
             case _:
