@@ -1,0 +1,252 @@
+"""One device: a link, the round, evaluations, releases and heartbeats, each in its own module."""
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+import shoal_codecs
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.security.identity import load_identity
+from shoal_codecs.security.post import Post
+from shoal_codecs.security.roster import load_roster
+from shoal_codecs.transport.blob_store import BlobStore
+from shoal_codecs.transport.blobs import BlobFetcher
+from shoal_codecs.transport.errors import LinkClosedError
+from shoal_codecs.transport.link import Delivery, Link, Publication
+from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.messages import (
+    AnyMessage,
+    BlobWanted,
+    Cancel,
+    DeviceStatus,
+    Evaluate,
+    Invitation,
+    Receipt,
+    ReleaseOrder,
+    ReleaseWithdrawn,
+)
+from shoal_codecs.wire.topics import Topics
+from shoal_edge.config import EdgeSettings
+from shoal_edge.errors import fault_name
+from shoal_edge.evaluations import Evaluations
+from shoal_edge.files import shard_counts
+from shoal_edge.heartbeats import Heartbeats
+from shoal_edge.models import ModelKeeper
+from shoal_edge.releases import ReleaseAgent
+from shoal_edge.round_events import EvaluateAsked
+from shoal_edge.rounds import Rounds
+from shoal_edge.store import DeviceStore
+from shoal_edge.telemetry import Telemetry
+from shoal_edge.worker_client import WorkerClient
+
+WAITING_MESSAGES = 64
+BLOB_SILENCE_S = 2.0
+
+log = structlog.get_logger()
+
+
+class EdgeAgent:
+    """The agent of one device; ``clock`` gives seconds since the epoch.
+
+    Raises:
+        BadKeyFileError, BadRosterError, BadSignatureError, UnknownPartyError: it is not enrolled here.
+        StoreError, BlobStorageError: its folder cannot be used.
+    """
+
+    def __init__(self, settings: EdgeSettings, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        home, state = settings.home, settings.state
+        roster = load_roster(home / "roster.bin", home / "authority.pub", settings.fleet)
+        identity = load_identity(settings.name, home / "identity.key")
+        roster.party(settings.name)
+        topics = Topics(settings.fleet, settings.topic_prefix)
+        self.post = Post(topics, identity, roster, clock)
+        self._session = os.urandom(8)
+        self._status_topic = topics.device(settings.name, "status")
+        self.link = Link(settings.link, settings.name, will=self._status(online=False))
+        self.store = DeviceStore(state, settings.outbox_cap_bytes)
+        self.blobs = BlobStore(state / "blobs", settings.blobs_cap_bytes)
+        self.fetcher = BlobFetcher(
+            self.link, topics, self.blobs, chunk_timeout_s=BLOB_SILENCE_S, on_missing=self._want_blob
+        )
+        self.worker = WorkerClient(settings.worker_idle_s)
+        self._telemetry = Telemetry(state, shoal_codecs.__version__)
+        self._last_fault = ""
+        self._outgoing: deque[AnyMessage] = deque(maxlen=WAITING_MESSAGES)
+        self._outgoing_wake = asyncio.Event()
+        self._counted: tuple[int, tuple[int, int]] = (-1, (0, 0))
+        self._keeper = ModelKeeper(
+            self.store, self.worker, self.fetcher.fetch, self.blobs.drop, settings.fetch_time_limit_s
+        )
+        self._evaluations = Evaluations(
+            settings=settings,
+            post=self.post,
+            worker=self.worker,
+            keeper=self._keeper,
+            say=self.say,
+            note_fault=self.note_fault,
+            traffic=lambda: self.link.traffic,
+        )
+        self.heartbeats = Heartbeats(self.post, self.link.publish, self.readings, settings.heartbeat_s)
+        self.rounds = Rounds(
+            settings=settings,
+            post=self.post,
+            link=self.link,
+            store=self.store,
+            worker=self.worker,
+            keeper=self._keeper,
+            evaluations=self._evaluations,
+            say=self.say,
+            on_phase=self.heartbeats.phase,
+            note_fault=self.note_fault,
+            clock=clock,
+        )
+        self.releases = ReleaseAgent(
+            folder=settings.releases,
+            device=settings.name,
+            roster=roster,
+            post=self.post,
+            say=self.say,
+            fetch_blob=self.fetcher.fetch,
+            drop_blob=self.blobs.drop,
+            worker=self.worker,
+            data_path=settings.examples_path,
+            on_change=self.heartbeats.soon,
+            clock=clock,
+        )
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        topics, name = self.post.topics, self.settings.name
+        self.link.on_connected(self._greet)
+        await self.link.subscribe(topics.device(name, "commands"), self._on_command)
+        await self.link.subscribe(topics.receipt(name, "+"), self._on_receipt)
+        log.info("agent_started", device=name, fleet=self.settings.fleet, version=shoal_codecs.__version__)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for work in (
+                    self.link.run(),
+                    self._speak(),
+                    self.rounds.run(),
+                    self._evaluations.run(),
+                    self.releases.run(),
+                    self.heartbeats.run(),
+                ):
+                    group.create_task(work)
+        finally:
+            await self.worker.close()
+
+    async def farewell(self) -> None:
+        """Say that the device goes, and disconnect."""
+        await self.link.close(self._status(online=False))
+
+    def say(self, message: AnyMessage) -> None:
+        """Send ``message`` on the events topic, after those said before."""
+        self._outgoing.append(message)
+        self._outgoing_wake.set()
+
+    def note_fault(self, name: str) -> None:
+        """Remember the name of the last fault for heartbeats, or that there is none."""
+        self._last_fault = name
+
+    def readings(self) -> dict[int, Any]:
+        """Return what heartbeats tell: the machine and the state the device is in."""
+        participant, traffic = self.rounds.participant, self.link.traffic
+        training, held_out = self._examples()
+        model, task = self.store.newest_model, self.store.task
+        state: dict[int, Any] = {
+            Reading.PHASE: str(participant.phase),
+            Reading.ROUND: participant.job.round if participant.job else 0,
+            Reading.MODEL: model[:8] if model else None,
+            Reading.TASK: task[:8] if task else None,
+            Reading.EXAMPLES: training,
+            Reading.HELD_OUT: held_out,
+            Reading.OUTBOX: self.store.waiting_reports,
+            Reading.LAST_ERROR: self._last_fault,
+            Reading.SENT: traffic.sent,
+            Reading.RECEIVED: traffic.received,
+        }
+        known = {int(key): value for key, value in state.items() if value is not None}
+        return self._telemetry.read() | self.releases.readings() | known
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    async def _on_command(self, delivery: Delivery) -> None:
+        message = self._opened(delivery)
+        match message:
+            case Invitation():
+                self.rounds.invited(message)
+            case Cancel():
+                self.rounds.cancelled(message)
+            case Evaluate():
+                self.rounds.tell(EvaluateAsked(message))
+            case ReleaseOrder():
+                self.releases.handle_order(message)
+            case ReleaseWithdrawn():
+                self.releases.handle_withdrawn(message)
+            case None:
+                pass
+            case _:
+                log.warning("unexpected_message", kind=type(message).__name__)
+
+    async def _on_receipt(self, delivery: Delivery) -> None:
+        message = self._opened(delivery)
+        if isinstance(message, Receipt):
+            self.rounds.receipt(message.sender, message)
+
+    def _opened(self, delivery: Delivery) -> AnyMessage | None:
+        """Return the message if it can be believed; what cannot is counted, logged and dropped."""
+        try:
+            _, message = self.post.open(delivery.topic, delivery.payload)
+        except ShoalError as error:
+            name = fault_name(error)
+            self.post.refused[name] += 1
+            log.warning("message_refused", topic=delivery.topic, fault=name)
+            return None
+        return message
+
+    async def _speak(self) -> None:
+        topic = self.post.topics.device(self.settings.name, "events")
+        while True:
+            await self._outgoing_wake.wait()
+            self._outgoing_wake.clear()
+            while self._outgoing:
+                message = self._outgoing.popleft()
+                try:
+                    await self.link.publish(topic, self.post.encode(topic, message))
+                except LinkClosedError:
+                    return
+                except ShoalError as error:
+                    self.note_fault(fault_name(error))
+                    log.warning("message_not_sent", kind=type(message).__name__, remedy=str(error))
+
+    async def _greet(self, session_present: bool) -> None:  # noqa: FBT001 - the callback's shape
+        del session_present
+        status = self._status(online=True)
+        self.heartbeats.connected()
+        await self.link.publish(status.topic, status.payload, retain=True)
+
+    def _status(self, *, online: bool) -> Publication:
+        message = self.post.compose(
+            DeviceStatus, online=online, session=self._session, agent_version=shoal_codecs.__version__
+        )
+        return Publication(self._status_topic, self.post.encode(self._status_topic, message), retain=True)
+
+    async def _want_blob(self, ref: BlobRef) -> None:
+        self.say(self.post.compose(BlobWanted, digest=ref.digest))
+
+    def _examples(self) -> tuple[int, int]:
+        """Return (training, held-out) counts, read again when the file changed."""
+        try:
+            changed_ns = self.settings.examples_path.stat().st_mtime_ns
+        except OSError:
+            return 0, 0
+        if self._counted[0] != changed_ns:
+            self._counted = (changed_ns, shard_counts(self.settings.examples_path))
+        return self._counted[1]

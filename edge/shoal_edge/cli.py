@@ -1,0 +1,106 @@
+"""``shoal-edge``: run the agent, or ask the deployed model for a prediction."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from shoal_codecs.lifecycle import remember_signals, run_until_stopped
+
+STOPPED, FAULT = 0, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; a named fault is one line on standard error and exit code 2."""
+    from shoal_codecs.errors import ShoalError  # noqa: PLC0415
+
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except ShoalError as error:
+        sys.stderr.write(f"shoal-edge: {type(error).__name__}: {error}\n")
+        return FAULT
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from shoal_codecs import __version__  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(
+        prog="shoal-edge", description="The agent on a device: trains, and runs what the fleet has learnt."
+    )
+    parser.add_argument("--version", action="version", version=f"shoal-edge {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="connect to the broker and serve until stopped")
+    _add_place(run)
+    run.add_argument("--broker", metavar="URL", help="mqtt://HOST:PORT or mqtts://HOST:PORT")
+    run.add_argument(
+        "--stop-on-stdin-eof", action="store_true", help="end when the parent that holds standard input ends"
+    )
+    run.add_argument("--print-config", action="store_true", help="print every setting as TOML and exit")
+    run.set_defaults(command=_run)
+
+    predict = commands.add_parser("predict", help="ask the deployed model about one example")
+    _add_place(predict)
+    predict.add_argument("--input", type=Path, metavar="FILE.npz", help="examples x (default: held-out ones)")
+    predict.add_argument("--index", type=int, default=0, metavar="N", help="which example, counted from 0")
+    predict.set_defaults(command=_predict)
+    return parser
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (TOML)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="the device's folder: keys and state")
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Before the imports that take time: a Ctrl-C in the middle of them ends in order too.
+    remember_signals()
+    from shoal_edge.config import load_edge_settings  # noqa: PLC0415
+
+    settings = load_edge_settings(options.config, folder=options.data_dir, broker=options.broker)
+    if options.print_config:
+        from shoal_codecs.settings import print_settings  # noqa: PLC0415
+
+        sys.stdout.write(print_settings(settings))
+        return STOPPED
+    import structlog  # noqa: PLC0415
+
+    from shoal_codecs.logs import configure_logs  # noqa: PLC0415
+    from shoal_codecs.settings import SettingsError  # noqa: PLC0415
+    from shoal_edge.agent import EdgeAgent  # noqa: PLC0415
+
+    if not settings.name:
+        raise SettingsError("the settings name no device: set `name`, or give --config or --data-dir")
+    configure_logs(settings.log_level)
+    structlog.contextvars.bind_contextvars(device=settings.name)
+
+    async def serve() -> None:
+        agent = EdgeAgent(settings)
+        await run_until_stopped(
+            agent.run(), stop_on_stdin_eof=options.stop_on_stdin_eof, farewell=agent.farewell
+        )
+
+    asyncio.run(serve())
+    return STOPPED
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from shoal_edge.config import load_edge_settings  # noqa: PLC0415
+    from shoal_edge.predict import predict  # noqa: PLC0415
+
+    settings = load_edge_settings(options.config, folder=options.data_dir)
+    sys.stdout.write(predict(settings, options.input, options.index))
+    return STOPPED
+
+
+def entry() -> NoReturn:
+    """Run as ``python -m shoal_edge.cli``."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,106 @@
+"""Getting a task and a model vector: what is held, else by a small step, else whole."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.errors import MalformedMessageError
+from shoal_codecs.wire.messages import ModelOffer
+from shoal_codecs.wire.step import decode_step
+from shoal_edge.errors import fault_name
+from shoal_edge.store import DeviceStore
+from shoal_edge.worker_client import WorkerClient
+
+Fetch = Callable[[BlobRef], Awaitable[Path]]
+
+log = structlog.get_logger()
+
+
+class ModelKeeper:
+    """Makes sure that a task or a vector is on disk; one at a time, so that nothing is fetched twice."""
+
+    def __init__(
+        self,
+        store: DeviceStore,
+        worker: WorkerClient,
+        fetch: Fetch,
+        drop: Callable[[str], object],
+        limit_s: float,
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._fetch = fetch
+        self._drop = drop
+        self._limit_s = limit_s
+        self._turn = asyncio.Lock()
+
+    async def task(self, ref: BlobRef) -> Path:
+        """Return the path of the task file.
+
+        Raises:
+            TransportError: it cannot be had.
+            TimeoutError: not within the limit.
+        """
+        async with self._turn, asyncio.timeout(self._limit_s):
+            path = await self._fetch(ref)
+        earlier = self._store.task
+        if earlier is not None and earlier != ref.digest:
+            self._drop(earlier.hex())
+        return path
+
+    def forget_damaged(self, error: ShoalError, task: bytes, model: bytes) -> None:
+        """Drop the file that the worker found damaged, so that it is fetched again."""
+        fault = fault_name(error)
+        if fault == "TaskFileError":
+            self._drop(task.hex())
+        if fault == "VectorFileError":
+            self._store.drop_model(model)
+
+    async def model(self, offer: ModelOffer, task: bytes, *, keep: frozenset[bytes] = frozenset()) -> Path:
+        """Return the path of the vector that ``offer`` names; ``keep`` are vectors not to be dropped.
+
+        Raises:
+            TransportError, WorkerError, StoreError: it cannot be had.
+            TimeoutError: not within the limit.
+        """
+        async with self._turn, asyncio.timeout(self._limit_s):
+            if not self._store.holds_model(offer.digest) and not await self._by_step(offer):
+                await self._whole(offer)
+            await asyncio.to_thread(self._store.adopt_model, offer.digest, task, keep=keep)
+            return self._store.model_path(offer.digest)
+
+    async def _by_step(self, offer: ModelOffer) -> bool:
+        """Apply the offered step to the parent, if that is held; on any fault the whole is the way."""
+        if not offer.step or not self._store.holds_model(offer.parent):
+            return False
+        try:
+            step = decode_step(offer.step)
+            if (step.parent, step.child) != (offer.parent, offer.digest):
+                raise MalformedMessageError("the step is between other versions than its offer says")
+            await self._worker.request(
+                "apply_step",
+                self._limit_s,
+                base_path=str(self._store.model_path(offer.parent)),
+                step=offer.step,
+                child_path=str(self._store.model_path(offer.digest)),
+            )
+        except ShoalError as error:
+            log.warning("step_refused", version=offer.version, fault=fault_name(error), remedy=str(error))
+            self.forget_damaged(error, task=b"", model=offer.parent)
+            return False
+        return True
+
+    async def _whole(self, offer: ModelOffer) -> None:
+        path = await self._fetch(offer.whole)
+        target = self._store.model_path(offer.digest)
+        beside = target.with_name(target.name + ".new")
+        beside.unlink(missing_ok=True)
+        # The blob store has written and verified it; here it only gets its second name.
+        os.link(path, beside)
+        beside.replace(target)
+        self._drop(offer.whole.name)

@@ -1,0 +1,189 @@
+"""Everything a device checks before it takes part: pure, each refusal with its own error.
+
+A device believes the authority's roster and nothing else: the plan's hubs must be exactly the roster's, every
+one of them and the coordinator must have signed these very bytes, and the promises in the plan must be ones
+this agent can keep (mode ``hubs``, step 4).
+"""
+
+from dataclasses import dataclass
+
+from shoal_codecs.security.errors import BadSignatureError
+from shoal_codecs.security.identity import verify
+from shoal_codecs.security.roster import Roster
+from shoal_codecs.wire.messages import Invitation, PlanNotice
+from shoal_codecs.wire.plan import Plan, decode_plan, plan_hash, plan_signing_bytes
+from shoal_codecs.wire.task import MAX_DIMENSION, MAX_TASK_BYTES
+from shoal_edge.errors import (
+    AnsweredBaseError,
+    CohortFloorError,
+    ModeNotAllowedError,
+    NotInCohortError,
+    OfferMismatchError,
+    PlanHashMismatchError,
+    PlanSignatureError,
+    PlanWindowError,
+    PuppetCohortError,
+    RosterMismatchError,
+    UnpinnedHubsError,
+    UnsupportedCodecError,
+    UnsupportedNoiseError,
+    WrongFleetError,
+    WrongRoundError,
+)
+
+# Names only: the codecs themselves need numpy, which lives in the worker.
+CODECS = {"hubs": frozenset({"randk"}), "plain": frozenset({"dense", "int8", "topk", "randk"})}
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRules:
+    """What this device insists on; ``slack_ms`` forgives that much between its clock and the plan's."""
+
+    device: str
+    fleet: str
+    modes: frozenset[str]
+    n_min: int
+    slack_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What this device has answered on a base: the latest round and its plan's hash."""
+
+    round: int
+    plan_hash: bytes
+
+
+def check_plan(
+    notice: PlanNotice,
+    invitation: Invitation,
+    *,
+    roster: Roster,
+    rules: DeviceRules,
+    answered: Answer | None,
+    now_ms: int,
+) -> Plan:
+    """Return the plan of ``notice`` if this device can take part in it.
+
+    ``answered`` is what the device answered on the invitation's base before, if it did.
+
+    Raises:
+        PlanRefusedError: one of its kinds, with the reason in words.
+        InvalidPlanError: no plan, an unknown field, or parts that contradict each other.
+    """
+    if plan_hash(notice.plan) != invitation.plan_hash:
+        raise PlanHashMismatchError("the retained plan is not the one of the invitation: invite again")
+    plan = decode_plan(notice.plan)
+    _check_place(plan, invitation, rules)
+    _check_parties(plan, roster, rules)
+    _check_signatures(notice, plan, roster)
+    _check_window(plan, rules, now_ms)
+    _check_promises(plan, rules)
+    _check_offer(plan, invitation)
+    _check_answered(plan, invitation, answered)
+    return plan
+
+
+def report_bytes_bound(plan: Plan) -> int:
+    """Return an upper bound in bytes on what the whole report of ``plan`` takes in the outbox."""
+    per_hub = 512 + 64 * len(plan.hubs)
+    if plan.mode == "hubs":
+        # A weight takes at most 32 limbs.
+        return -(-(plan.codec.kept + 32) * plan.codec.ring_bits // 8) + per_hub * len(plan.hubs)
+    return 2 * FLOAT_BYTES * plan.codec.dimension + per_hub
+
+
+def _check_place(plan: Plan, invitation: Invitation, rules: DeviceRules) -> None:
+    if plan.fleet != rules.fleet:
+        raise WrongFleetError(f"the plan is of fleet {plan.fleet!r}, this device of {rules.fleet!r}")
+    if plan.round != invitation.round:
+        raise WrongRoundError(f"the plan is of round {plan.round}, the invitation of {invitation.round}")
+    if plan.mode not in rules.modes:
+        raise ModeNotAllowedError(
+            f"this device takes no part in mode {plan.mode!r}: its own settings allow "
+            f"{', '.join(sorted(rules.modes)) or 'none'}"
+        )
+
+
+def _check_parties(plan: Plan, roster: Roster, rules: DeviceRules) -> None:
+    if plan.roster != roster.digest:
+        raise RosterMismatchError("the plan is made for another roster: give every party the newest one")
+    pinned = set(roster.names("hub")) if plan.mode == "hubs" else {roster.sole("coordinator").name}
+    named = {hub.hub for hub in plan.hubs}
+    if named != pinned:
+        raise UnpinnedHubsError(
+            f"the plan shares among {', '.join(sorted(named))}, the roster names {', '.join(sorted(pinned))}"
+        )
+    if rules.device not in plan.cohort:
+        raise NotInCohortError(f"the cohort of round {plan.round} does not name {rules.device!r}")
+    strangers = sorted(name for name in plan.cohort if roster.role(name) != "device")
+    if strangers:
+        raise PuppetCohortError(f"the authority enrolled no device called {', '.join(strangers)[:200]}")
+
+
+def _check_signatures(notice: PlanNotice, plan: Plan, roster: Roster) -> None:
+    signed = plan_signing_bytes(notice.plan)
+    for name in {roster.sole("coordinator").name, *(hub.hub for hub in plan.hubs)}:
+        signature = notice.signatures.get(name)
+        if signature is None:
+            raise PlanSignatureError(f"{name!r} has not signed the plan: every hub and the coordinator must")
+        try:
+            verify(roster.party(name).key, signed, signature)
+        except BadSignatureError as error:
+            raise PlanSignatureError(f"the plan's signature by {name!r} is wrong: invite again") from error
+
+
+def _check_window(plan: Plan, rules: DeviceRules, now_ms: int) -> None:
+    if now_ms < plan.opens_ms - rules.slack_ms:
+        raise PlanWindowError(
+            f"the plan opens {plan.opens_ms - now_ms} ms from now: set this device's clock, or wait"
+        )
+    if now_ms >= plan.closes_ms:
+        raise PlanWindowError(f"the plan closed {now_ms - plan.closes_ms} ms ago by this device's clock")
+
+
+def _check_promises(plan: Plan, rules: DeviceRules) -> None:
+    codec = plan.codec
+    if codec.name not in CODECS[plan.mode]:
+        raise UnsupportedCodecError(
+            f"codec {codec.name!r} does not work in mode {plan.mode!r}: use "
+            f"{', '.join(sorted(CODECS[plan.mode]))}"
+        )
+    if not codec.dimension <= MAX_DIMENSION:
+        raise UnsupportedCodecError(f"{codec.dimension} parameters are over {MAX_DIMENSION}")
+    if plan.noise_mu or plan.corrupt:
+        raise UnsupportedNoiseError("the plan promises noise that this agent cannot add: update the agent")
+    if plan.n_min < rules.n_min:
+        raise CohortFloorError(
+            f"the plan sums {plan.n_min} devices, this one insists on {rules.n_min}: raise n_min"
+        )
+
+
+def _check_offer(plan: Plan, invitation: Invitation) -> None:
+    model, task = invitation.model, invitation.task
+    if task.digest != plan.task or model.digest != plan.base:
+        raise OfferMismatchError("the invitation offers another task or model than the plan names")
+    if model.whole.digest != model.digest or model.whole.size != FLOAT_BYTES * plan.codec.dimension:
+        raise OfferMismatchError(
+            f"the model offered has {model.whole.size} bytes, {plan.codec.dimension} parameters take "
+            f"{FLOAT_BYTES * plan.codec.dimension}"
+        )
+    if task.size > MAX_TASK_BYTES:
+        raise OfferMismatchError(f"a task of {task.size} bytes is over {MAX_TASK_BYTES}")
+
+
+def _check_answered(plan: Plan, invitation: Invitation, answered: Answer | None) -> None:
+    """Refuse to answer a base twice, but for a later plan that the hubs certify by signing it.
+
+    A hub signs a second plan on a base only after it gave up the first for good: with one honest hub the
+    first answer's sum never comes out, so that a second one reveals nothing more.
+    """
+    if answered is None:
+        return
+    if answered.plan_hash == invitation.plan_hash:
+        raise AnsweredBaseError(f"round {plan.round} was answered before: its report is not made twice")
+    if plan.round <= answered.round:
+        raise AnsweredBaseError(
+            f"this base was answered in round {answered.round}; a plan of round {plan.round} cannot follow it"
+        )

@@ -1,0 +1,35 @@
+"""A device's report: signed over all its ciphertexts, cut into parts for each hub."""
+
+import hashlib
+from collections.abc import Sequence
+
+from shoal_codecs.security.identity import Identity
+from shoal_codecs.security.post import Post
+from shoal_codecs.wire.messages import ReportPart
+from shoal_codecs.wire.plan import Plan
+from shoal_codecs.wire.report import Report, encode_report, report_id, report_signing_bytes
+from shoal_edge.round_events import SealedReport
+
+PART_BYTES = 64 * 1024
+
+
+def sign_report(
+    identity: Identity, plan: Plan, plan_hash: bytes, ciphertexts: Sequence[bytes]
+) -> SealedReport:
+    """Return the report of ``ciphertexts`` (one per hub, in plan order), signed once for all hubs."""
+    digests = tuple(hashlib.sha256(ciphertext).digest() for ciphertext in ciphertexts)
+    signature = identity.sign(report_signing_bytes(plan_hash, identity.name, digests))
+    parts = {
+        hub.hub: encode_report(Report(ciphertext, (*digests[:position], *digests[position + 1 :]), signature))
+        for position, (hub, ciphertext) in enumerate(zip(plan.hubs, ciphertexts, strict=True))
+    }
+    return SealedReport(report_id(plan_hash, identity.name, digests), parts)
+
+
+def report_messages(post: Post, number: int, data: bytes) -> list[ReportPart]:
+    """Return the encoded report ``data`` of round ``number`` as messages with fresh ids."""
+    pieces = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
+    return [
+        post.compose(ReportPart, round=number, index=index, count=len(pieces), data=piece)
+        for index, piece in enumerate(pieces)
+    ]

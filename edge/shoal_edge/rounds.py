@@ -1,0 +1,366 @@
+"""Performs what the participant decides: one loop of events, the slow things as tasks beside it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.security.post import Post
+from shoal_codecs.transport.errors import LinkClosedError
+from shoal_codecs.transport.link import Delivery, Link
+from shoal_codecs.wire.messages import AnyMessage, Cancel, Invitation, PlanNotice, Receipt, Reply
+from shoal_edge.config import EdgeSettings
+from shoal_edge.errors import PlanMissingError, UnexpectedEventError, fault_name
+from shoal_edge.evaluations import Evaluations
+from shoal_edge.models import ModelKeeper
+from shoal_edge.participant import Participant
+from shoal_edge.plan_check import DeviceRules, check_plan, report_bytes_bound
+from shoal_edge.reports import report_messages, sign_report
+from shoal_edge.round_events import (
+    Action,
+    Cancelled,
+    Deadline,
+    EvaluateModel,
+    Event,
+    Failed,
+    FetchModel,
+    ForgetRound,
+    Invited,
+    Job,
+    ModelReady,
+    PersistJob,
+    PersistReport,
+    Phase,
+    PlanArrived,
+    ReceiptArrived,
+    ReceiptTaken,
+    Restored,
+    SayReply,
+    SealedReport,
+    SendReport,
+    StartFit,
+    StopWork,
+    SubscribePlan,
+    Trained,
+    UnsubscribePlan,
+)
+from shoal_edge.store import DeviceStore
+from shoal_edge.worker_client import WorkerClient
+
+CLOCK_LOOK_S = 30.0
+"""The plan's end is by the wall clock, which may be set meanwhile: looked at this often."""
+PLAN_ID_BYTES = 8
+REASON_CHARACTERS = 200
+
+log = structlog.get_logger()
+
+
+class Rounds:
+    """The device's side of every round.
+
+    ``say`` sends a message on the device's events topic, in order and without being waited for;
+    ``note_fault`` hears the name of each fault, an empty one when a report is made; ``clock`` gives seconds
+    since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: EdgeSettings,
+        post: Post,
+        link: Link,
+        store: DeviceStore,
+        worker: WorkerClient,
+        keeper: ModelKeeper,
+        evaluations: Evaluations,
+        say: Callable[[AnyMessage], None],
+        on_phase: Callable[[Phase], None],
+        note_fault: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.participant = Participant()
+        self._settings = settings
+        self._post = post
+        self._link = link
+        self._store = store
+        self._worker = worker
+        self._keeper = keeper
+        self._evaluations = evaluations
+        self._say = say
+        self._on_phase = on_phase
+        self._note_fault = note_fault
+        self._clock = clock
+        self._rules = DeviceRules(
+            device=post.identity.name,
+            fleet=post.topics.fleet,
+            modes=frozenset(settings.modes),
+            n_min=settings.n_min,
+            slack_ms=int(settings.clock_slack_s * 1000),
+        )
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._invited_at = 0.0
+        self._work: asyncio.Task[None] | None = None
+        self._fit_work: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
+        self._unreceipted: set[str] = set()
+
+    # --- what comes in: handlers enqueue and return ---------------------------------------------
+
+    def invited(self, message: Invitation) -> None:
+        """Hear an invitation."""
+        self._events.put_nowait(Invited(message, self._store.has_answered(message.plan_hash)))
+
+    def cancelled(self, message: Cancel) -> None:
+        """Hear that a round is over for this device."""
+        self._events.put_nowait(Cancelled(message.plan_hash))
+
+    def tell(self, event: Event) -> None:
+        """Enqueue an event."""
+        self._events.put_nowait(event)
+
+    def receipt(self, hub: str, message: Receipt) -> None:
+        """Hear a hub's receipt; one without a report id only grants credit."""
+        if message.report_id:
+            self._events.put_nowait(ReceiptArrived(message.plan_hash, hub, message.report_id))
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take part in rounds until cancelled."""
+        restored = self._store.restore()
+        if restored is not None:
+            job, report = restored
+            log.info(
+                "round_restored", round=job.round, version=job.invitation.model.version, sent=bool(report)
+            )
+            self.tell(Restored(job, report))
+        try:
+            while True:
+                await self._handle(await self._next())
+        finally:
+            tasks = [task for task in (self._work, self._fit_work, self._sending) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _handle(self, event: Event) -> None:
+        try:
+            actions = self.participant.handle(event)
+        except UnexpectedEventError as error:
+            self._note_fault(type(error).__name__)
+            log.warning("unexpected_event", remedy=str(error))
+            return
+        self._on_phase(self.participant.phase)
+        job = self.participant.job
+        for action in actions:
+            try:
+                await self._perform(action)
+            except ShoalError as error:
+                if job is not None:
+                    self._failed(job, error)
+                return
+
+    async def _next(self) -> Event:
+        while True:
+            job, remaining = self.participant.job, self._remaining_s()
+            if job is not None and remaining <= 0:
+                return Deadline(job.plan_hash)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if job is None else min(remaining, CLOCK_LOOK_S)):
+                    return await self._events.get()
+
+    def _remaining_s(self) -> float:
+        job = self.participant.job
+        if job is None:
+            return 0.0
+        if job.plan is None:
+            return self._invited_at + self._settings.plan_wait_s - self._clock()
+        return job.plan.closes_ms / 1000 - self._clock()
+
+    async def _perform(self, action: Action) -> None:  # noqa: C901 - one line for each action
+        match action:
+            case SubscribePlan(job):
+                await self._ask_for_plan(job)
+            case UnsubscribePlan(number):
+                await self._link.unsubscribe(self._post.topics.round(number))
+            case SayReply(job, accepted, reason):
+                self._reply(job, accepted=accepted, reason=reason)
+            case PersistJob(job):
+                await asyncio.to_thread(self._store.persist_job, job)
+            case FetchModel(job):
+                self._start(job, self._fetch(job))
+            case StartFit(job):
+                self._stop_fit()
+                self._fit_work = self._start(job, self._fit(job))
+            case StopWork():
+                self._stop_work()
+            case PersistReport(job, report):
+                await asyncio.to_thread(self._store.persist_report, job, report)
+                self._store.commit_residual(job.invitation.task.digest)
+                self._note_fault("")
+            case SendReport(job, report, hubs):
+                self._unreceipted = set(hubs)
+                self._sending = asyncio.create_task(self._send(job, report))
+            case ReceiptTaken(hub):
+                self._unreceipted.discard(hub)
+            case ForgetRound(plan_hash):
+                await self._forget(plan_hash)
+            case EvaluateModel(command):
+                self._evaluations.ask(command)
+
+    # --- the actions ----------------------------------------------------------------------------
+
+    async def _ask_for_plan(self, job: Job) -> None:
+        self._invited_at = self._clock()
+        topic = self._post.topics.round(job.round)
+
+        async def take(delivery: Delivery) -> None:
+            # An empty payload is the end of a retained plan.
+            if delivery.payload:
+                self.tell(self._judge(job, delivery))
+
+        await self._link.subscribe(topic, take)
+        # The worker loads while plan and model come.
+        warming = asyncio.create_task(self._worker.warm())
+        warming.add_done_callback(_forget_failure)
+
+    def _judge(self, job: Job, delivery: Delivery) -> PlanArrived | Failed:
+        """Return the event of a plan that came: it holds, or why this device takes no part."""
+        try:
+            _, notice = self._post.open(delivery.topic, delivery.payload, retained=True)
+            if not isinstance(notice, PlanNotice):
+                raise PlanMissingError(f"a {type(notice).__name__} where a plan should be")
+            plan = check_plan(
+                notice,
+                job.invitation,
+                roster=self._post.roster,
+                rules=self._rules,
+                answered=self._store.answered(job.invitation.task.digest, job.invitation.model.digest),
+                now_ms=int(self._clock() * 1000),
+            )
+            self._store.check_room(report_bytes_bound(plan))
+        except ShoalError as error:
+            return self._fault(job, error)
+        return PlanArrived(job.plan_hash, plan, notice.plan)
+
+    def _reply(self, job: Job, *, accepted: bool, reason: str) -> None:
+        log.info(
+            "round_accepted" if accepted else "round_declined",
+            round=job.round,
+            version=job.invitation.model.version,
+            reason=reason,
+        )
+        self._say(
+            self._post.compose(
+                Reply,
+                round=job.round,
+                plan_id=job.plan_hash[:PLAN_ID_BYTES],
+                accepted=accepted,
+                reason=reason[:REASON_CHARACTERS],
+            )
+        )
+
+    def _start(self, job: Job, work: Coroutine[Any, Any, Event]) -> asyncio.Task[None]:
+        self._work = asyncio.create_task(self._until_event(job, work))
+        return self._work
+
+    def _stop_work(self) -> None:
+        """End a fetch at once and a fit between two steps, which leaves the worker warm."""
+        if self._work is self._fit_work:
+            self._stop_fit()
+        elif self._work is not None:
+            self._work.cancel()
+
+    def _stop_fit(self) -> None:
+        # A fit that had to wait for its turn may have started after its round was over.
+        if self._fit_work is not None and not self._fit_work.done():
+            self._worker.cancel()
+
+    async def _until_event(self, job: Job, work: Awaitable[Event]) -> None:
+        """Run ``work`` and enqueue the event it ends in, a named fault included."""
+        try:
+            self.tell(await work)
+        except ShoalError as error:
+            self._keeper.forget_damaged(error, job.invitation.task.digest, job.invitation.model.digest)
+            self._failed(job, error)
+        except TimeoutError:
+            self.tell(Failed(job.plan_hash, "task or model could not be fetched in time"))
+        except Exception as error:  # a defect must not leave the round hanging
+            log.exception("round_work_failed", round=job.round)
+            self.tell(Failed(job.plan_hash, f"a defect of the agent: {type(error).__name__}"))
+
+    async def _fetch(self, job: Job) -> Event:
+        task, model = job.invitation.task, job.invitation.model
+        await self._keeper.task(task)
+        await self._keeper.model(model, task.digest, keep=frozenset({model.digest}))
+        return ModelReady(job.plan_hash)
+
+    async def _fit(self, job: Job) -> Event:
+        task, model, plan = job.invitation.task, job.invitation.model, job.plan
+        if plan is None:
+            raise PlanMissingError("no plan to train by: report this as a defect")
+        answer = await self._worker.request(
+            "fit_and_report",
+            self._settings.fit_time_limit_s,
+            task=task.digest,
+            task_path=str(await self._keeper.task(task)),
+            model_path=str(self._store.model_path(model.digest)),
+            data_path=str(self._settings.examples_path),
+            plan=job.plan_bytes,
+            device=self._post.identity.name,
+            residual_path=str(self._store.residual_path(task.digest)),
+            preview=self._settings.show_update_preview,
+        )
+        report = sign_report(self._post.identity, plan, job.plan_hash, answer.pop("ciphertexts"))
+        preview = answer.pop("preview", None)
+        log.info("trained", round=job.round, version=model.version, **_rounded(answer))
+        if preview:
+            log.info("update_preview", round=job.round, version=model.version, **preview)
+        return Trained(job.plan_hash, report)
+
+    async def _send(self, job: Job, report: SealedReport) -> None:
+        """Send every hub its part again and again until it has given its receipt."""
+        while self._unreceipted:
+            try:
+                await self._link.wait_connected()
+                await asyncio.gather(*(self._send_to(hub, job, report) for hub in sorted(self._unreceipted)))
+            except LinkClosedError:
+                return
+            except ShoalError as error:
+                self._note_fault(fault_name(error))
+                log.warning("report_not_sent", round=job.round, fault=fault_name(error), remedy=str(error))
+            await asyncio.sleep(self._settings.resend_s)
+
+    async def _send_to(self, hub: str, job: Job, report: SealedReport) -> None:
+        topic = self._post.topics.report(hub, self._post.identity.name)
+        for message in report_messages(self._post, job.round, report.parts[hub]):
+            await self._link.publish(topic, self._post.encode(topic, message))
+
+    async def _forget(self, plan_hash: bytes) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+        self._unreceipted.clear()
+        self._store.forget_round(plan_hash)
+
+    def _failed(self, job: Job, error: ShoalError) -> None:
+        self.tell(self._fault(job, error))
+
+    def _fault(self, job: Job, error: ShoalError) -> Failed:
+        name = fault_name(error)
+        if name != "FitCancelledError":
+            self._note_fault(name)
+        return Failed(job.plan_hash, f"{name}: {error}")
+
+
+def _rounded(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in answer.items()}
+
+
+def _forget_failure(task: asyncio.Task[None]) -> None:
+    # The request that needs the worker meets the same fault and names it.
+    if not task.cancelled():
+        task.exception()

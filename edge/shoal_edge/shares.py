@@ -1,0 +1,116 @@
+"""From an update to what each hub may see of it: encoded, shared, sealed. Worker only: needs numpy.
+
+Order and names follow the plan (mode ``hubs``, step 5): ring encoding, additive shares, every share sealed to
+its hub's key of this round. Seeds come from the system's generator and are used once.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shoal_codecs.secagg.additive import split
+from shoal_codecs.security.sealing import seal
+from shoal_codecs.updates.base import EncodeContext, Float32Vector, Indices
+from shoal_codecs.updates.keystream import Words
+from shoal_codecs.updates.registry import codec
+from shoal_codecs.updates.ring import RingSpec, encode_ring, pack_ring
+from shoal_codecs.wire.packing import pack
+from shoal_codecs.wire.plan import Plan, coordinate_seed, decode_plan, plan_hash
+from shoal_codecs.wire.report import share_context
+from shoal_edge.files import write_durably
+
+SEED_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """``plaintexts`` by hub in plan order; the rest is there in mode ``hubs`` only, for a preview."""
+
+    plaintexts: tuple[bytes, ...]
+    words: Words | None = None
+    first: Words | None = None
+    coordinates: Indices | None = None
+
+
+def ring_spec(plan: Plan) -> RingSpec:
+    """Return the numbers every party of ``plan`` derives from it.
+
+    Raises:
+        RingSpecError: numbers that make no ring.
+    """
+    own = plan.codec
+    return RingSpec(
+        dimension=own.dimension,
+        kept=own.kept,
+        clip_norm=own.clip_norm,
+        clamp=own.clamp,
+        ring_bits=own.ring_bits,
+        n_max=plan.n_max,
+        weight_cap=own.weight_cap,
+        seed=coordinate_seed(plan),
+    )
+
+
+def ring_shares(
+    update: Float32Vector, examples: int, plan_bytes: bytes, device: str, rng: np.random.Generator
+) -> Shared:
+    """Return one share per hub of ``update`` (D,), weighted by ``examples``; together they add up to it.
+
+    The first hub's plaintext is its share in full, every other one's the 32-byte seed of its share.
+
+    Raises:
+        UpdateError, SecAggError: an update or a plan that cannot be shared.
+    """
+    plan = decode_plan(plan_bytes)
+    spec = ring_spec(plan)
+    words = encode_ring(update, examples, spec, rng)
+    seeds = [os.urandom(SEED_BYTES) for _ in plan.hubs[1:]]
+    first = split(words, spec.ring_bits, len(plan.hubs), seeds, plan_hash(plan_bytes), device)
+    return Shared((pack_ring(first, spec.ring_bits), *seeds), words, first, spec.coordinates)
+
+
+def clear_share(
+    update: Float32Vector, examples: int, plan: Plan, rng: np.random.Generator, residual_path: Path
+) -> Shared:
+    """Return the coded update for the coordinator, clipped to the plan's norm; mode ``plain``.
+
+    A codec with error feedback starts from the residual at ``residual_path`` and leaves the next one at
+    ``.next`` beside it, which counts once the report is persisted.
+
+    Raises:
+        UpdateError: an update that cannot be coded.
+    """
+    own = codec(plan.codec.name)
+    norm = float(np.linalg.norm(update))
+    clipped = update if norm <= plan.codec.clip_norm else update * np.float32(plan.codec.clip_norm / norm)
+    context = EncodeContext(
+        dimension=plan.codec.dimension,
+        kept=plan.codec.kept,
+        seed=coordinate_seed(plan),
+        rng=rng,
+        residual=_residual(residual_path, plan.codec.dimension) if own.error_feedback else None,
+    )
+    encoded = own.encode(clipped, context)
+    if encoded.residual is not None:
+        following = residual_path.with_name(residual_path.name + ".next")
+        write_durably(following, encoded.residual.astype("<f4", copy=False).tobytes())
+    return Shared((pack([examples, encoded.payload]),))
+
+
+def seal_shares(shared: Shared, plan_bytes: bytes, device: str) -> list[bytes]:
+    """Return each hub's ciphertext in plan order, bound to plan, device and hub."""
+    plan, digest = decode_plan(plan_bytes), plan_hash(plan_bytes)
+    return [
+        seal(hub.key, plaintext, share_context(digest, device, hub.hub))
+        for hub, plaintext in zip(plan.hubs, shared.plaintexts, strict=True)
+    ]
+
+
+def _residual(path: Path, dimension: int) -> Float32Vector | None:
+    """Return the residual kept for this task; one of another length or with NaN counts as none."""
+    if not path.is_file() or path.stat().st_size != 4 * dimension:
+        return None
+    residual = np.frombuffer(path.read_bytes(), dtype="<f4").astype(np.float32)
+    return residual if np.isfinite(residual).all() else None

@@ -1,0 +1,242 @@
+"""What a device must not forget: the round it accepted, reports not yet taken, bases answered, models held.
+
+Plain files, each written whole or not at all, so that ``kill -9`` at any instruction loses nothing that was
+promised. A report is on disk before its base counts as answered, and both before a byte of it is sent.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from shoal_codecs.wire.errors import WireError
+from shoal_codecs.wire.packing import pack, unpack
+from shoal_edge.errors import DamagedStateError, OutboxFullError, StoreError
+from shoal_edge.files import remove_leftovers, sync_folder, write_durably
+from shoal_edge.plan_check import Answer
+from shoal_edge.round_events import Job, SealedReport
+
+T = TypeVar("T")
+MODELS_KEPT = 3
+ANSWERS_KEPT = 4096
+_RECORD_BODY = 32 * 3 + 8
+_RECORD = _RECORD_BODY + 8
+
+
+class _Held(msgspec.Struct, frozen=True, array_like=True):
+    """The vectors on disk, newest first, and the task used last (digests)."""
+
+    models: tuple[bytes, ...] = ()
+    task: bytes = b""
+
+
+class _Outgoing(msgspec.Struct, frozen=True, array_like=True):
+    job: Job
+    report: SealedReport
+
+
+class DeviceStore:
+    """The device's state in ``folder``; ``outbox_cap_bytes`` bounds the reports that wait.
+
+    Raises:
+        StoreError: the folder cannot be made or read.
+    """
+
+    def __init__(self, folder: Path, outbox_cap_bytes: int) -> None:
+        self._folder = folder
+        self._outbox = folder / "outbox"
+        self._cap = outbox_cap_bytes
+        self.models = folder / "models"
+        try:
+            for place in (folder, self._outbox, self.models):
+                place.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(place)
+        except OSError as error:
+            raise StoreError(
+                f"cannot use {error.filename}: {error.strerror}; give the agent a folder"
+            ) from error
+        self._held = self._read(folder / "held.bin", _Held) or _Held()
+        self._answers = self._load_answers()
+
+    # --- the accepted round and its report ------------------------------------------------------
+
+    def persist_job(self, job: Job) -> None:
+        """Write down that the round of ``job`` is accepted."""
+        write_durably(self._job_path, pack(job))
+
+    def check_room(self, size: int) -> None:
+        """Raise OutboxFullError unless a report of ``size`` bytes would fit the outbox."""
+        waiting = sum(path.stat().st_size for path in self._outbox.glob("*.bin"))
+        if waiting + size > self._cap:
+            raise OutboxFullError(
+                f"{waiting} bytes wait in the outbox and {size} more pass its cap of {self._cap}: "
+                "raise outbox_cap_bytes, or let the hubs come back"
+            )
+
+    def persist_report(self, job: Job, report: SealedReport) -> None:
+        """Write the report down, and that its base is answered; only then may any of it be sent.
+
+        Raises:
+            OutboxFullError: it does not fit.
+            StoreError: the disk does not take it.
+        """
+        data = pack(_Outgoing(job, report))
+        self.check_room(len(data))
+        write_durably(self._report_path(job.plan_hash), data)
+        self._answer(job)
+
+    def restore(self) -> tuple[Job, SealedReport | None] | None:
+        """Return the round to go on with after a start, with its report if that was finished."""
+        reports = [found for path in self._outbox.glob("*.bin") if (found := self._read(path, _Outgoing))]
+        if reports:
+            newest = max(reports, key=lambda found: found.job.round)
+            # A power cut between the two writes of a report leaves its base unanswered.
+            self._answer(newest.job)
+            return newest.job, newest.report
+        job = self._read(self._job_path, Job)
+        if job is None or job.plan is None or self.has_answered(job.plan_hash):
+            return None
+        return job, None
+
+    def forget_round(self, plan_hash: bytes) -> None:
+        """Drop job and report of a round; that its base is answered stays."""
+        self._report_path(plan_hash).unlink(missing_ok=True)
+        self._job_path.unlink(missing_ok=True)
+
+    @property
+    def waiting_reports(self) -> int:
+        """Reports in the outbox."""
+        return sum(1 for _ in self._outbox.glob("*.bin"))
+
+    # --- answered bases -------------------------------------------------------------------------
+
+    def answered(self, task: bytes, base: bytes) -> Answer | None:
+        """Return the latest answer on this base, or None."""
+        return self._answers.get(task + base)
+
+    def has_answered(self, plan_hash: bytes) -> bool:
+        """Return whether a report of this very plan was made."""
+        return any(answer.plan_hash == plan_hash for answer in tuple(self._answers.values()))
+
+    # --- models ---------------------------------------------------------------------------------
+
+    def model_path(self, digest: bytes) -> Path:
+        """Return where the vector with ``digest`` is, or would be."""
+        return self.models / digest.hex()
+
+    def holds_model(self, digest: bytes) -> bool:
+        """Return whether that vector is here; its bytes are verified when they are used."""
+        return digest in self._held.models and self.model_path(digest).is_file()
+
+    def adopt_model(self, digest: bytes, task: bytes, *, keep: frozenset[bytes] = frozenset()) -> None:
+        """Note that the vector is here and the newest; all but three and ``keep`` are dropped."""
+        order = (digest, *(held for held in self._held.models if held != digest))
+        if (order, task) == (self._held.models, self._held.task):
+            return
+        kept = tuple(held for place, held in enumerate(order) if place < MODELS_KEPT or held in keep)
+        self._hold(_Held(kept, task))
+        for path in self.models.iterdir():
+            if path.name not in {held.hex() for held in kept}:
+                path.unlink(missing_ok=True)
+
+    def drop_model(self, digest: bytes) -> None:
+        """Forget a vector that turned out to be damaged."""
+        self._hold(_Held(tuple(held for held in self._held.models if held != digest), self._held.task))
+        self.model_path(digest).unlink(missing_ok=True)
+
+    @property
+    def newest_model(self) -> bytes | None:
+        """Digest of the vector adopted last."""
+        return self._held.models[0] if self._held.models else None
+
+    @property
+    def task(self) -> bytes | None:
+        """Digest of the task used last."""
+        return self._held.task or None
+
+    # --- error feedback -------------------------------------------------------------------------
+
+    def residual_path(self, task: bytes) -> Path:
+        """Return where the codec's residual for ``task`` is kept; the worker writes ``.next`` beside it."""
+        return self._folder / f"residual-{task.hex()[:16]}"
+
+    def commit_residual(self, task: bytes) -> None:
+        """Let the residual of the report just persisted be the next one's start."""
+        path = self.residual_path(task)
+        following = path.with_name(path.name + ".next")
+        if following.exists():
+            following.replace(path)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    @property
+    def _job_path(self) -> Path:
+        return self._folder / "round.bin"
+
+    @property
+    def _answers_path(self) -> Path:
+        return self._folder / "answered.log"
+
+    def _report_path(self, plan_hash: bytes) -> Path:
+        return self._outbox / f"{plan_hash.hex()[:32]}.bin"
+
+    def _hold(self, held: _Held) -> None:
+        write_durably(self._folder / "held.bin", pack(held))
+        self._held = held
+
+    def _read(self, path: Path, kind: type[T]) -> T | None:
+        """Return what ``path`` holds, or None where there is nothing; a damaged file is set aside."""
+        try:
+            return unpack(path.read_bytes(), kind)
+        except FileNotFoundError:
+            return None
+        except (msgspec.ValidationError, WireError):
+            path.replace(path.with_suffix(".damaged"))
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from error
+
+    def _answer(self, job: Job) -> None:
+        if job.plan is None:
+            raise DamagedStateError("a report without its plan: report this as a defect")
+        key = job.plan.task + job.plan.base
+        answer = Answer(job.round, job.plan_hash)
+        if self._answers.get(key) == answer:
+            return
+        try:
+            with self._answers_path.open("ab") as file:
+                file.write(_record(key, answer))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"cannot write {self._answers_path}: {error.strerror}") from error
+        self._answers[key] = answer
+
+    def _load_answers(self) -> dict[bytes, Answer]:
+        path = self._answers_path
+        data = path.read_bytes() if path.exists() else b""
+        records = [data[start : start + _RECORD] for start in range(0, len(data), _RECORD)]
+        whole = [record for record in records if _is_whole(record)]
+        answers = {
+            record[:64]: Answer(int.from_bytes(record[96:104], "big"), record[64:96]) for record in whole
+        }
+        if len(whole) != len(records) or len(whole) > 2 * ANSWERS_KEPT:
+            # A torn tail would shift every later record; old bases are never planned again.
+            answers = dict(list(answers.items())[-ANSWERS_KEPT:])
+            write_durably(path, b"".join(_record(key, answer) for key, answer in answers.items()))
+        elif not data:
+            path.touch()
+            sync_folder(path.parent)
+        return answers
+
+
+def _record(key: bytes, answer: Answer) -> bytes:
+    body = key + answer.plan_hash + answer.round.to_bytes(8, "big")
+    return body + hashlib.sha256(body).digest()[:8]
+
+
+def _is_whole(record: bytes) -> bool:
+    body = record[:_RECORD_BODY]
+    return len(record) == _RECORD and hashlib.sha256(body).digest()[:8] == record[_RECORD_BODY:]

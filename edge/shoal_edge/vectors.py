@@ -1,0 +1,79 @@
+"""Model vectors on disk: little-endian float32, named by their BLAKE3 digest. Worker only: needs numpy."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_codecs.updates.base import EncodeContext, to_dense
+from shoal_codecs.updates.coordinates import rand_coordinates
+from shoal_codecs.updates.registry import codec
+from shoal_codecs.updates.step import apply_step, decode_step
+from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.wire.step import ModelStep
+from shoal_codecs.wire.step import decode_step as decode_model_step
+from shoal_edge.errors import DivergedError, VectorFileError
+from shoal_edge.files import write_durably
+
+Vector = npt.NDArray[np.float32]
+# The digest says whether the result is right; this bound only keeps the levels in 32 bits.
+_ANY_LEVEL = (1 << 31) - 1
+
+
+def read_vector(path: Path, digest: bytes) -> Vector:
+    """Return the float32[D] at ``path``.
+
+    Raises:
+        VectorFileError: missing, damaged, or not the vector with ``digest``.
+        DivergedError: it holds NaN or infinity.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise VectorFileError(f"cannot read the model {path.name[:16]}: {error.strerror}") from error
+    if digest_of(data) != digest or len(data) % 4:
+        raise VectorFileError(f"the model {path.name[:16]} on disk is damaged: fetch it again")
+    return check_finite(np.frombuffer(data, dtype="<f4").astype(np.float32))
+
+
+def write_vector(path: Path, vector: Vector) -> None:
+    """Put ``vector`` at ``path``, whole or not at all."""
+    write_durably(path, vector.astype("<f4", copy=False).tobytes())
+
+
+def check_finite(vector: Vector) -> Vector:
+    """Return ``vector`` if every weight is a number.
+
+    Raises:
+        DivergedError: it holds NaN or infinity.
+    """
+    if not np.isfinite(vector).all():
+        raise DivergedError("the model holds NaN or infinity: go back to an earlier version")
+    return vector
+
+
+def step_vector(base_path: Path, encoded: bytes) -> Vector:
+    """Return the child that an encoded ``ModelStep`` makes of the vector at ``base_path``.
+
+    Raises:
+        VectorFileError: the base is damaged, or the step leads elsewhere than it says.
+        UpdateError, MalformedMessageError: not a step for this vector.
+    """
+    step = decode_model_step(encoded)
+    base = read_vector(base_path, step.parent)
+    child = _randk(base, step) if step.kind == "randk" else _sparse(base, step)
+    if digest_of(child.astype("<f4", copy=False).tobytes()) != step.child:
+        raise VectorFileError("the step does not lead to the version it names: fetch the whole model")
+    return check_finite(child)
+
+
+def _randk(base: Vector, step: ModelStep) -> Vector:
+    coordinates = rand_coordinates(step.seed, base.size, step.kept)
+    return apply_step(base, coordinates, decode_step(step.payload, step.kept, _ANY_LEVEL))
+
+
+def _sparse(base: Vector, step: ModelStep) -> Vector:
+    context = EncodeContext(dimension=base.size, kept=step.kept)
+    with np.errstate(over="ignore"):
+        child: Vector = base + to_dense(codec("topk").decode(step.payload, context))
+    return child

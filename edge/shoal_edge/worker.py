@@ -1,0 +1,102 @@
+"""The heavy half of an agent in a process of its own: ``python -m shoal_edge.worker``.
+
+numpy, the interpreter and the ciphers are loaded here and nowhere else, so that an idle agent gives all their
+memory back by ending this process. It reads frames from standard input, answers on standard output, and ends
+when the input ends, however the agent ended. It holds no identity key.
+"""
+
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shoal_codecs.errors import ShoalError
+from shoal_edge.errors import UnknownRequestError, WorkerFrameError
+from shoal_edge.worker_frames import encode_worker_frame, read_worker_frame
+
+REQUESTS = frozenset(
+    {"prepare", "apply_step", "fit_and_report", "evaluate", "evaluate_artefact", "predict", "check_vector"}
+)
+
+
+class Worker:
+    """Answers one request after the other; a reader thread hears of cancellations meanwhile."""
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        self._source = source
+        self._sink = sink
+        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+
+    def run(self) -> None:
+        """Serve until the source ends, which ends the process."""
+        threading.Thread(target=self._read, name="worker-reader", daemon=True).start()
+        # Heavy, and needed by the first request whatever it is: loaded while the agent still fetches.
+        from shoal_edge.worker_jobs import Jobs  # noqa: PLC0415
+
+        jobs = Jobs()
+        while True:
+            request = self._requests.get()
+            self._sink.write(encode_worker_frame(self._answer(jobs, request)))
+            self._sink.flush()
+
+    def _answer(self, jobs: object, request: dict[str, Any]) -> dict[str, Any]:
+        number, do = int(request.pop("id", 0)), str(request.pop("do", ""))
+        try:
+            job = _named(jobs, do)
+            return {"id": number, "ok": job(**request, should_stop=lambda: number in self._cancelled)}
+        except ShoalError as error:
+            return {"id": number, "fault": type(error).__name__, "text": str(error)}
+        except MemoryError:
+            return {
+                "id": number,
+                "fault": "OutOfMemoryError",
+                "text": "this model needs more memory than is free",
+            }
+        except Exception as error:  # noqa: BLE001 - one bad request must not end the worker
+            # The text of a foreign error may quote data; its type and place do not.
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            kind = type(error).__name__
+            text = f"unexpected {kind} at {where}: report this as a defect"
+            return {"id": number, "fault": kind, "text": text}
+        finally:
+            self._cancelled.discard(number)
+
+    def _read(self) -> None:
+        try:
+            while (frame := read_worker_frame(self._source)) is not None:
+                if frame.get("do") == "cancel":
+                    self._cancelled.add(int(frame["id"]))
+                else:
+                    self._requests.put(frame)
+        except (WorkerFrameError, OSError):
+            os._exit(1)
+        # Not sys.exit: the main thread may be in the middle of a fit that nobody waits for any more.
+        os._exit(0)
+
+
+def _named(jobs: object, do: str) -> Callable[..., dict[str, Any]]:
+    if do not in REQUESTS:
+        raise UnknownRequestError(f"no request is called {do[:40]!r}: update agent and worker together")
+    job: Callable[..., dict[str, Any]] = getattr(jobs, do)
+    return job
+
+
+def main() -> None:
+    """Serve the agent that started this process."""
+    # Ctrl-C reaches the whole process group; the agent ends the worker in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Libraries that print must not print into the frames.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    Worker(sys.stdin.buffer, answers).run()
+
+
+if __name__ == "__main__":
+    main()

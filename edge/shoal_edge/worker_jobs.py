@@ -1,0 +1,240 @@
+"""What the worker is asked for; imported in the worker process only, for it needs numpy and LiteRT."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.wire.plan import Plan, decode_plan
+from shoal_codecs.wire.task import TaskBundle, decode_task
+from shoal_edge.data import Examples, load_shard, split_held_out
+from shoal_edge.errors import ModelDimensionError, TaskFileError
+from shoal_edge.health_check import paired_counts
+from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
+from shoal_edge.trainers.errors import UnreadableDataError
+from shoal_edge.trainers.inference import InferenceModel
+from shoal_edge.trainers.litert import LiteRtTrainer
+from shoal_edge.trainers.runtime import interpreter_class
+from shoal_edge.vectors import Vector, read_vector, step_vector, write_vector
+
+Stop = Callable[[], bool]
+PREVIEW_NUMBERS = 8
+
+
+class _Task:
+    """A task ready to train: decoded, its interpreter tested."""
+
+    def __init__(self, path: Path, digest: bytes) -> None:
+        data = path.read_bytes() if path.is_file() else b""
+        if digest_of(data) != digest:
+            raise TaskFileError("the task on disk is damaged: fetch it again")
+        self.digest = digest
+        self.bundle: TaskBundle = decode_task(data)
+        self.trainer = LiteRtTrainer(self.bundle)
+        self.trainer.self_test()
+
+
+class Jobs:
+    """The requests by name; each returns a map of plain values and raises ShoalError on a named fault."""
+
+    def __init__(self) -> None:
+        self._task: _Task | None = None
+        self._examples: tuple[tuple[Any, ...], tuple[Examples, Examples]] | None = None
+
+    def prepare(self, *, task: bytes, task_path: str, data_path: str, should_stop: Stop) -> dict[str, Any]:
+        """Decode and self-test the task, check the device's data against it."""
+        del should_stop
+        ready = self._ready(task, task_path)
+        train, held_out = self._shard(ready, data_path)
+        return {
+            "dimension": ready.trainer.dimension,
+            "examples": len(train),
+            "held_out": len(held_out),
+            "runtime": runtime_name(),
+        }
+
+    def check_vector(self, *, path: str, digest: bytes, should_stop: Stop) -> dict[str, Any]:
+        """Read a vector and make sure of its digest."""
+        del should_stop
+        return {"dimension": len(read_vector(Path(path), digest))}
+
+    def apply_step(
+        self, *, base_path: str, step: bytes, child_path: str, should_stop: Stop
+    ) -> dict[str, Any]:
+        """Write the vector that ``step`` makes of the one at ``base_path``; its digest must be the step's."""
+        del should_stop
+        child = step_vector(Path(base_path), step)
+        write_vector(Path(child_path), child)
+        return {"dimension": len(child)}
+
+    def fit_and_report(
+        self,
+        *,
+        task: bytes,
+        task_path: str,
+        model_path: str,
+        data_path: str,
+        plan: bytes,
+        device: str,
+        residual_path: str,
+        preview: bool,
+        should_stop: Stop,
+    ) -> dict[str, Any]:
+        """Train on the plan's base and return the sealed shares and a few metrics, never the update."""
+        started = time.perf_counter()
+        ready, promised = self._ready(task, task_path), decode_plan(plan)
+        base = self._model(ready, model_path, promised.base)
+        _check_dimension(promised, ready)
+        train, _ = self._shard(ready, data_path)
+        rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
+        ready.trainer.set_weights(base)
+        fit = ready.trainer.fit(
+            train.x,
+            train.y,
+            epochs=promised.training.epochs,
+            learning_rate=promised.training.learning_rate,
+            batch_size=promised.training.batch_size,
+            rng=rng,
+            should_stop=should_stop,
+        )
+        update = ready.trainer.get_weights() - base
+        if promised.mode == "hubs":
+            shared = ring_shares(update, len(train), plan, device, rng)
+        else:
+            shared = clear_share(update, len(train), promised, rng, Path(residual_path))
+        answer: dict[str, Any] = {
+            "ciphertexts": seal_shares(shared, plan, device),
+            "examples": fit.examples,
+            "steps": fit.steps,
+            "loss_before": fit.loss_before,
+            "loss_after": fit.loss_after,
+            "norm": float(np.linalg.norm(update)),
+            "seconds": time.perf_counter() - started,
+        }
+        if preview and shared.words is not None:
+            answer["preview"] = _preview(update, shared)
+        return answer
+
+    def evaluate(
+        self,
+        *,
+        task: bytes,
+        task_path: str,
+        model_path: str,
+        digest: bytes,
+        data_path: str,
+        should_stop: Stop,
+    ) -> dict[str, Any]:
+        """Count how the vector at ``model_path`` does on the held-out examples."""
+        del should_stop
+        ready = self._ready(task, task_path)
+        ready.trainer.set_weights(self._model(ready, model_path, digest))
+        _, held_out = self._shard(ready, data_path)
+        counts = ready.trainer.evaluate(held_out.x, held_out.y)
+        return {"examples": counts.examples, "correct": counts.correct, "loss_sum": counts.loss_sum}
+
+    def evaluate_artefact(
+        self, *, candidate_path: str, replaced_path: str, data_path: str, should_stop: Stop
+    ) -> dict[str, Any]:
+        """Count two deployable models on the same held-out examples; ``replaced_path`` may be empty."""
+        del should_stop
+        replaced = Path(replaced_path) if replaced_path else None
+        counts = paired_counts(Path(candidate_path), replaced, Path(data_path))
+        answer: dict[str, Any] = msgspec.to_builtins(counts)
+        return answer
+
+    def predict(
+        self, *, artefact_path: str, input_path: str, index: int, held_out: bool, should_stop: Stop
+    ) -> dict[str, Any]:
+        """Return what a deployed model says of example ``index`` of a file, and its label (-1: not known)."""
+        del should_stop
+        model = InferenceModel(Path(artefact_path))
+        examples = _own_examples(Path(input_path))
+        if held_out:
+            _, examples = split_held_out(examples)
+        if not 0 <= index < len(examples):
+            raise UnreadableDataError(f"no example {index}: the file has {len(examples)}, counted from 0")
+        found = model.predict(examples.x[index : index + 1])
+        return {
+            "label": int(found.labels[0]),
+            "probabilities": [float(p) for p in found.probabilities[0]],
+            "truth": int(examples.y[index]),
+            "count": len(examples),
+            "seconds": found.seconds,
+        }
+
+    def _ready(self, digest: bytes, path: str) -> _Task:
+        if self._task is None or self._task.digest != digest:
+            self._task = None
+            self._examples = None
+            self._task = _Task(Path(path), digest)
+        return self._task
+
+    def _model(self, ready: _Task, path: str, digest: bytes) -> Vector:
+        vector = read_vector(Path(path), digest)
+        if len(vector) != ready.trainer.dimension:
+            raise ModelDimensionError(
+                f"the model has {len(vector)} parameters, the task {ready.trainer.dimension}: plan anew"
+            )
+        return vector
+
+    def _shard(self, ready: _Task, data_path: str) -> tuple[Examples, Examples]:
+        """Return (training, held-out), loaded again when the file changed."""
+        path = Path(data_path)
+        try:
+            about = path.stat()
+        except OSError as error:
+            raise UnreadableDataError(f"cannot read {path} ({error.strerror}): check `examples`") from error
+        key = (data_path, about.st_mtime_ns, about.st_size, ready.digest)
+        if self._examples is None or self._examples[0] != key:
+            shard = load_shard(path, ready.bundle.input, len(ready.bundle.labels))
+            self._examples = (key, split_held_out(shard))
+        return self._examples[1]
+
+
+def runtime_name() -> str:
+    """Return the installed interpreter's distribution and version."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - once in a process
+
+    package: str = interpreter_class().__module__.partition(".")[0].replace("_", "-")
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
+
+
+def _check_dimension(plan: Plan, ready: _Task) -> None:
+    if plan.codec.dimension != ready.trainer.dimension:
+        raise ModelDimensionError(
+            f"the plan is for {plan.codec.dimension} parameters, the task has "
+            f"{ready.trainer.dimension}: plan anew"
+        )
+
+
+def _own_examples(path: Path) -> Examples:
+    """Read x and y without a task to check them against; the model checks what it is given."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            x: npt.NDArray[Any] = archive["x"]
+            y: npt.NDArray[np.int32] = (
+                archive["y"].astype(np.int32) if "y" in archive.files else np.full(len(x), -1, np.int32)
+            )
+    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise UnreadableDataError(f"{path} holds no examples x: save them with numpy.savez") from error
+    return Examples(x, y)
+
+
+def _preview(update: Vector, shared: Shared) -> dict[str, Any]:
+    if shared.words is None or shared.first is None or shared.coordinates is None:
+        return {}
+    at = shared.coordinates[:PREVIEW_NUMBERS]
+    return {
+        "update": [round(float(value), 4) for value in update[at]],
+        "share": [int(word) for word in shared.first[:PREVIEW_NUMBERS]],
+    }

@@ -1,0 +1,213 @@
+"""The device's state: what was promised is still there after a power cut at any instruction."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_parts import invitation_to, make_fleet, make_plan, offer_of, write_examples
+from shoal_codecs.wire.plan import encode_plan
+from shoal_edge.data import Examples, split_held_out
+from shoal_edge.errors import OutboxFullError, StoreError
+from shoal_edge.files import shard_counts, write_durably
+from shoal_edge.round_events import Job, SealedReport
+from shoal_edge.store import ANSWERS_KEPT, DeviceStore
+
+FLEET = make_fleet()
+MODEL = offer_of(b"\0" * 4 * 9610)
+REPORT = SealedReport(b"r" * 32, {"hub-1": b"one" * 50, "hub-2": b"two"})
+CAP = 100_000
+
+
+def job(number: int = 7) -> Job:
+    plan = make_plan(FLEET, MODEL.digest, round=number)
+    return Job(invitation_to(plan, MODEL), plan, encode_plan(plan))
+
+
+class PowerCutError(BaseException):
+    """The power is gone; nothing after this runs, not even what handles errors."""
+
+
+def test_a_finished_report_is_there_after_a_restart(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    store.persist_job(job())
+    store.persist_report(job(), REPORT)
+    again = DeviceStore(tmp_path, CAP)
+    assert again.restore() == (job(), REPORT)
+    assert again.waiting_reports == 1
+    assert again.has_answered(job().plan_hash)
+
+
+def test_an_accepted_round_is_there_after_a_restart(tmp_path: Path) -> None:
+    DeviceStore(tmp_path, CAP).persist_job(job())
+    assert DeviceStore(tmp_path, CAP).restore() == (job(), None)
+
+
+def test_a_round_that_was_left_is_forgotten_but_not_that_it_was_answered(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    store.persist_job(job())
+    store.persist_report(job(), REPORT)
+    store.forget_round(job().plan_hash)
+    again = DeviceStore(tmp_path, CAP)
+    assert again.restore() is None
+    plan = job().plan
+    assert plan is not None
+    answer = again.answered(plan.task, plan.base)
+    assert answer is not None
+    assert (answer.round, answer.plan_hash) == (7, job().plan_hash)
+
+
+def test_the_newest_answer_on_a_base_counts(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    for number in (6, 7, 9):
+        store.persist_report(job(number), REPORT)
+        store.forget_round(job(number).plan_hash)
+    plan = job(9).plan
+    assert plan is not None
+    answer = DeviceStore(tmp_path, CAP).answered(plan.task, plan.base)
+    assert answer is not None
+    assert answer.round == 9
+
+
+def test_a_full_outbox_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, 5000)
+    store.persist_report(job(6), REPORT)
+    with pytest.raises(OutboxFullError, match="outbox_cap_bytes"):
+        store.persist_report(job(7), SealedReport(b"q" * 32, {"hub-1": b"x" * 4000}))
+    assert DeviceStore(tmp_path, 5000).restore() == (job(6), REPORT)
+    assert not store.has_answered(job(7).plan_hash)
+
+
+@pytest.mark.parametrize("cut", range(12))
+def test_a_power_cut_at_any_write_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    store.persist_job(job())
+    left = cut
+
+    def fsync(descriptor: int) -> None:
+        nonlocal left
+        if left == 0:
+            raise PowerCutError
+        left -= 1
+        real(descriptor)
+
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", fsync)
+    sent = False
+    try:
+        store.persist_report(job(), REPORT)
+        sent = True
+    except PowerCutError:
+        pass
+    monkeypatch.undo()
+    again = DeviceStore(tmp_path, CAP)
+    restored = again.restore()
+    if sent:
+        assert restored == (job(), REPORT)
+    assert restored is not None
+    assert restored in [(job(), REPORT), (job(), None)]
+    # A report that will be sent again is an answered base, however the writes were cut.
+    assert again.has_answered(job().plan_hash) is (restored[1] is not None)
+
+
+@given(st.integers(0, 4), st.binary(max_size=150))
+@settings(max_examples=60)
+def test_a_torn_answer_log_keeps_every_whole_record(
+    tmp_path_factory: pytest.TempPathFactory, whole: int, tail: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    store = DeviceStore(folder, CAP)
+    for number in range(1, whole + 1):
+        store.persist_report(job(number), REPORT)
+        store.forget_round(job(number).plan_hash)
+    with (folder / "answered.log").open("ab") as file:
+        file.write(tail)
+    again = DeviceStore(folder, CAP)
+    plan = job().plan
+    assert plan is not None
+    answer = again.answered(plan.task, plan.base)
+    assert (answer.round if answer else 0) == whole
+    again.persist_report(job(50), REPORT)
+    assert DeviceStore(folder, CAP).has_answered(job(50).plan_hash)
+
+
+def test_a_half_written_or_damaged_file_is_set_aside(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    store.persist_job(job())
+    store.persist_report(job(), REPORT)
+    (path,) = (tmp_path / "outbox").glob("*.bin")
+    path.write_bytes(path.read_bytes()[:-9])
+    (tmp_path / "outbox" / "half.bin.new").write_bytes(b"half")
+    (tmp_path / "held.bin").write_bytes(b"\xff\xff")
+    again = DeviceStore(tmp_path, CAP)
+    # The base was answered and its report is lost: the round is over for this device.
+    assert again.restore() is None
+    assert again.waiting_reports == 0
+    assert again.newest_model is None
+    assert not list((tmp_path / "outbox").glob("*.new"))
+
+
+def test_answers_do_not_grow_for_ever(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    plan = job().plan
+    assert plan is not None
+    store.persist_report(job(), REPORT)
+    record = (tmp_path / "answered.log").read_bytes()
+    (tmp_path / "answered.log").write_bytes(record * (2 * ANSWERS_KEPT + 1))
+    again = DeviceStore(tmp_path, CAP)
+    assert again.has_answered(job().plan_hash)
+    assert len((tmp_path / "answered.log").read_bytes()) == len(record)
+
+
+def test_the_three_newest_models_are_kept(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    digests = [bytes([n]) * 32 for n in range(5)]
+    for digest in digests:
+        store.model_path(digest).write_bytes(b"vector")
+        store.adopt_model(digest, b"t" * 32, keep=frozenset({digests[0]}))
+    again = DeviceStore(tmp_path, CAP)
+    assert again.newest_model == digests[4]
+    assert again.task == b"t" * 32
+    assert [again.holds_model(digest) for digest in digests] == [True, False, True, True, True]
+    again.drop_model(digests[4])
+    assert again.newest_model == digests[3]
+    assert not again.model_path(digests[4]).exists()
+
+
+def test_a_residual_counts_once_its_report_is_kept(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    path = store.residual_path(b"t" * 32)
+    store.commit_residual(b"t" * 32)
+    assert not path.exists()
+    path.with_name(path.name + ".next").write_bytes(b"left over")
+    store.commit_residual(b"t" * 32)
+    assert path.read_bytes() == b"left over"
+
+
+def test_a_folder_that_cannot_be_used_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="folder"):
+        DeviceStore(tmp_path / "file" / "data", CAP)
+    with pytest.raises(StoreError, match="free some space"):
+        write_durably(tmp_path / "file" / "x", b"")
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 7, 60, 123])
+def test_counts_without_numpy_are_those_of_the_trainer(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "examples.npz"
+    write_examples(path, count)
+    shard = Examples(np.zeros((count, 2), np.uint8), np.zeros(count, np.int32))
+    train, held_out = split_held_out(shard)
+    assert shard_counts(path) == (len(train), len(held_out))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"\x93NUMPY"])
+def test_an_unreadable_shard_counts_as_empty(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.npz").write_bytes(content)
+    assert shard_counts(tmp_path / "x.npz") == (0, 0)
+    assert shard_counts(tmp_path / "none.npz") == (0, 0)

@@ -1,0 +1,238 @@
+"""What a device refuses about a plan, each with its own error."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_parts import (
+    FLEET,
+    NOW_MS,
+    TASK,
+    codec_plan,
+    invitation_to,
+    make_fleet,
+    make_plan,
+    notice_of,
+    offer_of,
+)
+from shoal_codecs.security.sealing import OVERHEAD_BYTES
+from shoal_codecs.wire.blob import describe
+from shoal_codecs.wire.errors import InvalidPlanError
+from shoal_codecs.wire.messages import PlanNotice
+from shoal_codecs.wire.packing import pack
+from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan, plan_hash, plan_signing_bytes
+from shoal_edge.errors import (
+    AnsweredBaseError,
+    CohortFloorError,
+    ModeNotAllowedError,
+    NotInCohortError,
+    OfferMismatchError,
+    PlanHashMismatchError,
+    PlanSignatureError,
+    PlanWindowError,
+    PuppetCohortError,
+    RosterMismatchError,
+    UnpinnedHubsError,
+    UnsupportedCodecError,
+    UnsupportedNoiseError,
+    WrongFleetError,
+    WrongRoundError,
+)
+from shoal_edge.plan_check import Answer, DeviceRules, check_plan, report_bytes_bound
+
+PARTIES = make_fleet()
+MODEL = offer_of(b"\1" * 4 * TASK.dimension)
+RULES = DeviceRules(
+    device="device-01", fleet=FLEET, modes=frozenset({"hubs", "plain"}), n_min=3, slack_ms=5000
+)
+
+
+def plan_of(**changes: Any) -> Plan:
+    return make_plan(PARTIES, MODEL.digest, **changes)
+
+
+def judge(plan: Plan, **changes: Any) -> Plan:
+    rules = changes.pop("rules", RULES)
+    invitation = changes.pop("invitation", None) or invitation_to(plan, MODEL)
+    notice = changes.pop("notice", None) or notice_of(PARTIES, plan)
+    values: dict[str, Any] = {"roster": PARTIES.roster, "answered": None, "now_ms": NOW_MS}
+    return check_plan(notice, invitation, rules=rules, **(values | changes))
+
+
+@pytest.mark.parametrize("mode", ["hubs", "plain"])
+def test_an_honest_plan_is_taken(mode: str) -> None:
+    codec = codec_plan(4, ring_bits=0 if mode == "plain" else 10)
+    plan = plan_of(mode=mode, codec=codec)
+    assert judge(plan) == plan
+
+
+def test_another_plan_than_the_invitation_s() -> None:
+    plan = plan_of()
+    with pytest.raises(PlanHashMismatchError):
+        judge(plan, notice=notice_of(PARTIES, plan_of(round=8)))
+
+
+def test_an_unknown_field_is_refused() -> None:
+    data = pack(msgspec.to_builtins(plan_of(), builtin_types=(bytes,)) | {"noise_seed": 7})
+    names = ("coordinator", "hub-1", "hub-2")
+    signatures = {name: PARTIES.identities[name].sign(plan_signing_bytes(data)) for name in names}
+    notice = msgspec.structs.replace(notice_of(PARTIES, plan_of()), plan=data, signatures=signatures)
+    with pytest.raises(InvalidPlanError, match="noise_seed"):
+        judge(plan_of(), notice=notice, invitation=invitation_to(plan_of(), MODEL, plan_hash=plan_hash(data)))
+
+
+def test_another_fleet() -> None:
+    with pytest.raises(WrongFleetError):
+        judge(plan_of(fleet="elsewhere"))
+
+
+def test_another_round_than_the_invitation_s() -> None:
+    with pytest.raises(WrongRoundError):
+        judge(plan_of(), invitation=invitation_to(plan_of(), MODEL, round=8))
+
+
+def test_a_mode_the_device_did_not_allow() -> None:
+    plan = plan_of(mode="plain", codec=codec_plan(4, ring_bits=0))
+    with pytest.raises(ModeNotAllowedError, match="hubs"):
+        judge(plan, rules=replace(RULES, modes=frozenset({"hubs"})))
+
+
+def test_another_roster() -> None:
+    with pytest.raises(RosterMismatchError):
+        judge(plan_of(roster=b"\7" * 32))
+
+
+def test_hubs_that_are_not_the_pinned_ones() -> None:
+    own = PARTIES.offer("hub-1")
+    puppet = HubOffer("hub-9", own.key, own.nonce)
+    with pytest.raises(UnpinnedHubsError, match="hub-9"):
+        judge(plan_of(hubs=(own, puppet)), notice=notice_of(PARTIES, plan_of(hubs=(own, puppet)), ()))
+
+
+def test_a_hub_left_out() -> None:
+    three = make_fleet(hubs=3)
+    plan = make_plan(three, MODEL.digest, hubs=(three.offer("hub-1"), three.offer("hub-2")))
+    with pytest.raises(UnpinnedHubsError, match="hub-3"):
+        judge(plan, roster=three.roster, notice=notice_of(three, plan))
+
+
+def test_in_mode_plain_the_share_goes_to_the_coordinator_only() -> None:
+    plan = plan_of(mode="plain", codec=codec_plan(4, ring_bits=0), hubs=(PARTIES.offer("hub-1"),))
+    with pytest.raises(UnpinnedHubsError):
+        judge(plan)
+
+
+@pytest.mark.parametrize("missing", ["coordinator", "hub-1", "hub-2"])
+def test_a_missing_signature(missing: str) -> None:
+    plan = plan_of()
+    signers = tuple({"coordinator", "hub-1", "hub-2"} - {missing})
+    with pytest.raises(PlanSignatureError, match=missing):
+        judge(plan, notice=notice_of(PARTIES, plan, signers))
+
+
+@pytest.mark.parametrize("forged", ["coordinator", "hub-1", "hub-2"])
+def test_a_forged_signature(forged: str) -> None:
+    notice = notice_of(PARTIES, plan_of())
+    signatures = notice.signatures | {forged: PARTIES.identities["operator"].sign(b"anything")}
+    with pytest.raises(PlanSignatureError, match=forged):
+        judge(plan_of(), notice=msgspec.structs.replace(notice, signatures=signatures))
+
+
+def test_a_signature_over_another_plan() -> None:
+    plan, other = plan_of(), plan_of(n_min=4, quorum=4)
+    stolen: PlanNotice = msgspec.structs.replace(
+        notice_of(PARTIES, plan), signatures=notice_of(PARTIES, other).signatures
+    )
+    with pytest.raises(PlanSignatureError):
+        judge(plan, notice=stolen)
+
+
+def test_a_cohort_without_this_device() -> None:
+    plan = plan_of(cohort=("device-02", "device-03", "device-04"))
+    with pytest.raises(NotInCohortError):
+        judge(plan)
+
+
+@pytest.mark.parametrize("puppet", ["device-99", "hub-1"])
+def test_a_cohort_with_a_puppet(puppet: str) -> None:
+    with pytest.raises(PuppetCohortError, match=puppet):
+        judge(plan_of(cohort=("device-01", "device-02", puppet)))
+
+
+@pytest.mark.parametrize(("opens", "closes"), [(NOW_MS + 5001, NOW_MS + 90_000), (NOW_MS - 90_000, NOW_MS)])
+def test_a_plan_out_of_its_window(opens: int, closes: int) -> None:
+    with pytest.raises(PlanWindowError):
+        judge(plan_of(opens_ms=opens, closes_ms=closes))
+
+
+def test_a_clock_that_is_a_little_late_is_forgiven() -> None:
+    assert judge(plan_of(opens_ms=NOW_MS + 4999)).round == 7
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"), [("hubs", "topk"), ("hubs", "dense"), ("plain", "ring"), ("hubs", "")]
+)
+def test_a_codec_that_does_not_work_here(mode: str, name: str) -> None:
+    codec = codec_plan(4, name=name, ring_bits=10 if mode == "hubs" else 0)
+    with pytest.raises(UnsupportedCodecError):
+        judge(plan_of(mode=mode, codec=codec))
+
+
+def test_noise_that_this_agent_cannot_add() -> None:
+    with pytest.raises(UnsupportedNoiseError):
+        judge(plan_of(noise_mu=1.5))
+
+
+def test_a_floor_under_the_device_s_own() -> None:
+    with pytest.raises(CohortFloorError, match="insists on 3"):
+        judge(plan_of(n_min=2))
+
+
+def test_another_model_than_the_plan_s() -> None:
+    other = offer_of(b"\2" * 4 * TASK.dimension)
+    with pytest.raises(OfferMismatchError):
+        judge(plan_of(), invitation=invitation_to(plan_of(), other))
+
+
+def test_another_task_than_the_plan_s() -> None:
+    with pytest.raises(OfferMismatchError):
+        judge(plan_of(), invitation=invitation_to(plan_of(), MODEL, task=describe(b"another")))
+
+
+def test_a_model_of_another_size_than_the_plan_s() -> None:
+    with pytest.raises(OfferMismatchError, match="parameters take"):
+        judge(plan_of(codec=codec_plan(4, dimension=TASK.dimension + 1)))
+
+
+def test_a_base_answered_in_this_very_plan() -> None:
+    plan = plan_of()
+    with pytest.raises(AnsweredBaseError, match="not made twice"):
+        judge(plan, answered=Answer(7, plan_hash(encode_plan(plan))))
+
+
+@pytest.mark.parametrize("number", [7, 8])
+def test_a_second_plan_on_a_base_that_is_not_later(number: int) -> None:
+    with pytest.raises(AnsweredBaseError, match="cannot follow"):
+        judge(plan_of(), answered=Answer(number, b"\3" * 32))
+
+
+def test_a_later_plan_on_an_answered_base_needs_the_hubs_word() -> None:
+    earlier = Answer(6, b"\3" * 32)
+    assert judge(plan_of(), answered=earlier).round == 7
+    with pytest.raises(PlanSignatureError):
+        judge(plan_of(), answered=earlier, notice=notice_of(PARTIES, plan_of(), ("coordinator", "hub-1")))
+
+
+@given(kept=st.integers(1, TASK.dimension), devices=st.integers(3, 12), hubs=st.integers(2, 4))
+def test_the_room_asked_for_is_enough_for_the_report(kept: int, devices: int, hubs: int) -> None:
+    fleet = make_fleet(devices, hubs)
+    codec = codec_plan(devices, kept=kept)
+    plan = make_plan(fleet, MODEL.digest, codec=codec, n_max=devices)
+    share = -(-(kept + 16) * codec.ring_bits // 8) + OVERHEAD_BYTES
+    seeds = (hubs - 1) * (32 + OVERHEAD_BYTES)
+    signatures_and_digests = hubs * (64 + 32 * (hubs - 1))
+    assert report_bytes_bound(plan) > share + seeds + signatures_and_digests

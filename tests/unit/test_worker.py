@@ -1,0 +1,328 @@
+"""The worker as a real process: what it computes, and every way in which it can fail."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_parts import (
+    TASK,
+    TASK_BYTES,
+    TASK_REF,
+    base_vector,
+    codec_plan,
+    make_fleet,
+    make_plan,
+    write_examples,
+)
+from shoal_codecs.secagg.additive import combine
+from shoal_codecs.secagg.prg import expand
+from shoal_codecs.security.sealing import unseal
+from shoal_codecs.updates.base import EncodeContext, to_dense
+from shoal_codecs.updates.coordinates import rand_coordinates
+from shoal_codecs.updates.registry import codec
+from shoal_codecs.updates.ring import decode_sum, unpack_ring
+from shoal_codecs.updates.step import apply_step, step_from_sum
+from shoal_codecs.updates.step import encode_step as pack_levels
+from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.wire.packing import unpack_plain
+from shoal_codecs.wire.plan import TrainingPlan, coordinate_seed, encode_plan, plan_hash
+from shoal_codecs.wire.report import share_context
+from shoal_codecs.wire.step import ModelStep, encode_step
+from shoal_edge.errors import (
+    WorkerCrashedError,
+    WorkerRefusedError,
+    WorkerStartError,
+    WorkerTimeLimitError,
+)
+from shoal_edge.shares import ring_spec
+from shoal_edge.worker_client import WorkerClient
+
+FLEET = make_fleet()
+DEVICE = "device-01"
+LIMIT_S = 60.0
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[WorkerClient]:
+    client = WorkerClient(idle_s=60)
+    yield client
+    await client.close()
+
+
+class Device:
+    """A device's files and the requests made of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.task = folder / "task"
+        self.task.write_bytes(TASK_BYTES)
+        self.data = folder / "examples.npz"
+        write_examples(self.data)
+        self.base = base_vector()
+        self.digest = self.put("base", self.base)
+
+    def put(self, name: str, vector: np.ndarray[Any, Any]) -> bytes:
+        data = vector.astype("<f4").tobytes()
+        (self.folder / name).write_bytes(data)
+        return digest_of(data)
+
+    @property
+    def common(self) -> dict[str, Any]:
+        return {"task": TASK_REF.digest, "task_path": str(self.task), "data_path": str(self.data)}
+
+    def fit(self, plan: bytes, **changes: Any) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "model_path": str(self.folder / "base"),
+            "plan": plan,
+            "device": DEVICE,
+            "residual_path": str(self.folder / "residual"),
+            "preview": False,
+        }
+        return self.common | values | changes
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path)
+
+
+def opened(answer: dict[str, Any], plan: bytes, hub: str, position: int) -> bytes:
+    private = FLEET.keys[hub][0]
+    return unseal(private, answer["ciphertexts"][position], share_context(plan_hash(plan), DEVICE, hub))
+
+
+async def test_both_shares_add_up_to_the_update(worker: WorkerClient, device: Device) -> None:
+    plan = make_plan(FLEET, device.digest)
+    data = encode_plan(plan)
+    answer = await worker.request("fit_and_report", LIMIT_S, **device.fit(data, preview=True))
+    spec = ring_spec(plan)
+    first = unpack_ring(opened(answer, data, "hub-1", 0), spec.words, spec.ring_bits)
+    seed = opened(answer, data, "hub-2", 1)
+    assert len(seed) == 32
+    second = expand(seed, plan_hash(data), DEVICE, 2, spec.words, spec.ring_bits)
+    total = decode_sum(combine([first, second], spec.ring_bits), spec)
+    assert total.weight == answer["examples"] == 48
+    sent = total.q * np.float32(step_from_sum(total, spec).scale)
+    preview = answer["preview"]
+    level = step_from_sum(total, spec).scale
+    np.testing.assert_allclose(sent[:8] * spec.kept / spec.dimension, preview["update"], atol=level)
+    assert preview["share"] == [int(word) for word in first[:8]]
+    assert set(answer) == {
+        "ciphertexts", "examples", "steps", "loss_before", "loss_after", "norm", "seconds", "preview"
+    }  # fmt: skip
+    assert answer["loss_after"] < answer["loss_before"]
+
+
+async def test_the_update_stays_in_the_worker_unless_asked_for(worker: WorkerClient, device: Device) -> None:
+    plan = encode_plan(make_plan(FLEET, device.digest))
+    answer = await worker.request("fit_and_report", LIMIT_S, **device.fit(plan))
+    assert "preview" not in answer
+
+
+@pytest.mark.parametrize("name", ["dense", "int8", "topk", "randk"])
+async def test_mode_plain_carries_the_coded_update(worker: WorkerClient, device: Device, name: str) -> None:
+    kept = TASK.dimension if name in {"dense", "int8"} else 480
+    plan = make_plan(
+        FLEET, device.digest, mode="plain", codec=codec_plan(4, name=name, kept=kept, ring_bits=0)
+    )
+    data = encode_plan(plan)
+    answer = await worker.request("fit_and_report", LIMIT_S, **device.fit(data))
+    examples, payload = unpack_plain(opened(answer, data, "coordinator", 0))
+    assert examples == 48
+    context = EncodeContext(dimension=TASK.dimension, kept=kept, seed=coordinate_seed(plan))
+    update = to_dense(codec(name).decode(payload, context))
+    assert 0 < float(np.linalg.norm(update)) < 10 * answer["norm"]
+    assert (device.folder / "residual.next").exists() is (name == "topk")
+
+
+async def test_what_top_k_left_out_comes_with_the_next_report(worker: WorkerClient, device: Device) -> None:
+    plan = make_plan(
+        FLEET, device.digest, mode="plain", codec=codec_plan(4, name="topk", kept=5, ring_bits=0)
+    )
+    residual = np.zeros(TASK.dimension, np.float32)
+    residual[17] = 100.0
+    device.put("residual", residual)
+    data = encode_plan(plan)
+    answer = await worker.request("fit_and_report", LIMIT_S, **device.fit(data))
+    _, payload = unpack_plain(opened(answer, data, "coordinator", 0))
+    update = to_dense(codec("topk").decode(payload, EncodeContext(dimension=TASK.dimension, kept=5)))
+    assert update[17] == pytest.approx(100, abs=1)
+
+
+async def test_a_step_leads_to_the_version_it_names(worker: WorkerClient, device: Device) -> None:
+    seed, kept = b"s" * 32, 480
+    q = np.random.default_rng(0).integers(-50, 50, kept).astype(np.int32)
+    from shoal_codecs.updates.step import Step  # noqa: PLC0415
+
+    child = apply_step(device.base, rand_coordinates(seed, TASK.dimension, kept), Step(q, 0.25))
+    digest = digest_of(child.astype("<f4").tobytes())
+    step = ModelStep("randk", device.digest, digest, seed, kept, 0.25, pack_levels(q, 0.25, 50))
+    paths = {"base_path": str(device.folder / "base"), "child_path": str(device.folder / "child")}
+    await worker.request("apply_step", LIMIT_S, step=encode_step(step), **paths)
+    assert digest_of((device.folder / "child").read_bytes()) == digest
+
+    astray = ModelStep("randk", device.digest, b"?" * 32, seed, kept, 0.25, pack_levels(q, 0.25, 50))
+    with pytest.raises(WorkerRefusedError, match="fetch the whole") as caught:
+        await worker.request("apply_step", LIMIT_S, step=encode_step(astray), **paths)
+    assert caught.value.fault == "VectorFileError"
+
+
+async def test_a_sparse_step_leads_to_the_version_it_names(worker: WorkerClient, device: Device) -> None:
+    move = np.zeros(TASK.dimension, np.float32)
+    move[[3, 500, 9000]] = [1.0, -2.0, 0.5]
+    context = EncodeContext(dimension=TASK.dimension, kept=3)
+    payload = codec("topk").encode(move, context).payload
+    child = device.base + to_dense(codec("topk").decode(payload, context))
+    digest = digest_of(child.astype("<f4").tobytes())
+    step = ModelStep("sparse", device.digest, digest, b"", 3, 0.0, payload)
+    paths = {"base_path": str(device.folder / "base"), "child_path": str(device.folder / "child")}
+    await worker.request("apply_step", LIMIT_S, step=encode_step(step), **paths)
+    assert digest_of((device.folder / "child").read_bytes()) == digest
+
+
+async def test_evaluation_counts_the_held_out_examples(worker: WorkerClient, device: Device) -> None:
+    arguments = device.common | {"model_path": str(device.folder / "base"), "digest": device.digest}
+    counts = await worker.request("evaluate", LIMIT_S, **arguments)
+    assert counts["examples"] == 12
+    assert 0 <= counts["correct"] <= 12
+    assert counts["loss_sum"] > 0
+
+
+async def test_preparing_tells_what_the_device_has(worker: WorkerClient, device: Device) -> None:
+    answer = await worker.request("prepare", LIMIT_S, **device.common)
+    assert (answer["dimension"], answer["examples"], answer["held_out"]) == (TASK.dimension, 48, 12)
+    assert "litert" in answer["runtime"] or "tflite" in answer["runtime"]
+
+
+async def refused(worker: WorkerClient, device: Device, **changes: Any) -> str:
+    plan = encode_plan(make_plan(FLEET, changes.pop("base", device.digest), **changes.pop("plan", {})))
+    with pytest.raises(WorkerRefusedError) as caught:
+        await worker.request("fit_and_report", LIMIT_S, **device.fit(plan, **changes))
+    assert len(str(caught.value)) > 20
+    return caught.value.fault
+
+
+async def test_bad_input_is_named_and_the_worker_lives_on(worker: WorkerClient, device: Device) -> None:
+    bad = device.base.copy()
+    bad[5] = np.nan
+    assert await refused(worker, device, base=device.put("base", bad)) == "DivergedError"
+    short = device.put("base", device.base[:-1])
+    assert await refused(worker, device, base=short) == "ModelDimensionError"
+    device.put("base", device.base + 1)
+    assert await refused(worker, device) == "VectorFileError"
+    device.put("base", device.base)
+    wild = {"training": TrainingPlan(epochs=2, learning_rate=1e30, batch_size=4)}
+    assert await refused(worker, device, plan=wild) in {"NonFiniteLossError", "NonFiniteWeightsError"}
+    np.savez(device.data, x=np.zeros((60, 9, 9), np.uint8), y=np.zeros(60, np.uint8))
+    assert await refused(worker, device) == "ExampleShapeError"
+    device.data.unlink()
+    assert await refused(worker, device) == "UnreadableDataError"
+    write_examples(device.data)
+    pid = worker.pid
+    device.task.write_bytes(TASK_BYTES[:-1])
+    fresh = WorkerClient(idle_s=60)
+    assert await refused(fresh, device) == "TaskFileError"
+    await fresh.close()
+    with pytest.raises(WorkerRefusedError, match="no request is called"):
+        await worker.request("dance", LIMIT_S)
+    with pytest.raises(WorkerRefusedError, match="report this as a defect"):
+        await worker.request("evaluate", LIMIT_S, nonsense=1)
+    assert worker.pid == pid
+
+
+def long_plan(device: Device) -> bytes:
+    training = TrainingPlan(epochs=1_000_000, learning_rate=0.001, batch_size=1)
+    return encode_plan(make_plan(FLEET, device.digest, training=training))
+
+
+async def in_a_fit(worker: WorkerClient, device: Device, limit_s: float = LIMIT_S) -> asyncio.Task[Any]:
+    """Begin a fit that would take hours."""
+    await worker.request("prepare", LIMIT_S, **device.common)
+    request = worker.request("fit_and_report", limit_s, **device.fit(long_plan(device)))
+    task = asyncio.create_task(request)
+    await asyncio.sleep(0.2)
+    return task
+
+
+async def test_a_fit_stops_between_two_steps(worker: WorkerClient, device: Device) -> None:
+    fit = await in_a_fit(worker, device)
+    pid = worker.pid
+    worker.cancel()
+    with pytest.raises(WorkerRefusedError) as caught:
+        await fit
+    assert caught.value.fault == "FitCancelledError"
+    assert (await worker.request("prepare", LIMIT_S, **device.common))["examples"] == 48
+    assert worker.pid == pid
+
+
+async def test_a_crash_is_named_and_the_next_request_starts_anew(
+    worker: WorkerClient, device: Device
+) -> None:
+    fit = await in_a_fit(worker, device)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSEGV)
+    with pytest.raises(WorkerCrashedError, match="SIGSEGV"):
+        await fit
+    assert (await worker.request("prepare", LIMIT_S, **device.common))["examples"] == 48
+
+
+async def test_a_time_limit_ends_the_worker(worker: WorkerClient, device: Device) -> None:
+    fit = await in_a_fit(worker, device, limit_s=0.4)
+    pid = worker.pid
+    with pytest.raises(WorkerTimeLimitError, match="fit_and_report"):
+        await fit
+    assert (await worker.request("prepare", LIMIT_S, **device.common))["examples"] == 48
+    assert worker.pid != pid
+
+
+async def test_a_caller_that_goes_away_takes_its_fit_along(worker: WorkerClient, device: Device) -> None:
+    fit = await in_a_fit(worker, device)
+    fit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fit
+    assert worker.pid is None
+
+
+async def test_an_idle_worker_is_ended(device: Device) -> None:
+    client = WorkerClient(idle_s=0.1)
+    await client.request("prepare", LIMIT_S, **device.common)
+    async with asyncio.timeout(10):
+        while client.pid is not None:
+            await asyncio.sleep(0.02)
+    await client.close()
+
+
+async def test_a_worker_ends_with_its_agent() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "shoal_edge.worker",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.close()
+    async with asyncio.timeout(20):
+        assert await process.wait() == 0
+
+
+async def test_last_words_of_a_crash_are_told() -> None:
+    words = "import sys; sys.stderr.write('no such library\\n'); sys.stdin.buffer.read(9); sys.exit(3)"
+    client = WorkerClient(idle_s=60, command=(sys.executable, "-c", words))
+    with pytest.raises(WorkerCrashedError, match=r"code 3.*no such library"):
+        await client.request("prepare", LIMIT_S)
+    await client.close()
+
+
+async def test_a_worker_that_cannot_start_says_so() -> None:
+    client = WorkerClient(idle_s=60, command=("/nonexistent/python",))
+    with pytest.raises(WorkerStartError, match="nonexistent"):
+        await client.request("prepare", LIMIT_S)
+    await client.close()
