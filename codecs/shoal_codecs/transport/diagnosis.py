@@ -66,13 +66,13 @@ def _below_mqtt(exc: BaseException, where: str, address: BrokerAddress) -> Trans
     """Name what failed below MQTT: names, TCP, TLS, files."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return BrokerCertificateError(
-            f"the certificate of {where} is not trusted ({exc.verify_message}): set ca_file to the "
-            "authority that signed it, and use the host name it was made for"
+            f"the certificate of {where} is not trusted ({getattr(exc, 'verify_message', exc)}): set "
+            "ca_file to the authority that signed it, and use the host name it was made for"
         )
     if isinstance(exc, ssl.SSLError):
         return BrokerCertificateError(
-            f"TLS with {where} failed ({exc.reason or 'no reason given'}): check that the port "
-            "speaks TLS, and cert_file and key_file"
+            f"TLS with {where} failed ({getattr(exc, 'reason', None) or 'no reason given'}): check "
+            "that the port speaks TLS, and cert_file and key_file"
         )
     if isinstance(exc, socket.gaierror):
         return BrokerUnreachableError(

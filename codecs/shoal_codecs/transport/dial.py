@@ -1,13 +1,16 @@
-"""How a connection begins: TCP, TLS files, and what CONNECT announces."""
+"""How a connection begins: TCP, TLS, and what CONNECT announces; all of it can be cancelled."""
 
 import asyncio
+import contextlib
 import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
 
-import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from shoal_codecs.transport.settings import LinkSettings
+from shoal_codecs.transport.settings import BrokerAddress, LinkSettings
 
 
 def connect_properties(settings: LinkSettings) -> Properties:
@@ -19,13 +22,24 @@ def connect_properties(settings: LinkSettings) -> Properties:
     return properties
 
 
-def tls_parameters(settings: LinkSettings) -> aiomqtt.TLSParameters:
-    """Return the certificate files; without ``ca_file`` the system's authorities are trusted."""
-    return aiomqtt.TLSParameters(
-        ca_certs=settings.ca_file or None,
-        certfile=settings.cert_file or None,
-        keyfile=settings.key_file or None,
-    )
+async def dial(settings: LinkSettings, address: BrokerAddress) -> socket.socket:
+    """Return a connected socket that does not block, with the TLS handshake done where wanted.
+
+    Raises:
+        OSError: no address is known, none of them answered, or TLS failed (``ssl.SSLError``).
+    """
+    sock = await connect_tcp(address.host, address.port)
+    if not address.tls:
+        return sock
+    try:
+        context = await asyncio.to_thread(_tls_context, settings)
+        # The first socket gives its descriptor to the second.
+        sock = context.wrap_socket(sock, server_hostname=address.host, do_handshake_on_connect=False)
+        await _shake_hands(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def connect_tcp(host: str, port: int) -> socket.socket:
@@ -51,3 +65,38 @@ async def connect_tcp(host: str, port: int) -> socket.socket:
         else:
             return sock
     raise failure or OSError(f"no address for {host}")
+
+
+def _tls_context(settings: LinkSettings) -> ssl.SSLContext:
+    """Trust ``ca_file``, or the system's authorities without one; TLS 1.2 and newer."""
+    context = ssl.create_default_context(cafile=settings.ca_file or None)
+    if settings.cert_file:
+        context.load_cert_chain(settings.cert_file, settings.key_file or None)
+    return context
+
+
+async def _shake_hands(sock: ssl.SSLSocket) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            await _until_ready(sock, loop.add_reader, loop.remove_reader)
+        except ssl.SSLWantWriteError:
+            await _until_ready(sock, loop.add_writer, loop.remove_writer)
+        else:
+            return
+
+
+async def _until_ready(sock: socket.socket, watch: Callable[..., Any], unwatch: Callable[..., Any]) -> None:
+    ready = asyncio.get_running_loop().create_future()
+
+    def settle() -> None:
+        with contextlib.suppress(asyncio.InvalidStateError):
+            ready.set_result(None)
+
+    watch(sock.fileno(), settle)
+    try:
+        await ready
+    finally:
+        unwatch(sock.fileno())

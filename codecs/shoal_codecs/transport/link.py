@@ -40,6 +40,8 @@ FAREWELL_S: Final = 1.0
 _STABLE_S: Final = 5.0
 # Connections that did not last, one after the other.
 _SUSPICIOUS: Final = 4
+# Old brokers answer MQTT 5 with a refusal, or close without a word.
+_REFUSALS: Final = 2
 _MAX_DISOWNED: Final = 1000
 
 
@@ -88,6 +90,7 @@ class Link:
         self._past_traffic = Traffic()
         self._opening: Session | None = None
         self._short_lived = 0
+        self._refusals = 0
         self._reported: type[TransportError] | None = None
 
     @property
@@ -392,8 +395,10 @@ class Link:
             log.warning("not_connected", fault=type(fault).__name__, remedy=str(fault))
 
     def _try_other_version(self, fault: TransportError) -> None:
-        # Old brokers answer MQTT 5 with a refusal, or close without a word.
-        if isinstance(fault, BrokerProtocolError | ConnectionLostError):
+        """Take the other MQTT version after the second refusal: one may be a broker going down."""
+        self._refusals = self._refusals + 1 if isinstance(fault, BrokerProtocolError) else 0
+        if self._refusals == _REFUSALS:
+            self._refusals = 0
             modern = self._version is aiomqtt.ProtocolVersion.V5
             self._version = aiomqtt.ProtocolVersion.V311 if modern else aiomqtt.ProtocolVersion.V5
 

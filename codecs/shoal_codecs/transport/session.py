@@ -19,8 +19,9 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from shoal_codecs.transport.dial import connect_properties, connect_tcp, tls_parameters
+from shoal_codecs.transport.dial import connect_properties, dial
 from shoal_codecs.transport.errors import (
+    BrokerProtocolError,
     ConnectionLostError,
     PacketTooLargeError,
     PublishRefusedError,
@@ -72,23 +73,22 @@ class Session(aiomqtt.Client):
             properties=connect_properties(settings) if modern else None,
             max_inflight_messages=settings.window + 1,
             will=None if will is None else aiomqtt.Will(will.topic, will.payload, will.qos, will.retain),
-            tls_params=tls_parameters(settings) if address.tls else None,
         )
         self._settings = settings
+        self._address = address
         self._inbox = inbox
         inbox.on_room = self._resume
         self._stats = stats
         self._on_lost = on_lost
         self._answers: dict[int, asyncio.Future[None]] = {}
-        self._tcp: socket.socket | None = None
-        self._connect_failure: OSError | None = None
+        self._dialled: socket.socket | None = None
         self._over = False
         self._paused = False
         self._final_traffic: Traffic | None = None
         self._home_thread = threading.get_ident()
         self._client.manual_ack_set(on=True)
         # paho connects with a blocking call; it is handed a socket that is connected already.
-        setattr(self._client, "_create_socket_connection", lambda: self._tcp)  # noqa: B010
+        setattr(self._client, "_create_socket", lambda: self._dialled)  # noqa: B010
         self.session_present = False
         self.max_packet_bytes = settings.max_packet_bytes
 
@@ -101,15 +101,8 @@ class Session(aiomqtt.Client):
         async with asyncio.timeout(self._settings.connect_timeout_s):
             if self._settings.username:
                 self._client.username_pw_set(self._settings.username, await self._password())
-            self._tcp = await connect_tcp(self._hostname, self._port)
-            # paho's handshake blocks, in a thread.
-            self._tcp.settimeout(self._settings.connect_timeout_s)
-            try:
-                await self.__aenter__()
-            except aiomqtt.MqttError:
-                if self._connect_failure is not None:
-                    raise self._connect_failure from None
-                raise
+            self._dialled = await dial(self._settings, self._address)
+            await self.__aenter__()
 
     @property
     def is_over(self) -> bool:
@@ -168,8 +161,8 @@ class Session(aiomqtt.Client):
         self._lose(ConnectionLostError("the connection was closed"))
         if self._client.socket() is not None:
             self._client._sock_close()  # noqa: SLF001 - disconnect() would say goodbye
-        elif self._tcp is not None:
-            self._tcp.close()
+        elif self._dialled is not None:
+            self._dialled.close()
         if self._connected.done() and not self._connected.cancelled():
             self._connected.exception()  # seen, so that nothing complains at its end
 
@@ -220,6 +213,14 @@ class Session(aiomqtt.Client):
         text = await asyncio.to_thread(Path(self._settings.password_file).read_text, "utf-8")
         return text.rstrip("\r\n")
 
+    def _not_accepted(self) -> BrokerProtocolError:
+        hint = (
+            "it may want a client certificate: check cert_file and key_file"
+            if self._address.tls
+            else "it may speak TLS, or another MQTT version: check the URL and mqtt_version"
+        )
+        return BrokerProtocolError(f"the broker closed the connection without a word: {hint}")
+
     def _acknowledge(self, mid: int) -> None:
         if not self._over:
             self._client.ack(mid, 1)
@@ -251,7 +252,7 @@ class Session(aiomqtt.Client):
         properties: Properties | None = None,
     ) -> None:
         if not self._connected.done():
-            self._connected.set_exception(ConnectionLostError("closed before it was accepted"))
+            self._connected.set_exception(self._not_accepted())
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
         self._lose(ConnectionLostError("the connection ended"))
 
@@ -311,13 +312,6 @@ class Session(aiomqtt.Client):
     ) -> None:
         del client, userdata, reason_codes, properties
         self._settle(mid, None)
-
-    def _client_connect(self) -> None:
-        try:
-            super()._client_connect()
-        except OSError as exc:
-            self._connect_failure = exc  # aiomqtt keeps only its text
-            raise
 
     # Sockets. paho calls these from the connecting thread too, so the event loop is told, and looks
     # again whether the socket is still open: a number that was closed may be another file by then.

@@ -122,7 +122,7 @@ class BrokerHandle:
         if self.is_running or self._process is None:
             return
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = lines[-1][:300] if lines else "it said nothing"
+        last = " / ".join(lines[-2:])[:300] if lines else "it said nothing"
         if any("Address already in use" in line for line in lines[-3:]):
             raise _port_in_use(self.port)
         raise BrokerStartError(
