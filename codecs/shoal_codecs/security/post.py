@@ -20,7 +20,7 @@ from shoal_codecs.wire.errors import (
     SenderMismatchError,
 )
 from shoal_codecs.wire.framing import decode_frame, decode_message, encode_frame, encode_message
-from shoal_codecs.wire.messages import PROTOCOL_VERSION, UNSIGNED, AnyMessage, Heartbeat, Message
+from shoal_codecs.wire.messages import PROTOCOL_VERSION, REPEATABLE, UNSIGNED, AnyMessage, Heartbeat, Message
 from shoal_codecs.wire.topics import Address, Topics
 
 M = TypeVar("M", bound=Message)
@@ -98,7 +98,7 @@ class Post:
         key = self.roster.party(message.sender).key
         place = self.topics.relative(topic)
         verify(key, signing_bytes(self.topics.fleet, place, frame.content), frame.signature)
-        if not retained:
+        if not retained and not isinstance(message, REPEATABLE):
             self._check_replay(message)
         return address, message
 
