@@ -56,7 +56,7 @@ class Post:
         self._clock = clock
         self._seen: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
-    def compose(self, kind: type[M], **fields: Any) -> M:
+    def compose(self, kind: type[M], /, **fields: Any) -> M:
         """Return a message of ``kind`` from this party, with a fresh id and the present time."""
         return kind(
             protocol=PROTOCOL_VERSION,
