@@ -53,3 +53,19 @@ class UnknownModelError(RoundError):
 
 class UnknownCommandError(RoundError):
     """An operator's command that the coordinator does not know, or with unusable arguments."""
+
+
+class SumPartError(RoundError):
+    """A part of a hub's sum that cannot belong to one."""
+
+
+class InvalidCountsError(RoundError):
+    """An evaluation whose counts cannot be true."""
+
+
+class ReleasesUnavailableError(RoundError):
+    """A command about releases where there is no publisher."""
+
+
+class TaskFileError(RoundError):
+    """A task file that is missing, or one the stored model does not belong to."""

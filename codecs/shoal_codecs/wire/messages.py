@@ -155,6 +155,14 @@ class ReleaseWithdrawn(Message, frozen=True, kw_only=True, tag="rw"):
     reason: str
 
 
+class Inquiry(Message, frozen=True, kw_only=True, tag="iq"):
+    """Please send a full heartbeat now: the coordinator missed one, or has started again."""
+
+
+class HeartbeatWanted(Message, frozen=True, kw_only=True, tag="hw"):
+    """Heartbeats were missed: please send a full one now."""
+
+
 # --- the round between coordinator and hubs -----------------------------------------------------
 
 
@@ -302,6 +310,7 @@ AnyMessage = (
     | Evaluate
     | ReleaseOrder
     | ReleaseWithdrawn
+    | Inquiry
     | PlanNotice
     | PlanProposal
     | PlanSigned

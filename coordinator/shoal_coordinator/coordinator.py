@@ -1,0 +1,350 @@
+"""The coordinator: hears the fleet, opens rounds, keeps versions, answers the operator.
+
+Everything happens in one queue, one thing at a time, and nothing in it waits for the broker: a message, a
+timer and the end of a computation are all work in that queue.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.topics import Address
+from shoal_coordinator import round_steps as on
+from shoal_coordinator.commands import (
+    Answer,
+    Command,
+    CreateRelease,
+    ListRounds,
+    RunRounds,
+    WithdrawRelease,
+    answer_command,
+    round_fields,
+)
+from shoal_coordinator.device_words import check_counts, check_model, is_present
+from shoal_coordinator.hub_desk import HubDesk, HubWord
+from shoal_coordinator.inbox import Inbox
+from shoal_coordinator.ledger import totals
+from shoal_coordinator.organs import Organs
+from shoal_coordinator.round_errors import ReleasesUnavailableError
+from shoal_coordinator.round_parts import Outcome, RunnerParts
+from shoal_coordinator.round_runner import RoundRunner
+from shoal_coordinator.selection import NotEnoughDevicesError
+from shoal_coordinator.status_board import StatusBoard, fleet_view
+
+log = structlog.get_logger()
+TICK_S = 1.0
+HUB_WORDS = HubWord.__args__
+
+
+class CoordinatorService:
+    """One coordinator; ``run`` keeps it going until cancelled."""
+
+    def __init__(self, organs: Organs) -> None:
+        self.organs = organs
+        self.inbox = Inbox(organs.link, organs.post, self._receive)
+        self.runner = RoundRunner(self._runner_parts())
+        self.hubs = HubDesk(organs.roster, self.runner, organs.announcer)
+        self.board = StatusBoard(
+            organs.post.topics.coordinator("status"),
+            organs.announcer,
+            organs.shelf,
+            lambda: fleet_view(organs, self.runner, self.hubs.rows()),
+            organs.status_s,
+        )
+        self._opening_timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Serve until cancelled; the round under way stays stored and goes on at the next start."""
+        organs = self.organs
+        await self.inbox.subscribe(reports=organs.opening.settings.mode == "plain")
+        organs.link.on_connected(self._connected)
+        organs.shelf.on_refill(self._refilled)
+        await self._resume()
+        tasks = [
+            asyncio.create_task(organs.link.run()),
+            asyncio.create_task(self.inbox.run()),
+            asyncio.create_task(self.board.run()),
+            asyncio.create_task(self._tick()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            if self._opening_timer is not None:
+                self._opening_timer.cancel()
+            await self.runner.close()
+            await organs.announcer.close()
+            await organs.link.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- rounds ---------------------------------------------------------------------------------
+
+    async def _resume(self) -> None:
+        """Go on with the round that an earlier process left, or take down what is left of the last."""
+        organs = self.organs
+        left = await organs.ledger.unfinished()
+        if left is not None:
+            snapshot, candidate = left
+            organs.models.candidate = candidate
+            log.info("round resumed", state=snapshot.state.value)
+            await self.runner.resume(snapshot)
+        elif organs.ledger.rows:
+            topic = organs.post.topics.round(organs.ledger.rows[-1].round)
+            organs.announcer.spawn(lambda: organs.shelf.remove(topic))
+        self.board.changed()
+
+    async def _consider(self) -> None:
+        """Begin a round if one is due and can begin; else see to it that this is looked at again."""
+        organs = self.organs
+        if self.runner.machine is not None or not organs.link.is_connected:
+            return
+        wait_ms = organs.schedule.wait_ms(organs.models.newest.number, organs.clock_ms())
+        if wait_ms is None:
+            return
+        if wait_ms > 0:
+            self._look_again(wait_ms)
+            return
+        try:
+            cohort = organs.fleet.cohort(organs.ledger.last_number)
+        except NotEnoughDevicesError as error:
+            organs.opening.block(str(error))
+        else:
+            plan = organs.opening.plan(organs.ledger.upcoming, cohort, self.hubs.offers())
+            if plan is not None:
+                await organs.ledger.take_number()
+                organs.fleet.invited(cohort, plan.round)
+                organs.announcer.event(
+                    "round.opened",
+                    f"round {plan.round} opened with {len(cohort)} devices",
+                    round=plan.round,
+                    devices=len(cohort),
+                )
+                await self.runner.open(plan)
+                return
+        patience_ms = organs.opening.patience_ms()
+        if patience_ms > 0:
+            self._look_again(patience_ms)
+        else:
+            number = await organs.ledger.take_number()
+            await self._not_opened(number, organs.opening.give_up())
+
+    def _look_again(self, wait_ms: int) -> None:
+        if self._opening_timer is not None:
+            self._opening_timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._opening_timer = loop.call_later(wait_ms / 1000, self.inbox.put, self._consider)
+
+    async def _not_opened(self, number: int, reason: str) -> None:
+        outcome = Outcome(round=number, plan_hash=b"", reason=reason)
+        await self.organs.ledger.close(outcome)
+        await self._finished(outcome)
+
+    async def _finished(self, outcome: Outcome) -> None:
+        """Say how a round ended, and see to the next."""
+        organs = self.organs
+        now_ms, version = organs.clock_ms(), outcome.version
+        self.hubs.forget_parts()
+        self.hubs.remember_end(outcome.plan_hash, outcome.round, outcome.reason)
+        if version is None:
+            wait_ms = organs.schedule.aborted(now_ms)
+            organs.announcer.event(
+                "round.aborted",
+                f"round {outcome.round} aborted: {outcome.reason}; the next in {wait_ms / 1000:g} s",
+                round=outcome.round,
+                reason=outcome.reason,
+            )
+        else:
+            organs.schedule.committed(now_ms)
+            organs.fleet.know_version(version.model_id, version.number)
+            examples, accuracy, loss = totals(outcome)
+            organs.announcer.event(
+                "round.committed",
+                f"round {outcome.round} made version {version.number} of {len(outcome.members)} devices, "
+                f"accuracy {accuracy:.3f}",
+                round=outcome.round,
+                version=version.number,
+                devices=len(outcome.members),
+                examples=examples,
+                accuracy=accuracy,
+                loss=loss,
+                seconds=outcome.seconds,
+            )
+        self.inbox.put(self._consider)
+
+    # --- words ----------------------------------------------------------------------------------
+
+    async def _receive(self, address: Address, message: wire.AnyMessage) -> None:
+        try:
+            await self._take(address, message)
+        finally:
+            self.board.changed()
+
+    async def _take(self, address: Address, message: wire.AnyMessage) -> None:
+        match message:
+            case wire.Heartbeat():
+                await self._heartbeat(message)
+            case wire.DeviceStatus():
+                await self._device_status(message)
+            case wire.Reply() | wire.Evaluated() | wire.ReportPart():
+                await self._round_word(message)
+            case wire.BlobWanted() | wire.InstallReport():
+                await self._release_word(message)
+            case wire.HubStatus():
+                await self._hub_status(message)
+            case wire.OperatorCommand():
+                await answer_command(message, self._perform, self.organs.announcer, self.organs.post.topics)
+            case _ if isinstance(message, HUB_WORDS) and address.kind == "hubs":
+                await self.hubs.hear(message)
+            case _:
+                log.debug("nothing to do", message=type(message).__name__, sender=message.sender)
+
+    async def _round_word(self, message: wire.Reply | wire.Evaluated | wire.ReportPart) -> None:
+        match message:
+            case wire.Reply(accepted=accepted):
+                if is_present(self.runner, message.round, message.plan_id):
+                    reply = on.DeviceReplied(message.sender, accepted, message.reason[:200])
+                    await self.runner.feed(reply)
+            case wire.Evaluated():
+                await self._evaluated(message)
+            case wire.ReportPart():
+                await self.runner.take_report(message.sender, message)
+
+    async def _release_word(self, message: wire.BlobWanted | wire.InstallReport) -> None:
+        releases = self.organs.releases
+        match message:
+            case wire.BlobWanted(digest=digest):
+                if not self.organs.models.want(digest) and releases is not None:
+                    await releases.blob_wanted(digest)
+            case wire.InstallReport():
+                if releases is not None:
+                    await releases.handle_report(message.sender, message)
+
+    async def _hub_status(self, message: wire.HubStatus) -> None:
+        if self.hubs.hear_status(message):
+            word = "online" if message.online else "offline"
+            self.organs.announcer.event(f"hub.{word}", f"{message.sender} is {word}", hub=message.sender)
+        await self._consider()
+
+    async def _heartbeat(self, message: wire.Heartbeat) -> None:
+        organs, device = self.organs, message.sender
+        view = await organs.fleet.hear_heartbeat(message, organs.clock_ms())
+        if view is None or not view.trusted:
+            return
+        plan = self.runner.plan
+        if plan is not None and device in plan.cohort and view.number(Reading.ROUND) == plan.round:
+            with contextlib.suppress(ShoalError):
+                await self.runner.feed(on.DeviceShows(device))
+        if organs.releases is not None:
+            await organs.releases.device_seen(view)
+        await self._consider()
+
+    async def _device_status(self, message: wire.DeviceStatus) -> None:
+        organs, device = self.organs, message.sender
+        changed, restarted = organs.fleet.hear_status(message, organs.clock_ms())
+        plan = self.runner.plan
+        if plan is not None and device in plan.cohort and (changed or restarted):
+            event = on.DeviceBack(device) if message.online else on.DeviceGone(device)
+            with contextlib.suppress(ShoalError):
+                await self.runner.feed(event)
+        await self._consider()
+
+    async def _evaluated(self, message: wire.Evaluated) -> None:
+        check_counts(message)
+        organs = self.organs
+        check_model(organs.models, message.model_id)
+        organs.fleet.evaluated(message.sender, message.model_id)
+        if not is_present(self.runner, message.round):
+            return
+        candidate = organs.models.candidate
+        if candidate is not None and message.model_id == candidate.model_id:
+            organs.traffic.evaluated(message.sender, message.sent, message.received)
+            counts = on.Evaluation(message.examples, message.correct, message.loss_sum)
+            await self.runner.feed(on.DeviceEvaluated(message.sender, counts))
+
+    async def _perform(self, command: Command) -> Answer:
+        organs = self.organs
+        newest = organs.models.newest.number
+        match command:
+            case RunRounds(count=count):
+                target = organs.schedule.run_more(count, newest)
+                await organs.ledger.save_target(target)
+                self.inbox.put(self._consider)
+                return f"rounds until version {target}", {"target": target, "version": newest}
+            case ListRounds():
+                return f"{len(organs.ledger.rows)} rounds", round_fields(tuple(organs.ledger.rows))
+        if organs.releases is None:
+            raise ReleasesUnavailableError("this coordinator makes no releases: it has no publisher key")
+        match command:
+            case CreateRelease(version=version, name=name, canaries=canaries):
+                chosen = newest if version < 0 else version
+                release = await organs.releases.create(chosen, name, canaries)
+                return f"release {release} of version {chosen}", {"release": release, "version": chosen}
+            case WithdrawRelease(release=release, reason=reason):
+                await organs.releases.withdraw(release, reason)
+                return f"release {release} withdrawn", {"release": release}
+
+    # --- time and the broker --------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.inbox.put(self._second)
+
+    async def _second(self) -> None:
+        organs = self.organs
+        now_ms = organs.clock_ms()
+        if not organs.link.is_connected:
+            return
+        plan = self.runner.plan
+        for device in organs.fleet.silent(now_ms):
+            self.board.changed()
+            if plan is not None and device in plan.cohort:
+                with contextlib.suppress(ShoalError):
+                    await self.runner.feed(on.DeviceGone(device))
+        organs.fleet.inquire(now_ms)
+        if organs.releases is not None:
+            await organs.releases.tick(now_ms)
+
+    async def _connected(self, _session_present: bool) -> None:  # noqa: FBT001 - the callback's shape
+        self.inbox.put(self._consider)
+
+    async def _refilled(self, count: int) -> None:
+        self.organs.announcer.event(
+            "broker.refilled",
+            f"the broker had lost its retained messages: {count} put back",
+            topics=count,
+        )
+
+    def _runner_parts(self) -> RunnerParts:
+        organs = self.organs
+
+        def enqueue(work: Callable[[], Awaitable[None]]) -> None:
+            self.inbox.put(work)
+            self.board.changed()
+
+        return RunnerParts(
+            identity=organs.identity,
+            roster=organs.roster,
+            topics=organs.post.topics,
+            announcer=organs.announcer,
+            shelf=organs.shelf,
+            blobs=organs.blobs,
+            models=organs.models,
+            ledger=organs.ledger,
+            fleet=organs.fleet.registry,
+            folder=organs.folder,
+            timings=organs.timings,
+            server_lr=organs.server_lr,
+            enqueue=enqueue,
+            clock_ms=organs.clock_ms,
+            is_connected=lambda: organs.link.is_connected,
+            finished=self._finished,
+        )

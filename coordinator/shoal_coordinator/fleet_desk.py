@@ -1,0 +1,161 @@
+"""The devices as the coordinator hears them: who came and went, what they hold, whom to invite."""
+
+import random
+from typing import Any
+
+from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.packing import pack, unpack_plain
+from shoal_codecs.wire.status import DeviceRow
+from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.registry import DeviceView, Registry
+from shoal_coordinator.selection import SelectionRules, select
+from shoal_coordinator.store import Store
+
+_KEPT = (Reading.EXAMPLES, Reading.HELD_OUT)
+_KEY = "device-readings"
+ASK_AGAIN_MS = 5_000
+ASK_MS = 5_000
+
+
+class FleetDesk:
+    """The registry, its events, and what of it outlives a restart of the coordinator.
+
+    Telemetry comes seldom; how many examples a device has is kept, so that a restarted coordinator need not
+    wait for the next full heartbeat of everybody.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        rules: SelectionRules,
+        store: Store,
+        announcer: Announcer,
+        rng: random.Random,
+    ) -> None:
+        self.registry = registry
+        self._rules = rules
+        self._store = store
+        self._announcer = announcer
+        self._rng = rng
+        self._last_invited: dict[str, int] = {}
+        self._kept: dict[str, dict[int, Any]] = {}
+        self._versions: dict[bytes, int] = {}
+        self._asked_ms: dict[str, int] = {}
+        self._asked_ms: dict[str, int] = {}
+
+    async def load(self) -> None:
+        """Take up what an earlier process knew."""
+        stored = await self._store.get_value(_KEY)
+        for name, readings in (unpack_plain(stored) if stored else {}).items():
+            for number, value in readings.items():
+                self.registry.note(name, Reading(number), value)
+            self._kept[name] = readings
+
+    def know_version(self, model_id: bytes, number: int) -> None:
+        """Learn which version a model id belongs to, for status views."""
+        self._versions[model_id] = number
+
+    def hear_status(self, message: wire.DeviceStatus, now_ms: int) -> tuple[bool, bool]:
+        """Take a status or a Will; return whether the device came or went, and whether it started again."""
+        before = self.registry.view(message.sender)
+        session = before.session if before is not None else b""
+        changed = self.registry.hear_status(message, now_ms)
+        if changed:
+            self._say(message.sender, online=message.online)
+        self._ask(message.sender, now_ms)
+        restarted = message.online and bool(session) and message.session != session
+        return changed, restarted
+
+    async def hear_heartbeat(self, message: wire.Heartbeat, now_ms: int) -> DeviceView | None:
+        """Take a heartbeat and return the device's view, None for one guest too many."""
+        if self.registry.hear_heartbeat(message, now_ms):
+            self._say(message.sender, online=True)
+        view = self.registry.view(message.sender)
+        if view is not None and view.trusted:
+            await self._keep(view)
+            self._ask(view.name, now_ms)
+        return view
+
+    def evaluated(self, device: str, model_id: bytes) -> None:
+        """Note that a device holds the model it evaluated."""
+        self.registry.note(device, Reading.MODEL, model_id)
+
+    def silent(self, now_ms: int) -> list[str]:
+        """Return the devices that missed their heartbeats and count as offline from now on."""
+        gone = self.registry.silent(now_ms)
+        for name in gone:
+            self._say(name, online=False)
+        return gone
+
+    def inquire(self, now_ms: int) -> None:
+        """Ask devices of which something is unknown to tell everything: level-triggered, seldom."""
+        for view in self.registry.views():
+            if not view.trusted or not view.online or view.complete:
+                continue
+            if now_ms - self._asked_ms.get(view.name, 0) >= ASK_AGAIN_MS:
+                self._asked_ms[view.name] = now_ms
+                self._announcer.device(view.name, wire.Inquiry)
+
+    def cohort(self, ended_round: int) -> tuple[str, ...]:
+        """Return whom to invite to the next round; ``ended_round`` is the last that ended.
+
+        Raises:
+            NotEnoughDevicesError: fewer can take part than the floor.
+        """
+        return select(
+            self.registry.views(),
+            self._rules,
+            ended_round=ended_round,
+            last_invited=self._last_invited,
+            rng=self._rng,
+        )
+
+    def invited(self, cohort: tuple[str, ...], number: int) -> None:
+        """Note who was invited to round ``number``."""
+        self._last_invited.update(dict.fromkeys(cohort, number))
+
+    def rows(self) -> tuple[DeviceRow, ...]:
+        """Return every device for a status view."""
+        return tuple(self._row(view) for view in self.registry.views())
+
+    def _row(self, view: DeviceView) -> DeviceRow:
+        release = view.text(Reading.RELEASE)
+        return DeviceRow(
+            name=view.name,
+            trust="roster" if view.trusted else "guest",
+            online=view.online,
+            phase=view.phase,
+            round=view.number(Reading.ROUND),
+            model_version=self._versions.get(view.model_id, -1),
+            release=release,
+            release_version=view.number(Reading.RELEASE_VERSION) if release else -1,
+            updater=view.text(Reading.UPDATER),
+            examples=view.number(Reading.EXAMPLES),
+            held_out=view.number(Reading.HELD_OUT),
+            memory_available_mib=view.number(Reading.MEMORY_AVAILABLE),
+            sent_bytes=view.number(Reading.SENT),
+            received_bytes=view.number(Reading.RECEIVED),
+            last_seen_ms=view.last_seen_ms,
+            last_error=view.text(Reading.LAST_ERROR),
+            board=view.text(Reading.BOARD),
+        )
+
+    async def _keep(self, view: DeviceView) -> None:
+        now = {int(key): view.readings[key] for key in _KEPT if isinstance(view.readings.get(key), int)}
+        if now and self._kept.get(view.name) != now:
+            self._kept[view.name] = now
+            await self._store.set_value(_KEY, pack(self._kept))
+
+    def _ask(self, name: str, now_ms: int) -> None:
+        """Ask a device whose readings are not all known for a full heartbeat, now and then."""
+        view = self.registry.view(name)
+        if view is None or not view.trusted or not view.online or view.complete:
+            return
+        if now_ms - self._asked_ms.get(name, -ASK_MS) >= ASK_MS:
+            self._asked_ms[name] = now_ms
+            self._announcer.device(name, wire.HeartbeatWanted)
+
+    def _say(self, name: str, *, online: bool) -> None:
+        word = "online" if online else "offline"
+        self._announcer.event(f"device.{word}", f"{name} is {word}", device=name)

@@ -1,0 +1,170 @@
+"""Rounds and versions as the store keeps them."""
+
+from collections.abc import Callable
+from math import isfinite
+
+import msgspec
+
+from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.plan import plan_hash
+from shoal_codecs.wire.status import RoundRow
+from shoal_coordinator import round_steps as on
+from shoal_coordinator.models import ModelVersion
+from shoal_coordinator.round_parts import Outcome
+from shoal_coordinator.store import RoundRecord, Store, VersionRecord
+
+KEPT_ROWS = 200
+_TARGET = "target-version"
+
+
+class _Memory(msgspec.Struct, frozen=True):
+    """A snapshot and candidate, packed into a round's record."""
+
+    signatures: dict[str, bytes]
+    members: tuple[str, ...]
+    reason: str
+    number: int = -1
+    digest: bytes = b""
+    whole: BlobRef | None = None
+    parent: bytes = b""
+    step: bytes = b""
+
+
+class Ledger:
+    """Writes rounds down.
+
+    ``rows`` are the newest finished ones, oldest first; ``upcoming`` is the next round's number and
+    ``last_number`` the last one used.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        task: bytes,
+        clock_ms: Callable[[], int],
+        traffic: Callable[[], tuple[float, float]],
+    ) -> None:
+        self._store = store
+        self._task = task
+        self._clock_ms = clock_ms
+        self._traffic = traffic
+        self._opened_ms: dict[int, int] = {}
+        self.rows: list[RoundRow] = []
+        self.upcoming = 0
+        self.last_number = 0
+
+    async def load(self) -> None:
+        """Read the newest finished rounds and reserve the next number."""
+        self.rows = await self._store.rounds(KEPT_ROWS)
+        self.last_number = self.rows[-1].round if self.rows else 0
+        self.upcoming = await self._store.next_round_number()
+
+    async def take_number(self) -> int:
+        """Use ``upcoming`` up and return it; no number is used twice, over restarts too."""
+        number, self.upcoming = self.upcoming, await self._store.next_round_number()
+        self.last_number = number
+        return number
+
+    async def target(self) -> int:
+        """Return the version that operators have asked for, 0 where none did."""
+        return int(await self._store.get_value(_TARGET) or b"0")
+
+    async def save_target(self, version: int) -> None:
+        """Remember the version that operators have asked for."""
+        await self._store.set_value(_TARGET, str(version).encode())
+
+    async def unfinished(self) -> tuple[on.RoundSnapshot, ModelVersion | None] | None:
+        """Return the round that an earlier process left, and its candidate if there was one."""
+        record = await self._store.unfinished_round()
+        if record is None:
+            return None
+        memory = unpack(record.snapshot, _Memory)
+        self._opened_ms[record.number] = record.opened_ms
+        snapshot = on.RoundSnapshot(
+            state=on.RoundState(record.state),
+            plan=record.plan,
+            signatures=memory.signatures,
+            members=memory.members,
+            reason=memory.reason,
+        )
+        if memory.whole is None:
+            return snapshot, None
+        candidate = ModelVersion(memory.number, memory.digest, memory.whole, memory.parent, memory.step)
+        return snapshot, candidate
+
+    async def save(self, number: int, snapshot: on.RoundSnapshot, candidate: ModelVersion | None) -> None:
+        """Store how far a round is."""
+        opened_ms = self._opened_ms.setdefault(number, self._clock_ms())
+        memory = _Memory(snapshot.signatures, snapshot.members, snapshot.reason)
+        if candidate is not None:
+            memory = msgspec.structs.replace(
+                memory,
+                number=candidate.number,
+                digest=candidate.digest,
+                whole=candidate.whole,
+                parent=candidate.parent,
+                step=candidate.step,
+            )
+        await self._store.save_round(
+            RoundRecord(
+                number=number,
+                state=snapshot.state.value,
+                plan=snapshot.plan,
+                plan_hash=plan_hash(snapshot.plan),
+                opened_ms=opened_ms,
+                snapshot=pack(memory),
+            )
+        )
+
+    async def close(self, outcome: Outcome) -> None:
+        """Store the end of a round, with the version it made, in one transaction."""
+        self._opened_ms.pop(outcome.round, None)
+        up, down = self._traffic()
+        version = outcome.version
+        if version is None:
+            row = RoundRow(
+                round=outcome.round, outcome="aborted", seconds=outcome.seconds, reason=outcome.reason
+            )
+            await self._store.finish_round(row)
+        else:
+            examples, accuracy, loss = totals(outcome)
+            row = RoundRow(
+                round=outcome.round,
+                outcome="committed",
+                version=version.number,
+                devices=len(outcome.members),
+                accuracy=accuracy,
+                loss=loss,
+                seconds=outcome.seconds,
+                up_bytes=up,
+                down_bytes=down,
+            )
+            record = VersionRecord(
+                number=version.number,
+                digest=version.digest,
+                parent=version.parent,
+                round=outcome.round,
+                task=self._task,
+                whole=version.whole,
+                step=version.step,
+                devices=len(outcome.members),
+                examples=examples,
+                accuracy=accuracy,
+                loss=loss,
+                created_ms=self._clock_ms(),
+            )
+            await self._store.commit_version(record, row)
+        self.rows.append(row)
+        del self.rows[:-KEPT_ROWS]
+
+
+def totals(outcome: Outcome) -> tuple[int, float, float]:
+    """Return the examples a version was evaluated on, its accuracy and its mean loss over all of them."""
+    found = outcome.evaluations.values()
+    examples = sum(one.examples for one in found)
+    if not examples:
+        return 0, 0.0, 0.0
+    loss = sum(one.loss_sum for one in found) / examples
+    correct = sum(one.correct for one in found)
+    return examples, correct / examples, loss if isfinite(loss) else 0.0

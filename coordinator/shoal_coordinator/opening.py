@@ -1,0 +1,84 @@
+"""Whether a round can begin now: who would take part, what the hubs offer, and what the plan would be."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from shoal_codecs.security.identity import Identity
+from shoal_codecs.security.roster import Roster
+from shoal_codecs.wire.plan import HubOffer, Plan
+from shoal_coordinator.models import ModelShelf
+from shoal_coordinator.plain import plain_offer
+from shoal_coordinator.planning import PlanSettings, make_plan
+from shoal_coordinator.round_errors import CohortTooSmallError, MissingOfferError
+
+
+class Opening:
+    """Makes plans; ``reason`` says why the last one could not be made."""
+
+    def __init__(
+        self,
+        settings: PlanSettings,
+        identity: Identity,
+        roster: Roster,
+        models: ModelShelf,
+        dimension: int,
+        *,
+        gather_ms: int,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self.settings = settings
+        self._identity = identity
+        self._roster = roster
+        self._models = models
+        self._dimension = dimension
+        self._gather_ms = gather_ms
+        self._clock_ms = clock_ms
+        self._blocked_since_ms: int | None = None
+        self.reason = ""
+
+    def plan(self, number: int, cohort: Sequence[str], offers: Mapping[str, HubOffer]) -> Plan | None:
+        """Return the plan of round ``number``, None while too few devices or hubs are there.
+
+        Raises:
+            InvalidRoundPlanError: settings from which no plan can be made.
+        """
+        names: tuple[str, ...] = self._roster.names("hub")
+        if self.settings.mode == "plain":
+            names = (self._identity.name,)
+            offers = {self._identity.name: plain_offer(self._identity, os.urandom(32))}
+        now_ms = self._clock_ms()
+        try:
+            plan = make_plan(
+                self.settings,
+                number=number,
+                task=self._models.task.digest,
+                base=self._models.newest.digest,
+                roster=self._roster.digest,
+                dimension=self._dimension,
+                cohort=cohort,
+                offers=offers,
+                hubs=names,
+                now_ms=now_ms,
+            )
+        except (CohortTooSmallError, MissingOfferError) as error:
+            self.block(str(error))
+            return None
+        self._blocked_since_ms = None
+        return plan
+
+    def block(self, reason: str) -> None:
+        """Note that no plan can be made now, and why."""
+        self.reason = reason
+        if self._blocked_since_ms is None:
+            self._blocked_since_ms = self._clock_ms()
+
+    def patience_ms(self) -> int:
+        """Return how long to go on waiting, quietly, before the round is given up and said so."""
+        if self._blocked_since_ms is None:
+            return self._gather_ms
+        return max(0, self._blocked_since_ms + self._gather_ms - self._clock_ms())
+
+    def give_up(self) -> str:
+        """Begin to wait anew and return why no plan could be made."""
+        self._blocked_since_ms = None
+        return self.reason

@@ -1,0 +1,139 @@
+"""Mode ``plain``: the coordinator collects the reports itself, each sealed to a key of the round.
+
+What arrived is on disk, still sealed, before its receipt goes out; a restart reads it back.
+"""
+
+import asyncio
+import os
+import shutil
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import structlog
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.secagg.report_opening import OpenedReport, Receiver, open_report
+from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_bytes
+from shoal_codecs.security.identity import Identity
+from shoal_codecs.security.roster import Roster
+from shoal_codecs.security.sealing import public_sealing_key
+from shoal_codecs.wire.messages import ReportPart
+from shoal_codecs.wire.plan import HubOffer, Plan
+from shoal_coordinator.aggregation import open_update
+from shoal_coordinator.round_errors import DuplicateReportError, StrangerToRoundError
+
+log = structlog.get_logger()
+_PERSON = b"shoal/1 plain"
+
+
+def plain_offer(identity: Identity, nonce: bytes) -> HubOffer:
+    """Return the coordinator's own offer for one round; ``nonce`` is 32 fresh random bytes."""
+    return HubOffer(identity.name, public_sealing_key(_private(identity, nonce)), nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReport:
+    """A device's report that is held durably."""
+
+    device: str
+    report_id: bytes
+
+
+class PlainCollector:
+    """The reports of one round; ``folder`` is this round's own."""
+
+    def __init__(
+        self, plan: Plan, plan_hash: bytes, identity: Identity, roster: Roster, folder: Path
+    ) -> None:
+        self._plan = plan
+        self._roster = roster
+        self._folder = folder
+        offer = plan.hubs[0]
+        self._receiver = Receiver(plan_hash, offer.hub, 0, 1, _private(identity, offer.nonce))
+        self._assembler = ReportAssembler(largest_report_bytes(_largest_share(plan), 1))
+        self._held: dict[str, OpenedReport] = {}
+
+    async def take(self, device: str, part: ReportPart) -> StoredReport | None:
+        """Take a part of ``device``'s report; return the report once it is whole and on disk.
+
+        A report that is there already is returned again, for its receipt may have been lost.
+
+        Raises:
+            StrangerToRoundError: not invited, or a part of another round.
+            DuplicateReportError: another report of a device that has one.
+            InvalidReportError: no update of this plan, or one with NaN or infinity.
+            SecAggError, WireError, SecurityError: parts or seals that do not hold.
+        """
+        if device not in self._plan.cohort or part.round != self._plan.round:
+            raise StrangerToRoundError(
+                f"{device} reports to round {part.round}, which it was not invited to: drop the report"
+            )
+        data = self._assembler.add(device, part.index, part.count, part.data)
+        if data is None:
+            return None
+        opened = await asyncio.to_thread(self._open, device, data)
+        known = self._held.get(device)
+        if known is not None and known.report_id != opened.report_id:
+            raise DuplicateReportError(f"{device} has reported to this round already: the first report wins")
+        if known is None:
+            await asyncio.to_thread(_write, self._folder / device, data)
+            self._held[device] = opened
+        return StoredReport(device, opened.report_id)
+
+    async def restore(self) -> tuple[StoredReport, ...]:
+        """Read back what an earlier process stored; what cannot be used any more is left out."""
+        return await asyncio.to_thread(self._restore)
+
+    def shares(self, members: tuple[str, ...]) -> dict[str, bytes]:
+        """Return the shares in clear of ``members``, by device."""
+        return {device: self._held[device].share for device in members}
+
+    async def clear(self) -> None:
+        """Throw the reports away: the round has ended."""
+        self._held.clear()
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    def _open(self, device: str, data: bytes) -> OpenedReport:
+        opened = open_report(data, device, self._roster.party(device).key, self._receiver)
+        open_update(self._plan, opened.share)
+        return opened
+
+    def _restore(self) -> tuple[StoredReport, ...]:
+        found = []
+        for path in sorted(self._folder.glob("*")) if self._folder.is_dir() else ():
+            if path.name not in self._plan.cohort:
+                continue
+            try:
+                self._held[path.name] = self._open(path.name, path.read_bytes())
+            except (ShoalError, OSError) as error:
+                log.warning("stored report unusable", device=path.name, error=type(error).__name__)
+                continue
+            found.append(StoredReport(path.name, self._held[path.name].report_id))
+        return tuple(found)
+
+
+def _private(identity: Identity, nonce: bytes) -> bytes:
+    """Derive the round's X25519 key: nothing to store, and nobody but this identity can make it."""
+    return blake2b(nonce, key=identity.derive(_PERSON), digest_size=32).digest()
+
+
+def _largest_share(plan: Plan) -> int:
+    """Return a bound on the bytes of a share: values, scales, coordinates of at most five bytes each."""
+    return 6 * plan.codec.kept + plan.codec.kept // 16 + 1024
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write ``data`` so that it is there whole or not at all, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name("." + path.name)
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,75 @@
+"""What the round runner needs around it, and what it says of a round that ended."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from shoal_codecs.security.identity import Identity
+from shoal_codecs.security.roster import Roster
+from shoal_codecs.transport.blob_store import BlobStore
+from shoal_codecs.transport.retained import RetainedShelf
+from shoal_codecs.wire.topics import Topics
+from shoal_coordinator import round_steps as on
+from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.models import ModelShelf, ModelVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a round ended; ``version`` is what it made, None where it was aborted. Bytes are means."""
+
+    round: int
+    plan_hash: bytes
+    version: ModelVersion | None = None
+    members: tuple[str, ...] = ()
+    evaluations: Mapping[str, on.Evaluation] = field(default_factory=dict)
+    seconds: float = 0.0
+    reason: str = ""
+    cohort: tuple[str, ...] = ()
+
+
+class RoundLedger(Protocol):
+    """Where rounds are written down."""
+
+    async def save(self, number: int, snapshot: on.RoundSnapshot, candidate: ModelVersion | None) -> None:
+        """Store how far the round is, durably."""
+
+    async def close(self, outcome: Outcome) -> None:
+        """Store the end of a round, with the version it made, in one transaction."""
+
+
+class Fleet(Protocol):
+    """What the runner asks about devices."""
+
+    def model_held(self, device: str) -> bytes:
+        """Return the first 8 bytes of the digest of the newest model the device holds, or none."""
+
+    def is_online(self, device: str) -> bool:
+        """Return whether the device is connected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerParts:
+    """What a runner works with.
+
+    ``enqueue`` puts work on the coordinator's queue, ``clock_ms`` is milliseconds since the epoch,
+    ``finished`` is told how each round ended, ``folder`` is the data folder.
+    """
+
+    identity: Identity
+    roster: Roster
+    topics: Topics
+    announcer: Announcer
+    shelf: RetainedShelf
+    blobs: BlobStore
+    models: ModelShelf
+    ledger: RoundLedger
+    fleet: Fleet
+    folder: Path
+    timings: on.RoundTimings
+    server_lr: float
+    enqueue: Callable[[Callable[[], Awaitable[None]]], None]
+    clock_ms: Callable[[], int]
+    is_connected: Callable[[], bool]
+    finished: Callable[[Outcome], Awaitable[None]]

@@ -1,0 +1,289 @@
+"""Carries out what the round machine decides: one round at a time, persisted before it is announced."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+
+from shoal_codecs.errors import ShoalError
+from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash, plan_signing_bytes
+from shoal_coordinator import round_steps as on
+from shoal_coordinator.aggregation import Candidate, aggregate_reports, aggregate_sums
+from shoal_coordinator.models import ModelVersion
+from shoal_coordinator.plain import PlainCollector
+from shoal_coordinator.round import RoundMachine
+from shoal_coordinator.round_parts import Outcome, RunnerParts
+
+log = structlog.get_logger()
+
+
+class RoundRunner:
+    """The present round; ``machine`` is None between rounds."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+        self.machine: RoundMachine | None = None
+        self.plan_hash = b""
+        self.opened_ms = 0
+        self._collector: PlainCollector | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._computing: asyncio.Task[None] | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The present round's plan."""
+        return self.machine.facts.plan if self.machine else None
+
+    @property
+    def phase(self) -> str:
+        """The machine's state in a word."""
+        return self.machine.state.value if self.machine else "idle"
+
+    async def open(self, plan: Plan) -> None:
+        """Begin the round of ``plan``."""
+        self._set_up(encode_plan(plan), None)
+        await self.feed(on.Begun())
+
+    async def resume(self, snapshot: on.RoundSnapshot) -> None:
+        """Go on with a round that an earlier process left."""
+        machine = self._set_up(snapshot.plan, snapshot)
+        stored = await self._collector.restore() if self._collector else ()
+        await self.feed(on.Restored())
+        for report in stored:
+            if self.machine is machine and machine.state is on.RoundState.COLLECTING:
+                await self.feed(on.ReportStored(report.device))
+
+    async def feed(self, event: on.RoundEvent) -> None:
+        """Give the machine an event and do what it says.
+
+        Raises:
+            RoundError: the event has no place in the round.
+        """
+        machine = self.machine
+        if machine is None:
+            return
+        for action in machine.handle(event, self._parts.clock_ms()):
+            await self._perform(machine, action)
+        if machine.finished:
+            self._tear_down()
+        else:
+            self._set_timer(machine)
+
+    async def take_report(self, device: str, part: wire.ReportPart) -> None:
+        """Mode ``plain``: take a part of a report and answer a whole one with a receipt."""
+        machine, collector = self.machine, self._collector
+        if machine is None or collector is None:
+            return
+        stored = await collector.take(device, part)
+        if stored is None:
+            return
+        self._parts.announcer.receipt(
+            device,
+            wire.Receipt,
+            round=machine.facts.plan.round,
+            plan_hash=self.plan_hash,
+            report_id=stored.report_id,
+            credit=part.count,
+        )
+        await self.feed(on.ReportStored(device))
+
+    async def close(self) -> None:
+        """Stop timers and computations; the round stays as it is stored."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._computing is not None:
+            self._computing.cancel()
+            await asyncio.gather(self._computing, return_exceptions=True)
+
+    # --- one round ------------------------------------------------------------------------------
+
+    def _set_up(self, plan_bytes: bytes, snapshot: on.RoundSnapshot | None) -> RoundMachine:
+        parts = self._parts
+        machine = self.machine = RoundMachine(plan_bytes, parts.timings, snapshot)
+        plan = machine.facts.plan
+        self.plan_hash = plan_hash(plan_bytes)
+        self.opened_ms = parts.clock_ms()
+        self._collector = None
+        if plan.mode == "plain":
+            folder = parts.folder / "plain" / str(plan.round)
+            self._collector = PlainCollector(plan, self.plan_hash, parts.identity, parts.roster, folder)
+        structlog.contextvars.bind_contextvars(round=plan.round, version=parts.models.newest.number)
+        return machine
+
+    def _tear_down(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.machine = self._collector = self._timer = None
+        structlog.contextvars.unbind_contextvars("round")
+
+    def _set_timer(self, machine: RoundMachine) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if machine.wake_ms is None:
+            return
+        delay = max(0, machine.wake_ms - self._parts.clock_ms()) / 1000
+
+        async def tick() -> None:
+            if self.machine is not machine:
+                return
+            if not self._parts.is_connected():
+                # Nobody can answer while the broker is away; the round gets its time once it is back.
+                self._arm(1.0, tick)
+                return
+            await self.feed(on.Tick())
+
+        self._arm(delay, tick)
+
+    def _arm(self, delay_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(delay_s, self._parts.enqueue, work)
+
+    async def _perform(self, machine: RoundMachine, action: on.RoundAction) -> None:
+        plan, announcer = machine.facts.plan, self._parts.announcer
+        ends: dict[str, Any] = {"round": plan.round, "plan_hash": self.plan_hash}
+        match action:
+            case on.Persist(snapshot):
+                await self._parts.ledger.save(plan.round, snapshot, self._parts.models.candidate)
+            case on.ProposePlan(hubs):
+                signature = self._own_signature(machine)
+                for hub in hubs:
+                    announcer.hub(hub, wire.PlanProposal, plan=machine.facts.plan_bytes, signature=signature)
+            case on.PublishPlan(signatures):
+                self._publish_plan(machine, signatures)
+            case on.Invite(devices):
+                self._invite(plan, devices)
+            case on.Aggregate():
+                self._computing = asyncio.create_task(self._aggregate(machine, action))
+            case on.AskEvaluation(devices):
+                await self._ask_evaluation(machine, devices)
+            case on.Withdraw(hubs, reason):
+                log.warning("round given up", reason=reason, waiting_for=list(hubs))
+                for hub in hubs:
+                    announcer.hub(hub, wire.RoundAborted, **ends, reason=reason)
+            case on.Commit(members, evaluations):
+                await self._finish(machine, members=members, evaluations=evaluations)
+            case on.Abort(reason, cohort):
+                await self._finish(machine, reason=reason, cohort=cohort)
+
+    def _own_signature(self, machine: RoundMachine) -> bytes:
+        return self._parts.identity.sign(plan_signing_bytes(machine.facts.plan_bytes))
+
+    def _publish_plan(self, machine: RoundMachine, signatures: dict[str, bytes]) -> None:
+        parts, plan = self._parts, machine.facts.plan
+        topic = parts.topics.round(plan.round)
+        signed = {parts.identity.name: self._own_signature(machine), **signatures}
+        payload = parts.announcer.encoded(
+            topic, wire.PlanNotice, plan=machine.facts.plan_bytes, signatures=signed
+        )
+        parts.announcer.spawn(lambda: parts.shelf.put(topic, payload))
+
+    def _invite(self, plan: Plan, devices: tuple[str, ...]) -> None:
+        models, fleet = self._parts.models, self._parts.fleet
+        for device in devices:
+            self._parts.announcer.device(
+                device,
+                wire.Invitation,
+                round=plan.round,
+                plan_hash=self.plan_hash,
+                task=models.task,
+                model=models.offer(models.newest, fleet.model_held(device)),
+            )
+
+    async def _ask_evaluation(self, machine: RoundMachine, devices: tuple[str, ...]) -> None:
+        models, fleet = self._parts.models, self._parts.fleet
+        candidate = models.candidate
+        if candidate is None:
+            return
+        for device in devices:
+            held = fleet.model_held(device)
+            # A member has trained on the base, whatever its last heartbeat said.
+            offer = models.offer(candidate, held if held == candidate.model_id else candidate.parent[:8])
+            self._parts.announcer.device(
+                device, wire.Evaluate, round=machine.facts.plan.round, task=models.task, model=offer
+            )
+        for device in devices:
+            if not fleet.is_online(device):
+                self._parts.enqueue(partial(self.feed, on.DeviceGone(device)))
+
+    # --- candidate and end ----------------------------------------------------------------------
+
+    async def _aggregate(self, machine: RoundMachine, work: on.Aggregate) -> None:
+        event: on.RoundEvent
+        try:
+            candidate = await asyncio.to_thread(self._compute, machine, work)
+            ref = await asyncio.to_thread(self._parts.blobs.put, candidate.data)
+            newest = self._parts.models.newest
+            self._parts.models.candidate = ModelVersion(
+                newest.number + 1, candidate.digest, ref, newest.digest, candidate.step
+            )
+            if candidate.bounded:
+                self._parts.announcer.event(
+                    "round.bounded", "the sum was longer than honest devices can make it; it was shortened"
+                )
+            event = on.Aggregated()
+        except ShoalError as error:
+            event = on.AggregationFailed(f"{type(error).__name__}: {error}")
+
+        async def tell() -> None:
+            if self.machine is machine:
+                await self.feed(event)
+
+        self._parts.enqueue(tell)
+
+    def _compute(self, machine: RoundMachine, work: on.Aggregate) -> Candidate:
+        parts, plan = self._parts, machine.facts.plan
+        base = parts.blobs.read(parts.models.newest.whole.name)
+        if self._collector is not None:
+            return aggregate_reports(plan, base, self._collector.shares(work.members), parts.server_lr)
+        return aggregate_sums(
+            plan,
+            self.plan_hash,
+            base,
+            work.set_digest,
+            work.sums,
+            parts.identity.sealing_private(),
+            parts.server_lr,
+        )
+
+    async def _finish(
+        self,
+        machine: RoundMachine,
+        *,
+        members: tuple[str, ...] = (),
+        evaluations: Mapping[str, on.Evaluation] | None = None,
+        reason: str = "",
+        cohort: tuple[str, ...] = (),
+    ) -> None:
+        parts, number = self._parts, machine.facts.plan.round
+        outcome = Outcome(
+            round=number,
+            plan_hash=self.plan_hash,
+            version=parts.models.candidate if members else None,
+            members=members,
+            evaluations=evaluations or {},
+            seconds=(parts.clock_ms() - self.opened_ms) / 1000,
+            reason=reason,
+            cohort=cohort,
+        )
+        await parts.ledger.close(outcome)
+        ends: dict[str, Any] = {"round": number, "plan_hash": self.plan_hash}
+        for hub in machine.facts.hubs:
+            if outcome.version is not None:
+                parts.announcer.hub(hub, wire.RoundCommitted, **ends)
+            else:
+                parts.announcer.hub(hub, wire.RoundAborted, **ends, reason=reason)
+        for device in cohort:
+            parts.announcer.device(device, wire.Cancel, **ends, reason=reason)
+        if outcome.version is not None:
+            parts.models.promote(outcome.version)
+        else:
+            parts.models.discard()
+        topic = parts.topics.round(number)
+        parts.announcer.spawn(lambda: parts.shelf.remove(topic))
+        if self._collector is not None:
+            await self._collector.clear()
+        await parts.finished(outcome)

@@ -1,0 +1,198 @@
+"""How a coordinator is put together from its settings, and run."""
+
+import asyncio
+import os
+import random
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from shoal_codecs.lifecycle import run_until_stopped
+from shoal_codecs.logs import configure_logs
+from shoal_codecs.security.identity import load_identity
+from shoal_codecs.security.post import Post
+from shoal_codecs.security.roster import load_roster
+from shoal_codecs.transport.blobs import BlobPublisher
+from shoal_codecs.transport.link import Link
+from shoal_codecs.transport.retained import RetainedShelf
+from shoal_codecs.transport.settings import LinkSettings
+from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
+from shoal_codecs.wire.topics import Topics
+from shoal_coordinator.aggregation import vector_bytes
+from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.config import CoordinatorSettings, RoundSettings
+from shoal_coordinator.coordinator import CoordinatorService
+from shoal_coordinator.fleet_desk import FleetDesk
+from shoal_coordinator.ledger import Ledger
+from shoal_coordinator.models import ModelShelf, ModelVersion
+from shoal_coordinator.opening import Opening
+from shoal_coordinator.organs import Organs
+from shoal_coordinator.planning import PlanSettings
+from shoal_coordinator.registry import Registry
+from shoal_coordinator.round_errors import TaskFileError
+from shoal_coordinator.round_steps import RoundTimings
+from shoal_coordinator.schedule import Schedule
+from shoal_coordinator.selection import SelectionRules
+from shoal_coordinator.store import Store, VersionRecord
+from shoal_coordinator.traffic import TrafficMeter
+
+log = structlog.get_logger()
+GATHER_MS = 5_000
+
+
+async def run_coordinator(settings: CoordinatorSettings) -> None:
+    """Run the coordinator until a signal, or until the parent that holds its standard input is gone.
+
+    Raises:
+        ShoalError: key, roster, task or store cannot be used; the text says what to do.
+    """
+    configure_logs(settings.log_level)
+    await run_until_stopped(serve(settings), stop_on_stdin_eof=settings.stop_on_stdin_eof)
+
+
+async def serve(settings: CoordinatorSettings) -> None:
+    """Put the coordinator together and run it until cancelled."""
+    store = await Store.open(settings.data_folder)
+    try:
+        await CoordinatorService(await make_organs(settings, store)).run()
+    finally:
+        await store.close()
+
+
+async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
+    """Return the parts of the coordinator that ``settings`` describe, its model loaded or newly made."""
+    folder = settings.party_folder
+    identity = load_identity(settings.name, folder / "identity.key")
+    roster = load_roster(folder / "roster.bin", folder / "authority.pub", settings.fleet)
+    topics = Topics(settings.fleet, settings.prefix)
+    post = Post(topics, identity, roster)
+    link = Link(_link_settings(settings), identity.name, rng=random.Random())
+    shelf = RetainedShelf(link, topics.coordinator("beacon"), os.urandom(8).hex())
+    announcer = Announcer(link, post)
+    task_bytes, bundle = await asyncio.to_thread(_read_task, settings.task_path)
+    task_ref = await asyncio.to_thread(store.blobs.put, task_bytes)
+    models = ModelShelf(BlobPublisher(link, topics, store.blobs, shelf), announcer, task_ref)
+    models.start(await _newest(store, settings, bundle, task_ref))
+    traffic = TrafficMeter()
+    ledger = Ledger(store, task_ref.digest, now_ms, traffic.close_round)
+    await ledger.load()
+    registry = Registry(roster, settings.heartbeat_s)
+    fleet = FleetDesk(registry, _rules(settings.rounds), store, announcer, random.Random())
+    await fleet.load()
+    for version in await store.versions():
+        fleet.know_version(version.digest[:8], version.number)
+    target = max(settings.rounds.target_version, await ledger.target())
+    return Organs(
+        identity=identity,
+        post=post,
+        roster=roster,
+        link=link,
+        shelf=shelf,
+        announcer=announcer,
+        blobs=store.blobs,
+        models=models,
+        ledger=ledger,
+        fleet=fleet,
+        schedule=Schedule(target, pause_ms=int(settings.rounds.pause_s * 1000)),
+        opening=Opening(
+            plan_settings(settings, bundle),
+            identity,
+            roster,
+            models,
+            bundle.dimension,
+            gather_ms=GATHER_MS,
+            clock_ms=now_ms,
+        ),
+        traffic=traffic,
+        timings=RoundTimings(evaluate_ms=int(settings.rounds.evaluation_s * 1000)),
+        folder=settings.data_folder,
+        dimension=bundle.dimension,
+        server_lr=settings.rounds.server_learning_rate,
+        status_s=settings.status_s,
+        clock_ms=now_ms,
+    )
+
+
+def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle) -> PlanSettings:
+    """Return what every plan has in common; where the settings say nothing, the task does."""
+    rounds, task = settings.rounds, bundle.defaults
+    return PlanSettings(
+        fleet=settings.fleet,
+        mode=rounds.mode,
+        codec=rounds.codec,
+        kept_share=rounds.kept_share,
+        clip_norm=rounds.clip_norm,
+        clamp=rounds.clamp,
+        weight_cap=rounds.weight_cap,
+        epochs=rounds.epochs or task.epochs,
+        learning_rate=rounds.learning_rate or task.learning_rate,
+        batch_size=rounds.batch_size or task.batch_size,
+        minimum=rounds.minimum,
+        floor_share=rounds.floor_share,
+        quorum_share=rounds.quorum_share,
+        patience_ms=int(rounds.patience_s * 1000),
+        window_ms=int(rounds.window_s * 1000),
+        clock_slack_ms=int(rounds.clock_slack_s * 1000),
+    )
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since the epoch."""
+    return int(time.time() * 1000)
+
+
+async def _newest(
+    store: Store, settings: CoordinatorSettings, bundle: TaskBundle, task: BlobRef
+) -> ModelVersion:
+    """Return the newest stored version; the first start makes version 0 of the task's initial weights.
+
+    Raises:
+        TaskFileError: the store belongs to another task.
+    """
+    record = await store.latest_version()
+    if record is None:
+        data = vector_bytes(initial_weights(bundle.parameters, settings.initial_seed))
+        ref = await asyncio.to_thread(store.blobs.put, data)
+        record = VersionRecord(
+            number=0,
+            digest=ref.digest,
+            parent=b"",
+            round=0,
+            task=task.digest,
+            whole=ref,
+            created_ms=now_ms(),
+        )
+        await store.add_first_version(record)
+        log.info("first version made", version=0, parameters=bundle.dimension)
+    if record.whole.size != 4 * bundle.dimension:
+        raise TaskFileError(
+            f"the stored model has {record.whole.size // 4} weights, the task {bundle.dimension}: "
+            "give this task a data folder of its own"
+        )
+    return ModelVersion(record.number, record.digest, record.whole, record.parent, record.step)
+
+
+def _read_task(path: Path) -> tuple[bytes, TaskBundle]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TaskFileError(f"cannot read the task {path}: {error.strerror}") from error
+    return data, decode_task(data)
+
+
+def _rules(rounds: RoundSettings) -> SelectionRules:
+    return SelectionRules(
+        minimum=rounds.minimum,
+        cohort_max=rounds.cohort_max,
+        over_selection=rounds.over_selection,
+        min_examples=rounds.min_examples,
+        min_memory_mib=rounds.min_memory_mib,
+    )
+
+
+def _link_settings(settings: CoordinatorSettings) -> LinkSettings:
+    link = settings.link
+    return link if link.username else msgspec.structs.replace(link, username=settings.name)
