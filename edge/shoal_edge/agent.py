@@ -26,6 +26,7 @@ from shoal_codecs.wire.messages import (
     Cancel,
     DeviceStatus,
     Evaluate,
+    HeartbeatWanted,
     Inquiry,
     Invitation,
     Receipt,
@@ -193,6 +194,8 @@ class EdgeAgent:
                 self.releases.handle_order(message)
             case ReleaseWithdrawn():
                 self.releases.handle_withdrawn(message)
+            case HeartbeatWanted():
+                self.heartbeats.connected()
             case None:
                 pass
             case _:

@@ -67,6 +67,8 @@ def _run(options: argparse.Namespace) -> int:
 
         sys.stdout.write(print_settings(settings))
         return STOPPED
+    # structlog loads rich where it is installed, which costs an idle agent 6 MB for nothing.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     import structlog  # noqa: PLC0415
 
     from shoal_codecs.logs import configure_logs  # noqa: PLC0415

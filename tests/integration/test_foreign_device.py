@@ -1,0 +1,48 @@
+"""The example of a device of another make is run as a person would run it, and understood."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from brokers import Collector, running
+from edge_parts import FLEET, make_fleet
+from shoal_codecs.transport.link import Link
+from shoal_codecs.wire.heartbeat import Reading, merged
+from shoal_codecs.wire.messages import Heartbeat
+from shoal_codecs.wire.topics import Topics
+from shoal_coordinator.demo.broker import BrokerHandle
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "foreign_device.py"
+NAME = "pump-17"
+
+
+async def test_a_device_without_shoal_is_heard(mosquitto: BrokerHandle) -> None:
+    """Under the fleet's own access rules, and by the coordinator's own post."""
+    collector = Collector()
+
+    async def prepare(link: Link) -> None:
+        await link.subscribe(Topics(FLEET).device("+", "heartbeat"), collector)
+
+    async with running(mosquitto.url, "coordinator", prepare=prepare):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(EXAMPLE), "--port", mosquitto.url.rpartition(":")[2]),
+            *("--fleet", FLEET, "--name", NAME, "--count", "3", "--seconds", "0.05"),
+        )
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0
+        await collector.count(3)
+    post = make_fleet().post("coordinator")
+    readings: dict[int, object] = {}
+    for number, delivery in enumerate(collector.deliveries, 1):
+        address, message = post.open(delivery.topic, delivery.payload)
+        assert isinstance(message, Heartbeat)
+        assert (address.name, message.sender, message.sequence) == (NAME, NAME, number)
+        assert message.full is (number == 1)
+        readings = merged(readings, message.readings, full=message.full)
+    assert readings[Reading.AGENT] == "foreign-1"
+    assert readings[Reading.PHASE] == "idle"
+
+
+def test_the_example_needs_nothing_of_shoal() -> None:
+    assert "import shoal" not in EXAMPLE.read_text()
+    assert "from shoal" not in EXAMPLE.read_text()
