@@ -1,0 +1,98 @@
+"""Making a release: the artefact of a stored version, and the manifest that the publisher signs."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_codecs.ota.manifest import Artefact, HealthGate, Manifest, Provenance, sign_manifest
+from shoal_codecs.security.identity import Identity
+from shoal_codecs.wire.blob import DEFAULT_CHUNK_BYTES
+from shoal_coordinator.release_errors import CalibrationFileError
+from shoal_coordinator.store import Store, VersionRecord
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What all releases of a task have in common.
+
+    ``templates_path`` and ``calibration_path`` are files (the latter an .npz with raw public examples x);
+    ``hardware`` names the architectures, none for all; ``valid_days`` until a release expires.
+    """
+
+    fleet: str
+    templates_path: Path
+    calibration_path: Path
+    gate: HealthGate = field(default_factory=HealthGate)
+    hardware: tuple[str, ...] = ()
+    valid_days: float = 30.0
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES
+
+
+async def make_release(
+    recipe: Recipe,
+    store: Store,
+    publisher: Identity,
+    version: VersionRecord,
+    release: str,
+    *,
+    allow_older: bool,
+    now_ms: int,
+) -> tuple[Manifest, bytes, bytes]:
+    """Make the int8 artefact of ``version``, keep it in ``store``; return manifest, its bytes and signature.
+
+    Raises:
+        CalibrationFileError, InvalidTemplateError, MissingCalibrationError: a file that cannot be used.
+        WeightLengthError, NonFiniteWeightsError: a version that is no model of the templates' task.
+        BlobStorageError: the version's vector is gone, or there is no room for the artefact.
+    """
+
+    def make() -> tuple[Manifest, bytes, bytes]:
+        weights = np.frombuffer(store.blobs.read(version.whole.name), "<f4").astype(np.float32)
+        blob = store.blobs.put(_int8(recipe, weights), recipe.chunk_bytes)
+        manifest = Manifest(
+            fleet=recipe.fleet,
+            release=release,
+            version=version.number,
+            model=version.digest,
+            parent=version.parent,
+            task=version.task,
+            artefacts=(Artefact("int8", blob),),
+            provenance=Provenance(version.round, version.devices, version.examples, version.accuracy),
+            gate=recipe.gate,
+            hardware=recipe.hardware,
+            created_ms=now_ms,
+            expires_ms=now_ms + int(recipe.valid_days * DAY_MS),
+            allow_older=allow_older,
+        )
+        return manifest, *sign_manifest(manifest, publisher)
+
+    return await asyncio.to_thread(make)
+
+
+def _int8(recipe: Recipe, weights: npt.NDArray[np.float32]) -> bytes:
+    # The interpreter is heavy: a coordinator that releases nothing does without.
+    from shoal_coordinator.artefact_templates import decode_templates  # noqa: PLC0415
+    from shoal_coordinator.artefacts import make_artefacts  # noqa: PLC0415
+
+    try:
+        templates = decode_templates(recipe.templates_path.read_bytes())
+    except OSError as error:
+        raise CalibrationFileError(f"cannot read {error.filename}: {error.strerror}") from error
+    return make_artefacts(templates, weights, _calibration(recipe.calibration_path)).int8
+
+
+def _calibration(path: Path) -> npt.NDArray[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            examples: npt.NDArray[Any] = archive["x"]
+            return examples
+    except (OSError, KeyError, ValueError, EOFError, AttributeError, TypeError) as error:
+        raise CalibrationFileError(
+            f"{path} holds no calibration examples x: save public ones with numpy.savez"
+        ) from error
