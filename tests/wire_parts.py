@@ -33,7 +33,8 @@ def identity(name: str) -> Identity:
 def roster_body(**changes: Any) -> RosterBody:
     """Return the roster of the fleet before it is signed."""
     parties = tuple(Party(name, role, identity(name).public) for name, role in ROLES.items())
-    return RosterBody(**({"fleet": FLEET, "serial": 1, "parties": parties} | changes))
+    fields: dict[str, Any] = {"fleet": FLEET, "serial": 1, "parties": parties}
+    return RosterBody(**(fields | changes))
 
 
 def roster() -> Roster:
@@ -91,7 +92,7 @@ def every_message() -> list[wire.AnyMessage]:
     return [_fill(kind) for kind in wire.AnyMessage.__args__]
 
 
-def _fill(kind: type[wire.AnyMessage]) -> wire.AnyMessage:
+def _fill(kind: type[Any]) -> wire.AnyMessage:
     names = [name for name in kind.__struct_fields__ if name not in wire.Message.__struct_fields__]
     values = {name: _VALUES.get((kind.__name__, name), _VALUES.get(name)) for name in names}
     message: wire.AnyMessage = kind(

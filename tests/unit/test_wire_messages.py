@@ -8,7 +8,6 @@ import msgpack
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from wire_parts import AUTHORITY, FLEET, every_message, identity, plan, roster_body
 
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.post import signing_bytes
@@ -36,6 +35,7 @@ from shoal_codecs.wire.plan import coordinate_seed, encode_plan, plan_hash
 from shoal_codecs.wire.report import Report, decode_report, encode_report, report_id, share_context
 from shoal_codecs.wire.status import FleetView, decode_view, encode_view
 from shoal_codecs.wire.step import ModelStep, decode_step, encode_step
+from wire_parts import AUTHORITY, FLEET, every_message, identity, plan, roster_body
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "wire.json"
 PLAIN = st.recursive(

@@ -20,11 +20,21 @@ from shoal_codecs.wire.errors import (
     SenderMismatchError,
 )
 from shoal_codecs.wire.framing import decode_frame, decode_message, encode_frame, encode_message
-from shoal_codecs.wire.messages import PROTOCOL_VERSION, REPEATABLE, UNSIGNED, AnyMessage, Heartbeat, Message
+from shoal_codecs.wire.messages import (
+    PROTOCOL_VERSION,
+    REPEATABLE,
+    UNSIGNED,
+    AnyMessage,
+    Heartbeat,
+    Message,
+    PlanNotice,
+    ReportPart,
+)
 from shoal_codecs.wire.topics import Address, Topics
 
 M = TypeVar("M", bound=Message)
 REMEMBERED = 20_000
+_UNSIGNED_AT: dict[str, type[Message]] = {"heartbeat": Heartbeat, "reports": ReportPart, "plan": PlanNotice}
 _SIGN_LABEL = b"shoal/1 message\x00"
 
 
@@ -122,6 +132,10 @@ class Post:
             )
         if address.part == "heartbeat" and not isinstance(message, Heartbeat):
             raise MalformedMessageError("only heartbeats belong on a heartbeat topic")
+        if isinstance(message, UNSIGNED) and not isinstance(message, _UNSIGNED_AT.get(address.part, ())):
+            raise UnsignedMessageError(
+                f"{type(message).__name__} goes unsigned and is not believed on {address.part[:64]!r}"
+            )
 
     def _check_replay(self, message: AnyMessage) -> None:
         key = (message.sender, message.message_id)

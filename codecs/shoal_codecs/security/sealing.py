@@ -63,6 +63,9 @@ def unseal(private: bytes, sealed: bytes, context: bytes) -> bytes:
 
 
 def _key(private: bytes, peer: bytes, sender: bytes, receiver: bytes) -> bytes:
+    # The binding reads 32 bytes whatever it is given.
+    if len(private) != KEY_BYTES or len(peer) != KEY_BYTES:
+        raise UnsealError(f"not a usable X25519 key: it has {KEY_BYTES} bytes")
     try:
         shared = crypto_scalarmult(private, peer)
     except (CryptoError, ValueError, TypeError, RuntimeError) as error:

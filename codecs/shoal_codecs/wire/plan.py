@@ -5,11 +5,12 @@ round binds itself to it (secret sharing, step 3 of mode ``hubs``).
 """
 
 import hashlib
+import math
 from typing import Literal
 
 import msgspec
 
-from shoal_codecs.wire.errors import InvalidPlanError
+from shoal_codecs.wire.errors import InvalidPlanError, MalformedMessageError
 from shoal_codecs.wire.packing import pack, unpack
 
 PLAN_FORMAT = 1
@@ -137,8 +138,8 @@ def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
             f"cannot keep {codec.kept} of {codec.dimension} coordinates",
         ),
         (
-            codec.clip_norm > 0 and codec.clamp >= 1 and codec.weight_cap >= 1,
-            "clip norm, clamp and weight cap must be positive",
+            0 < codec.clip_norm < math.inf and codec.clamp >= 1 and codec.weight_cap >= 1,
+            "clip norm, clamp and weight cap must be positive and finite",
         ),
         (
             not shared or plan.n_max * codec.clamp < ring // 2,
@@ -152,10 +153,13 @@ def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
             f"{plan.n_max} devices leave no room for weights in a ring of {codec.ring_bits} bits",
         ),
         (
-            training.epochs >= 1 and training.batch_size >= 1 and training.learning_rate > 0,
-            "epochs, batch size and learning rate must be positive",
+            training.epochs >= 1 and training.batch_size >= 1 and 0 < training.learning_rate < math.inf,
+            "epochs, batch size and learning rate must be positive and finite",
         ),
-        (plan.noise_mu >= 0 and plan.corrupt >= 0, "noise and corrupt share cannot be negative"),
+        (
+            0 <= plan.noise_mu < math.inf and plan.corrupt >= 0,
+            "noise and corrupt share are neither negative nor infinite",
+        ),
     )
 
 
@@ -176,7 +180,7 @@ def decode_plan(data: bytes) -> Plan:
         return unpack(data, Plan)
     except msgspec.ValidationError as error:
         raise InvalidPlanError(f"not a plan this party can keep: {error}") from error
-    except ValueError as error:
+    except MalformedMessageError as error:
         raise InvalidPlanError(f"not a plan: {error}") from error
 
 

@@ -102,6 +102,15 @@ class Topics:
         Raises:
             InvalidTopicError: a topic that is none of this fleet's.
         """
+        address = self._address(topic)
+        # Names reach logs and screens: what could not be enrolled does not get that far.
+        names = [address.name] if address.kind in {"devices", "hubs"} else []
+        names += [address.peer] if address.part in {"receipts", "reports"} else []
+        if not all(_NAME.fullmatch(name) for name in names):
+            raise InvalidTopicError(f"{topic[:120]!r} holds a name that no party can have")
+        return address
+
+    def _address(self, topic: str) -> Address:
         match self.relative(topic).split("/"):
             case ["devices", device, "status" | "heartbeat" | "events" | "commands" as part]:
                 return Address("devices", device, part)
