@@ -26,8 +26,6 @@ from shoal_codecs.wire.messages import (
     Cancel,
     DeviceStatus,
     Evaluate,
-    HeartbeatWanted,
-    Inquiry,
     Invitation,
     Receipt,
     ReleaseOrder,
@@ -188,14 +186,10 @@ class EdgeAgent:
                 self.rounds.cancelled(message)
             case Evaluate():
                 self.rounds.tell(EvaluateAsked(message))
-            case Inquiry():
-                self.heartbeats.connected()
             case ReleaseOrder():
                 self.releases.handle_order(message)
             case ReleaseWithdrawn():
                 self.releases.handle_withdrawn(message)
-            case HeartbeatWanted():
-                self.heartbeats.connected()
             case None:
                 pass
             case _:

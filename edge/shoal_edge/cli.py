@@ -57,8 +57,9 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Before the imports that take time: a Ctrl-C in the middle of them ends in order too.
-    remember_signals()
+    if not options.print_config:
+        # Before the imports that take time: a Ctrl-C in the middle of them ends in order too.
+        remember_signals()
     from shoal_edge.config import load_edge_settings  # noqa: PLC0415
 
     settings = load_edge_settings(options.config, folder=options.data_dir, broker=options.broker)

@@ -1,0 +1,143 @@
+"""``shoal-edge`` as a person meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_parts import DEMO_DATA, FLEET, TASK_BYTES, TASK_REF, base_vector, enrol, make_fleet, write_examples
+from shoal_codecs.ota.manifest import Artefact, Manifest, Provenance, sign_manifest
+from shoal_codecs.settings import SettingsError
+from shoal_codecs.wire.blob import describe
+from shoal_coordinator.artefact_templates import decode_templates
+from shoal_coordinator.artefacts import float_artefact
+from shoal_edge.cli import main
+from shoal_edge.config import EdgeSettings, load_edge_settings
+from shoal_edge.predict import predict
+from shoal_edge.releases import slots_of
+
+DEVICE = "device-01"
+
+
+def home(folder: Path, settings: str = "") -> Path:
+    enrol(make_fleet(), DEVICE, folder, f'name = "{DEVICE}"\nfleet = "{FLEET}"\n{settings}')
+    return folder
+
+
+def deploy(folder: Path) -> None:
+    """Install a release as the updater does."""
+    fleet = make_fleet()
+    data = float_artefact(decode_templates((DEMO_DATA / "digits.templates").read_bytes()), base_vector())
+    source = folder / "artefact"
+    source.write_bytes(data)
+    artefact = Artefact("float32", describe(data))
+    manifest = Manifest(
+        fleet=FLEET,
+        release="first-light",
+        version=3,
+        model=b"m" * 32,
+        parent=b"",
+        task=TASK_REF.digest,
+        artefacts=(artefact,),
+        provenance=Provenance(),
+        created_ms=1,
+        expires_ms=2,
+    )
+    packed, signature = sign_manifest(manifest, fleet.identities["publisher"])
+    slots = slots_of(folder / "data" / "releases", fleet.roster, FLEET)
+    slots.write("A", source, artefact, packed, signature)
+    slots.switch("A")
+
+
+def test_settings_of_a_folder_with_the_command_line_on_top(tmp_path: Path) -> None:
+    home(tmp_path, 'modes = ["plain"]\n[link]\nurl = "mqtt://a:1"\nkeepalive_s = 7\n')
+    settings = load_edge_settings(None, folder=tmp_path, broker="mqtt://b:2")
+    assert (settings.link.url, settings.link.keepalive_s) == ("mqtt://b:2", 7)
+    assert settings.modes == ("plain",)
+    assert settings.home == tmp_path
+    assert load_edge_settings(tmp_path / "config.toml").home == tmp_path
+
+
+@pytest.mark.parametrize("line", ["colour = 1", 'n_min = "many"', 'modes = ["single"]', "[link]\nport = 1"])
+def test_a_setting_nobody_knows_is_refused_by_name(tmp_path: Path, line: str) -> None:
+    home(tmp_path, line)
+    with pytest.raises(SettingsError, match=r"colour|n_min|modes|port"):
+        load_edge_settings(None, folder=tmp_path)
+
+
+def test_every_setting_is_printed_and_can_be_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home(tmp_path)
+    assert main(["run", "--data-dir", str(tmp_path), "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert set(EdgeSettings.__struct_fields__) <= {
+        line.split(" ")[0].strip("[]") for line in printed.split("\n")
+    }
+    (tmp_path / "again.toml").write_text(printed)
+    assert load_edge_settings(tmp_path / "again.toml") == load_edge_settings(None, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["run"], "SettingsError: the settings name no device"),
+        (["run", "--config", "/nonexistent.toml"], "SettingsError: cannot read"),
+        (["run", "--data-dir", "{home}", "--broker", "http://x"], "BadBrokerUrlError"),
+        (["run", "--data-dir", "{open}"], "BadKeyFileError"),
+        (["predict", "--data-dir", "{home}"], "NoReleaseError"),
+    ],
+)
+def test_a_fault_is_one_line_with_its_remedy_and_code_2(
+    tmp_path: Path, arguments: list[str], fault: str
+) -> None:
+    home(tmp_path / "home")
+    home(tmp_path / "open")
+    (tmp_path / "open" / "identity.key").chmod(0o644)
+    words = [word.format(home=tmp_path / "home", open=tmp_path / "open") for word in arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", "shoal_edge", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"shoal-edge: {fault}")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_a_prediction_from_the_deployed_slot(tmp_path: Path) -> None:
+    home(tmp_path)
+    write_examples(tmp_path / "examples.npz")
+    deploy(tmp_path)
+    (tmp_path / "data" / "blobs").mkdir(parents=True)
+    (tmp_path / "data" / "blobs" / TASK_REF.name).write_bytes(TASK_BYTES)
+    told = predict(load_edge_settings(None, folder=tmp_path), None, 2)
+    assert "held-out example 2 of 12 (its label: " in told
+    assert "release first-light, model version 3, float32" in told
+    shares = [line.split()[1] for line in told.splitlines()[3:]]
+    assert len(shares) == 5
+    assert shares == sorted(shares, key=lambda share: -float(share.rstrip("%")))
+    own = predict(load_edge_settings(None, folder=tmp_path), tmp_path / "examples.npz", 59)
+    assert own.startswith("example 59 of 60")
+
+
+def test_an_example_that_is_not_there_says_how_many_there_are(tmp_path: Path) -> None:
+    home(tmp_path)
+    write_examples(tmp_path / "examples.npz")
+    deploy(tmp_path)
+    command = [sys.executable, "-m", "shoal_edge", "predict", "--data-dir", str(tmp_path), "--index", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "the file has 12" in done.stderr
+
+
+def test_an_idle_agent_loads_nothing_heavy() -> None:
+    heavy = {"numpy", "cryptography", "sqlalchemy", "typer", "pydantic", "ai_edge_litert", "tflite_runtime"}
+    script = (
+        "import sys; sys.modules['rich'] = None\n"
+        "import shoal_edge.agent, shoal_edge.cli\n"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
