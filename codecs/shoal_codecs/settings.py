@@ -121,4 +121,5 @@ def _toml(value: Any) -> str:
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, int | float):
         return repr(value)
-    return msgspec.json.encode(str(value)).decode()
+    # JSON's strings are TOML's but for one character.
+    return msgspec.json.encode(str(value)).decode().replace("\x7f", "\\u007f")
