@@ -14,7 +14,6 @@ from shoal_coordinator.store import Store
 
 _KEPT = (Reading.EXAMPLES, Reading.HELD_OUT)
 _KEY = "device-readings"
-ASK_AGAIN_MS = 5_000
 ASK_MS = 5_000
 
 
@@ -42,7 +41,6 @@ class FleetDesk:
         self._kept: dict[str, dict[int, Any]] = {}
         self._versions: dict[bytes, int] = {}
         self._asked_ms: dict[str, int] = {}
-        self._asked_ms: dict[str, int] = {}
 
     async def load(self) -> None:
         """Take up what an earlier process knew."""
@@ -63,7 +61,6 @@ class FleetDesk:
         changed = self.registry.hear_status(message, now_ms)
         if changed:
             self._say(message.sender, online=message.online)
-        self._ask(message.sender, now_ms)
         restarted = message.online and bool(session) and message.session != session
         return changed, restarted
 
@@ -74,7 +71,6 @@ class FleetDesk:
         view = self.registry.view(message.sender)
         if view is not None and view.trusted:
             await self._keep(view)
-            self._ask(view.name, now_ms)
         return view
 
     def evaluated(self, device: str, model_id: bytes) -> None:
@@ -93,9 +89,9 @@ class FleetDesk:
         for view in self.registry.views():
             if not view.trusted or not view.online or view.complete:
                 continue
-            if now_ms - self._asked_ms.get(view.name, 0) >= ASK_AGAIN_MS:
+            if now_ms - self._asked_ms.get(view.name, 0) >= ASK_MS:
                 self._asked_ms[view.name] = now_ms
-                self._announcer.device(view.name, wire.Inquiry)
+                self._announcer.device(view.name, wire.HeartbeatWanted)
 
     def cohort(self, ended_round: int) -> tuple[str, ...]:
         """Return whom to invite to the next round; ``ended_round`` is the last that ended.
@@ -146,15 +142,6 @@ class FleetDesk:
         if now and self._kept.get(view.name) != now:
             self._kept[view.name] = now
             await self._store.set_value(_KEY, pack(self._kept))
-
-    def _ask(self, name: str, now_ms: int) -> None:
-        """Ask a device whose readings are not all known for a full heartbeat, now and then."""
-        view = self.registry.view(name)
-        if view is None or not view.trusted or not view.online or view.complete:
-            return
-        if now_ms - self._asked_ms.get(name, -ASK_MS) >= ASK_MS:
-            self._asked_ms[name] = now_ms
-            self._announcer.device(name, wire.HeartbeatWanted)
 
     def _say(self, name: str, *, online: bool) -> None:
         word = "online" if online else "offline"

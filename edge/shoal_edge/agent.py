@@ -26,6 +26,7 @@ from shoal_codecs.wire.messages import (
     Cancel,
     DeviceStatus,
     Evaluate,
+    HeartbeatWanted,
     Invitation,
     Receipt,
     ReleaseOrder,
@@ -186,6 +187,8 @@ class EdgeAgent:
                 self.rounds.cancelled(message)
             case Evaluate():
                 self.rounds.tell(EvaluateAsked(message))
+            case HeartbeatWanted():
+                self.heartbeats.connected()
             case ReleaseOrder():
                 self.releases.handle_order(message)
             case ReleaseWithdrawn():

@@ -155,12 +155,8 @@ class ReleaseWithdrawn(Message, frozen=True, kw_only=True, tag="rw"):
     reason: str
 
 
-class Inquiry(Message, frozen=True, kw_only=True, tag="iq"):
-    """Please send a full heartbeat now: the coordinator missed one, or has started again."""
-
-
 class HeartbeatWanted(Message, frozen=True, kw_only=True, tag="hw"):
-    """Heartbeats were missed: please send a full one now."""
+    """Heartbeats were missed, or the coordinator started again: please send a full one now."""
 
 
 # --- the round between coordinator and hubs -----------------------------------------------------
@@ -310,7 +306,7 @@ AnyMessage = (
     | Evaluate
     | ReleaseOrder
     | ReleaseWithdrawn
-    | Inquiry
+    | HeartbeatWanted
     | PlanNotice
     | PlanProposal
     | PlanSigned
