@@ -1,0 +1,242 @@
+"""The coordinator among real hubs, a real broker and devices made of the real wire code."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from brokers import eventually
+from coordinator_bench import (
+    DEVICES,
+    Bench,
+    Device,
+    anything,
+    everybody,
+    fleet,
+    kill,
+    until_version,
+)
+from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.wire.status import FleetView
+from shoal_coordinator.demo.broker import BrokerHandle
+from shoal_coordinator.operator import Operator
+from shoal_coordinator.store import Store
+
+
+@contextlib.asynccontextmanager
+async def running(bench: Bench, *, hubs: bool = True) -> AsyncIterator[tuple[Operator, dict[str, Device]]]:
+    """A whole fleet with an operator who sees everybody."""
+    async with bench.coordinator(), fleet(bench, hubs=hubs) as devices, bench.operator() as operator:
+        await operator.until(everybody, 20)
+        yield operator, devices
+
+
+async def stored(bench: Bench) -> Store:
+    return await Store.open(bench.folders["coordinator"] / "data")
+
+
+async def test_rounds_through_two_hubs_make_versions_with_their_provenance(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    async with running(bench) as (operator, devices):
+        answer = await operator.command("rounds.run", count=3)
+        assert answer.fields["target"] == 3
+        view = await operator.until(until_version(3), 30)
+        for device in devices.values():
+            assert len(device.all(wire.Evaluate)) >= 3
+            assert len({message.round for message in device.all(wire.Invitation)}) == 3
+            offers = [message.model for message in device.all(wire.Evaluate)]
+            assert all(offer.step and offer.parent for offer in offers)
+        listed = await operator.command("rounds.list")
+    assert [row.outcome for row in view.rounds] == ["committed"] * 3
+    assert view.accuracy == pytest.approx(0.9)
+    assert view.rounds[-1].devices == len(DEVICES)
+    assert view.rounds[-1].up_bytes == pytest.approx(1500)
+    assert view.rounds[-1].down_bytes == pytest.approx(4500)
+    assert [row["version"] for row in listed.fields["rounds"]] == [1, 2, 3]
+    store = await stored(bench)
+    versions = await store.versions()
+    assert [one.number for one in versions] == [0, 1, 2, 3]
+    assert [one.parent for one in versions[1:]] == [one.digest for one in versions[:-1]]
+    assert all(digest_of(store.blobs.read(one.whole.name)) == one.digest for one in versions)
+    assert versions[-1].round == view.rounds[-1].round
+    await store.close()
+
+
+@pytest.mark.parametrize("codec", ["dense", "topk", "randk"])
+async def test_plain_rounds_make_versions(mosquitto: BrokerHandle, tmp_path: Path, codec: str) -> None:
+    bench = Bench(tmp_path, mosquitto.url, mode="plain", codec=codec)
+    async with running(bench, hubs=False) as (operator, devices):
+        await operator.command("rounds.run", count=2)
+        view = await operator.until(until_version(2), 30)
+        await eventually(lambda: all(len(device.receipts) == 2 for device in devices.values()))
+    assert [row.devices for row in view.rounds] == [len(DEVICES)] * 2
+
+
+async def test_a_second_start_goes_on_from_the_stored_model(mosquitto: BrokerHandle, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    async with fleet(bench), bench.operator() as operator:
+        async with bench.coordinator():
+            await operator.until(everybody, 20)
+            await operator.command("rounds.run", count=1)
+            first = await operator.until(until_version(1), 30)
+        async with bench.coordinator():
+            await operator.until(lambda view: view.taken_ms > first.taken_ms and everybody(view), 20)
+            await operator.command("rounds.run", count=1)
+            second = await operator.until(until_version(2), 30)
+    assert [row.version for row in second.rounds] == [1, 2]
+    assert second.rounds[0].round < second.rounds[1].round
+
+
+async def test_a_round_below_its_floor_is_aborted_and_the_next_runs(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    async with running(bench) as (operator, devices):
+        for name in DEVICES[:2]:
+            devices[name].accepts = False
+        await operator.command("rounds.run", count=1)
+        view = await operator.until(lambda view: bool(view.rounds), 30)
+        assert view.rounds[0].outcome == "aborted"
+        assert "the floor is 4" in view.rounds[0].reason
+        await eventually(lambda: bool(devices[DEVICES[2]].all(wire.Cancel)))
+        for name in DEVICES[:2]:
+            devices[name].accepts = True
+        view = await operator.until(until_version(1), 30)
+    assert view.rounds[-1].outcome == "committed"
+    assert view.rounds[-1].devices == len(DEVICES)
+
+
+async def test_a_device_that_vanishes_after_accepting_does_not_stop_the_round(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    async with running(bench) as (operator, devices):
+        devices[DEVICES[0]].silent = True
+        await operator.command("rounds.run", count=1)
+        view = await operator.until(until_version(1), 30)
+    assert view.rounds[-1].devices == len(DEVICES) - 1
+
+
+async def test_a_poisoned_plain_update_is_refused_and_harms_nobody(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url, mode="plain", codec="dense")
+    async with running(bench, hubs=False) as (operator, devices):
+        devices[DEVICES[0]].poison = float("nan")
+        await operator.command("rounds.run", count=1)
+        view = await operator.until(until_version(1), 30)
+        assert view.rounds[-1].devices == len(DEVICES) - 1
+        view = await operator.until(lambda view: view.refused.get("InvalidReportError", 0) > 0, 10)
+        assert not devices[DEVICES[0]].receipts
+
+
+async def test_words_that_do_not_belong_are_refused_by_name(mosquitto: BrokerHandle, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    async with running(bench) as (operator, devices):
+        device = devices[DEVICES[0]]
+        for correct in (1, 9):
+            await device.say(
+                "events",
+                wire.Evaluated,
+                round=1,
+                model_id=b"x" * 8,
+                examples=3,
+                correct=correct,
+                loss_sum=1.0,
+            )
+        topic = bench.topics.device(device.name, "events")
+        await device.link.publish(topic, b"\xff\xff")
+        expected = {"UnknownModelError", "InvalidCountsError", "MalformedMessageError"}
+
+        def counted(view: FleetView) -> bool:
+            return expected <= set(view.refused)
+
+        await operator.until(counted, 10)
+        await operator.command("rounds.run", count=1)
+        await operator.until(until_version(1), 30)
+
+
+async def test_an_unknown_command_is_answered_with_the_known_ones(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    async with bench.coordinator(), bench.operator() as operator:
+        await operator.until(anything, 20)
+        for action, arguments in (
+            ("rounds.stop", {}),
+            ("rounds.run", {"count": 0}),
+            ("rounds.run", {"n": 1}),
+        ):
+            with pytest.raises(Exception, match="rounds"):
+                await operator.command(action, **arguments)
+
+
+@pytest.mark.parametrize("state", ["proposing", "collecting", "evaluating"])
+@pytest.mark.parametrize("mode", ["hubs", "plain"])
+async def test_a_coordinator_killed_in_a_round_goes_on_with_it(
+    mosquitto: BrokerHandle, tmp_path: Path, state: str, mode: str
+) -> None:
+    if (state, mode) == ("proposing", "plain"):
+        pytest.skip("mode plain has no hubs to propose to")
+    codec = "randk" if mode == "hubs" else "dense"
+    bench = Bench(tmp_path, mosquitto.url, mode=mode, codec=codec, target_version=2)
+    async with fleet(bench, hubs=mode == "hubs" and state != "proposing") as devices:
+        held_back = DEVICES[: 3 if state == "collecting" else 0]
+        for name in held_back:
+            devices[name].silent = True
+        for device in devices.values():
+            device.evaluates = state != "evaluating"
+        process = await bench.coordinator_process()
+        try:
+            async with bench.operator() as operator:
+                await operator.until(anything, 30)
+                if state != "proposing":
+                    await operator.until(lambda view: view.phase == state, 30)
+                await kill(process)
+                for device in devices.values():
+                    device.silent, device.evaluates = False, True
+                process = await bench.coordinator_process()
+                async with contextlib.AsyncExitStack() as stack:
+                    if state == "proposing" and mode == "hubs":
+                        await stack.enter_async_context(fleet_hubs(bench))
+                    view = await operator.until(until_version(2), 45)
+        finally:
+            await kill(process)
+    rounds = [row.round for row in view.rounds]
+    assert len(set(rounds)) == len(rounds)
+    store = await stored(bench)
+    assert await store.unfinished_round() is None
+    assert [one.number for one in await store.versions()] == [0, 1, 2]
+    await store.close()
+
+
+@contextlib.asynccontextmanager
+async def fleet_hubs(bench: Bench) -> AsyncIterator[None]:
+    from coordinator_bench import HUBS, background  # noqa: PLC0415
+
+    async with contextlib.AsyncExitStack() as stack:
+        for name in HUBS:
+            await stack.enter_async_context(background(bench.hub(name).run()))
+        yield
+
+
+async def test_a_broker_killed_between_rounds_is_filled_again(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    events: list[str] = []
+    async with running(bench) as (operator, _):
+        operator.on_event.append(lambda event: events.append(event.kind))
+        await operator.command("rounds.run", count=1)
+        await operator.until(until_version(1), 30)
+        await mosquitto.kill()
+        await mosquitto.restart()
+        await eventually(lambda: "broker.refilled" in events, 20)
+        await operator.command("rounds.run", count=2)
+        await operator.until(until_version(3), 40)
