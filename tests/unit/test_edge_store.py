@@ -73,12 +73,36 @@ def test_the_newest_answer_on_a_base_counts(tmp_path: Path) -> None:
 
 
 def test_a_full_outbox_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
-    store = DeviceStore(tmp_path, 5000)
+    store = DeviceStore(tmp_path, CAP)
     store.persist_report(job(6), REPORT)
+    (path,) = (tmp_path / "outbox").glob("*.bin")
+    # Room for one such report, and not for two.
+    cap = path.stat().st_size * 3 // 2
+    store = DeviceStore(tmp_path, cap)
     with pytest.raises(OutboxFullError, match="outbox_cap_bytes"):
-        store.persist_report(job(7), SealedReport(b"q" * 32, {"hub-1": b"x" * 4000}))
-    assert DeviceStore(tmp_path, 5000).restore() == (job(6), REPORT)
+        store.persist_report(job(7), REPORT)
     assert not store.has_answered(job(7).plan_hash)
+    assert DeviceStore(tmp_path, cap).restore() == (job(6), REPORT)
+    store.forget_round(job(6).plan_hash)
+    store.persist_report(job(7), REPORT)
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_fsync(descriptor: int) -> None:
+        done.append("folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "file")
+        fsync(descriptor)
+
+    def note_replace(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    write_durably(tmp_path / "x", b"data")
+    assert done == ["file", "rename", "folder"]
 
 
 @pytest.mark.parametrize("cut", range(12))

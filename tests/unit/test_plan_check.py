@@ -113,6 +113,13 @@ def test_hubs_that_are_not_the_pinned_ones() -> None:
         judge(plan_of(hubs=(own, puppet)), notice=notice_of(PARTIES, plan_of(hubs=(own, puppet)), ()))
 
 
+def test_a_hub_nobody_pinned_beside_the_pinned_ones() -> None:
+    own = PARTIES.offer("hub-1")
+    hubs = (own, PARTIES.offer("hub-2"), HubOffer("hub-9", own.key, own.nonce))
+    with pytest.raises(UnpinnedHubsError, match="hub-9"):
+        judge(plan_of(hubs=hubs), notice=notice_of(PARTIES, plan_of(hubs=hubs), ()))
+
+
 def test_a_hub_left_out() -> None:
     three = make_fleet(hubs=3)
     plan = make_plan(three, MODEL.digest, hubs=(three.offer("hub-1"), three.offer("hub-2")))
