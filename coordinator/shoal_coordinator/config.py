@@ -53,8 +53,8 @@ class ReleaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     min_examples: int = 20
-    significance: float = 0.01
-    floor_accuracy: float = 0.5
+    significance: float = 0.001
+    floor_accuracy: float = 0.3
     max_latency_ms: float = 1000.0
     health_s: float = 60.0
     failure_share: float = 0.1

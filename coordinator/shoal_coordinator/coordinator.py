@@ -56,6 +56,8 @@ class CoordinatorService:
             lambda: fleet_view(organs, self.runner, self.hubs.rows()),
             organs.status_s,
         )
+        if organs.releases is not None:
+            organs.releases.on_change = self.board.changed
         self._opening_timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -224,6 +226,7 @@ class CoordinatorService:
                 if not self.organs.models.want(digest) and releases is not None:
                     await releases.blob_wanted(digest)
             case wire.InstallReport():
+                self.organs.fleet.installed(message)
                 if releases is not None:
                     await releases.handle_report(message.sender, message)
 
@@ -260,7 +263,7 @@ class CoordinatorService:
         check_counts(message)
         organs = self.organs
         check_model(organs.models, message.model_id)
-        organs.fleet.evaluated(message.sender, message.model_id)
+        organs.fleet.evaluated(message)
         if not is_present(self.runner, message.round):
             return
         candidate = organs.models.candidate
@@ -283,9 +286,9 @@ class CoordinatorService:
         if organs.releases is None:
             raise ReleasesUnavailableError("this coordinator makes no releases: it has no publisher key")
         match command:
-            case CreateRelease(version=version, name=name, canaries=canaries):
+            case CreateRelease(version=version, name=name, canaries=canaries, allow_older=allow_older):
                 chosen = newest if version < 0 else version
-                release = await organs.releases.create(chosen, name, canaries)
+                release = await organs.releases.create(chosen, name, canaries, allow_older=allow_older)
                 return f"release {release} of version {chosen}", {"release": release, "version": chosen}
             case WithdrawRelease(release=release, reason=reason):
                 await organs.releases.withdraw(release, reason)

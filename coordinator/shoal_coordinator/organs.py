@@ -25,13 +25,15 @@ from shoal_coordinator.traffic import TrafficMeter
 
 
 class Releases(Protocol):
-    """What the coordinator asks of its releases."""
+    """What the coordinator asks of its releases; they call ``on_change`` when ``rows`` has changed."""
+
+    on_change: Callable[[], object]
 
     async def handle_report(self, device: str, report: InstallReport) -> None:
         """Take a device's word on an installation."""
 
-    async def create(self, version: int, name: str, canaries: int) -> str:
-        """Make a release of ``version`` and return its name."""
+    async def create(self, version: int, name: str, canaries: int, *, allow_older: bool = False) -> str:
+        """Make a release of ``version`` and return its name; ``allow_older`` lets it replace a higher one."""
 
     async def withdraw(self, release: str, reason: str) -> None:
         """Stop a release."""

@@ -19,6 +19,10 @@ class ReleaseEndedError(ReleaseError):
     """A release that has ended already."""
 
 
+class PublisherKeyError(ReleaseError):
+    """A publisher key that the roster does not name: no device would believe it."""
+
+
 class NoCanaryError(ReleaseError):
     """No device can go first: none is online with enough held-out examples."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shoal_codecs.ota.errors import InvalidCountsError
-from shoal_codecs.ota.manifest import HealthGate, Manifest
+from shoal_codecs.ota.manifest import Manifest
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.transport.blobs import BlobPublisher
 from shoal_codecs.wire.blob import BlobRef
@@ -20,7 +20,6 @@ from shoal_codecs.wire.packing import unpack
 from shoal_codecs.wire.status import ReleaseRow
 from shoal_codecs.wire.topics import check_name
 from shoal_coordinator.announcer import Announcer
-from shoal_coordinator.config import CoordinatorSettings
 from shoal_coordinator.registry import DeviceView, Registry
 from shoal_coordinator.release_errors import ReleaseEndedError, ReleaseExistsError, UnknownReleaseError
 from shoal_coordinator.release_making import Recipe, make_release
@@ -61,40 +60,6 @@ class _Release:
     @property
     def blobs(self) -> tuple[BlobRef, ...]:
         return tuple(artefact.blob for artefact in self.manifest.artefacts)
-
-
-def rules_of(settings: CoordinatorSettings, resend_ms: int = 5_000) -> RolloutRules:
-    """Return the rollout's rules as the coordinator's settings say them."""
-    said = settings.releases
-    return RolloutRules(
-        min_examples=said.min_examples,
-        failure_share=said.failure_share,
-        report_ms=int(said.report_s * 1000),
-        resend_ms=resend_ms,
-    )
-
-
-def recipe_of(settings: CoordinatorSettings) -> Recipe:
-    """Return what all releases have in common as the coordinator's settings say it.
-
-    Raises:
-        MalformedManifestError: a gate that no publisher means.
-    """
-    said = settings.releases
-    gate = HealthGate(
-        min_examples=said.min_examples,
-        significance=said.significance,
-        floor_accuracy=said.floor_accuracy,
-        max_latency_ms=said.max_latency_ms,
-        time_limit_s=said.health_s,
-    )
-    return Recipe(
-        fleet=settings.fleet,
-        templates_path=settings.templates_path,
-        calibration_path=settings.calibration_path,
-        gate=gate,
-        valid_days=said.valid_days,
-    )
 
 
 class ReleaseService:

@@ -32,6 +32,7 @@ from shoal_coordinator.opening import Opening
 from shoal_coordinator.organs import Organs
 from shoal_coordinator.planning import PlanSettings
 from shoal_coordinator.registry import Registry
+from shoal_coordinator.release_setup import make_releases
 from shoal_coordinator.round_errors import TaskFileError
 from shoal_coordinator.round_steps import RoundTimings
 from shoal_coordinator.schedule import Schedule
@@ -74,7 +75,8 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     announcer = Announcer(link, post)
     task_bytes, bundle = await asyncio.to_thread(_read_task, settings.task_path)
     task_ref = await asyncio.to_thread(store.blobs.put, task_bytes)
-    models = ModelShelf(BlobPublisher(link, topics, store.blobs, shelf), announcer, task_ref)
+    publisher = BlobPublisher(link, topics, store.blobs, shelf)
+    models = ModelShelf(publisher, announcer, task_ref)
     models.start(await _newest(store, settings, bundle, task_ref))
     traffic = TrafficMeter()
     ledger = Ledger(store, task_ref.digest, now_ms, traffic.close_round)
@@ -84,6 +86,9 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     await fleet.load()
     for version in await store.versions():
         fleet.know_version(version.digest[:8], version.number)
+    releases = make_releases(settings, roster, registry, announcer, publisher, store, now_ms)
+    if releases is not None:
+        await releases.load()
     target = max(settings.rounds.target_version, await ledger.target())
     return Organs(
         identity=identity,
@@ -113,6 +118,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         server_lr=settings.rounds.server_learning_rate,
         status_s=settings.status_s,
         clock_ms=now_ms,
+        releases=releases,
     )
 
 
