@@ -233,8 +233,10 @@ def _own_examples(path: Path) -> Examples:
 def _preview(update: Vector, shared: Shared) -> dict[str, Any]:
     if shared.words is None or shared.first is None or shared.coordinates is None:
         return {}
-    at = shared.coordinates[:PREVIEW_NUMBERS]
+    kept = len(shared.coordinates)
+    # The last coordinates are the output layer's, which every example moves.
+    at = shared.coordinates[-PREVIEW_NUMBERS:]
     return {
         "update": [round(float(value), 4) for value in update[at]],
-        "share": [int(word) for word in shared.first[:PREVIEW_NUMBERS]],
+        "share": [int(word) for word in shared.first[:kept][-PREVIEW_NUMBERS:]],
     }

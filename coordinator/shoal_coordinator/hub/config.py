@@ -14,7 +14,8 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     ``folder`` holds ``identity.key``, ``authority.pub`` and ``roster.bin``; the log lies in ``data_dir``,
     ``data`` inside the folder unless set. An empty ``prefix`` is ``shoal/{fleet}``; an empty user name in
-    ``link`` is the hub's name.
+    ``link`` is the hub's name. ``preview_device`` has a few numbers of that device's share written to the
+    log, for demonstrations only.
     """
 
     name: str = "hub-1"
@@ -26,6 +27,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     floors: HubFloors = HubFloors()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_on_stdin_eof: bool = False
+    preview_device: str = ""
 
     @property
     def party_folder(self) -> Path:

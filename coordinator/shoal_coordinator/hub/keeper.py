@@ -222,6 +222,9 @@ class RoundKeeper:
         key = self._post.roster.party(device).key
         opened = await asyncio.to_thread(open_report, data, device, key, live.receiver, live.share_bytes)
         await asyncio.to_thread(_check_share, live.plan, live.receiver.position, opened.share)
+        if device == self._settings.preview_device and live.receiver.position == 0:
+            words = await asyncio.to_thread(_preview_share, live.plan, opened.share)
+            log.info("share_preview", round=live.plan.round, device=device, share=words)
         await self._durably(
             self._store.put_report,
             live.plan_hash,
@@ -250,6 +253,12 @@ def _share_bytes(plan: Plan, position: int) -> int:
     from shoal_coordinator.hub.sums import share_bytes  # noqa: PLC0415 - see above
 
     return share_bytes(plan, position)
+
+
+def _preview_share(plan: Plan, share: bytes) -> list[int]:
+    from shoal_coordinator.hub.sums import preview_share  # noqa: PLC0415 - see above
+
+    return preview_share(plan, share)
 
 
 def _check_share(plan: Plan, position: int, share: bytes) -> None:

@@ -9,6 +9,8 @@ from shoal_codecs.updates.ring import pack_ring, unpack_ring
 from shoal_codecs.wire.plan import Plan
 from shoal_coordinator.planning import ring_spec
 
+PREVIEW_WORDS = 8
+
 
 def share_bytes(plan: Plan, position: int) -> int:
     """Return the length of a share in clear for the hub at ``position`` (from 0) of ``plan``.
@@ -29,6 +31,13 @@ def check_share(plan: Plan, position: int, share: bytes) -> None:
     if position == 0:
         spec = ring_spec(plan)
         unpack_ring(share, spec.words, spec.ring_bits)
+
+
+def preview_share(plan: Plan, share: bytes) -> list[int]:
+    """Return the last coordinates' words of a share in full, as the first hub sees it."""
+    spec = ring_spec(plan)
+    words = unpack_ring(share, spec.words, spec.ring_bits)[: spec.kept]
+    return [int(word) for word in words[-PREVIEW_WORDS:]]
 
 
 def add_shares(plan: Plan, plan_hash: bytes, position: int, shares: Iterable[tuple[str, bytes]]) -> bytes:

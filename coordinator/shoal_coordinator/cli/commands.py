@@ -1,0 +1,199 @@
+"""The commands of ``shoal`` and their options."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from shoal_codecs import __version__
+from shoal_codecs.errors import ShoalError
+
+app = typer.Typer(
+    help="Train models across a fleet over MQTT, and put them back on it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+coordinator_app = typer.Typer(help="The coordinator.", no_args_is_help=True)
+hub_app = typer.Typer(help="A hub.", no_args_is_help=True)
+fleet_app = typer.Typer(help="Keys, roster and settings of a fleet.", no_args_is_help=True)
+rounds_app = typer.Typer(help="Rounds.", no_args_is_help=True)
+release_app = typer.Typer(help="Releases.", no_args_is_help=True)
+app.add_typer(coordinator_app, name="coordinator")
+app.add_typer(hub_app, name="hub")
+app.add_typer(fleet_app, name="fleet")
+app.add_typer(rounds_app, name="rounds")
+app.add_typer(release_app, name="release")
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).", dir_okay=False)]
+Broker = Annotated[str | None, typer.Option("--broker", help="mqtt://HOST:PORT or mqtts://HOST:PORT.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The party's folder: keys and state.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print every setting as TOML and exit.")]
+OperatorConfig = Annotated[Path, typer.Option("--config", help="The operator's settings file.")]
+DEFAULT_OPERATOR = Path("operator/config.toml")
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer's callback
+    if value:
+        typer.echo(f"shoal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *, version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False
+) -> None:
+    """Train models across a fleet over MQTT, and put them back on it."""
+
+
+@coordinator_app.command("run")
+def coordinator_run(
+    *,
+    config: Config = None,
+    broker: Broker = None,
+    data_dir: DataDir = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Run the coordinator until it is stopped."""
+    from shoal_coordinator.cli.serve import serve_coordinator  # noqa: PLC0415
+
+    serve_coordinator(config, broker, data_dir, print_only=print_config)
+
+
+@hub_app.command("run")
+def hub_run(
+    *,
+    config: Config = None,
+    broker: Broker = None,
+    data_dir: DataDir = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Run a hub until it is stopped."""
+    from shoal_coordinator.cli.serve import serve_hub  # noqa: PLC0415
+
+    serve_hub(config, broker, data_dir, print_only=print_config)
+
+
+@fleet_app.command("init")
+def fleet_init(
+    *,
+    folder: Annotated[Path, typer.Argument(help="Where the parties' folders shall be.")],
+    fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "demo",
+    devices: Annotated[int, typer.Option(help="How many devices, named device-01 and on.", min=1)] = 3,
+    hubs: Annotated[int, typer.Option(help="How many hubs, named hub-1 and on.", min=2)] = 2,
+    broker: Annotated[str, typer.Option(help="The broker's URL.")] = "mqtt://127.0.0.1:1883",
+) -> None:
+    """Make keys, the signed roster and a settings file for every party; run again to add devices."""
+    from shoal_coordinator.cli.enrol import enrol  # noqa: PLC0415
+
+    enrol(folder, fleet, devices, hubs, broker)
+
+
+@app.command("status")
+def status(
+    *,
+    config: OperatorConfig = DEFAULT_OPERATOR,
+    broker: Broker = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it.")] = False,
+    output: Annotated[Literal["table", "json"], typer.Option("--output", "-o")] = "table",
+) -> None:
+    """Show the fleet, the round and the releases."""
+    from shoal_coordinator.cli.operate import show_status  # noqa: PLC0415
+
+    _run(show_status(config, broker, watch=watch, as_json=output == "json"))
+
+
+@rounds_app.command("run")
+def rounds_run(
+    *,
+    count: Annotated[int, typer.Option(help="How many rounds more.", min=1)] = 1,
+    config: OperatorConfig = DEFAULT_OPERATOR,
+    broker: Broker = None,
+) -> None:
+    """Ask the coordinator for more rounds."""
+    _command(config, broker, "rounds.run", count=count)
+
+
+@release_app.command("create")
+def release_create(
+    *,
+    version: Annotated[int, typer.Option(help="Model version, -1 for the newest.")] = -1,
+    name: Annotated[str, typer.Option(help="The release's name; made up where empty.")] = "",
+    canaries: Annotated[int, typer.Option(help="Devices that go first.", min=1)] = 1,
+    allow_older: Annotated[
+        bool, typer.Option("--allow-older", help="Also onto devices that run a newer version.")
+    ] = False,
+    config: OperatorConfig = DEFAULT_OPERATOR,
+    broker: Broker = None,
+) -> None:
+    """Release a model version to the fleet."""
+    arguments = {"version": version, "name": name, "canaries": canaries, "allow_older": allow_older}
+    _command(config, broker, "release.create", **arguments)
+
+
+@release_app.command("withdraw")
+def release_withdraw(
+    *,
+    release: Annotated[str, typer.Argument(help="The release's name.")],
+    reason: Annotated[str, typer.Option(help="Why.")] = "withdrawn by the operator",
+    config: OperatorConfig = DEFAULT_OPERATOR,
+    broker: Broker = None,
+) -> None:
+    """Stop a release; what runs keeps running."""
+    _command(config, broker, "release.withdraw", release=release, reason=reason)
+
+
+@app.command("demo")
+def demo(
+    *,
+    devices: Annotated[int, typer.Option(help="Edge agents to start.", min=2, max=99)] = 10,
+    rounds: Annotated[int, typer.Option(help="Rounds to train.", min=1)] = 40,
+    mode: Annotated[
+        Literal["hubs", "plain"], typer.Option(help="Secret-shared between hubs, or not.")
+    ] = "hubs",
+    codec: Annotated[
+        Literal["", "randk", "topk", "int8", "dense"], typer.Option(help="How updates are encoded.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Draws shards and first weights.")] = 1,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the fleet; a second run goes on.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the result as JSON.", dir_okay=False)] = None,
+    broker: Annotated[str, typer.Option(help="mosquitto, embedded, or a URL.")] = "",
+    calm: Annotated[bool, typer.Option("--calm", help="Nothing is killed, nothing is cut.")] = False,
+) -> None:
+    """Start a whole fleet on this machine, train it, hurt it, and release the model to it."""
+    if mode == "hubs" and codec not in {"", "randk"}:
+        raise CodecNeedsPlainError(
+            f"codec {codec!r} cannot be secret-shared: each device chooses its own coordinates or scale; "
+            "take --mode plain, or --codec randk"
+        )
+    from shoal_coordinator.demo.launcher import main  # noqa: PLC0415
+    from shoal_coordinator.demo.state import DemoOptions  # noqa: PLC0415
+
+    options = DemoOptions(
+        devices=devices,
+        rounds=rounds,
+        mode=mode,
+        codec=codec,
+        seed=seed,
+        data_dir=data_dir,
+        report=report,
+        broker=broker,
+        calm=calm,
+    )
+    raise typer.Exit(main(options))
+
+
+class CodecNeedsPlainError(ShoalError):
+    """A codec that only mode ``plain`` has was asked for in mode ``hubs``."""
+
+
+def _command(config: Path, broker: str | None, action: str, **arguments: Any) -> None:
+    from shoal_coordinator.cli.operate import send_command  # noqa: PLC0415
+
+    _run(send_command(config, broker, action, arguments))
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)

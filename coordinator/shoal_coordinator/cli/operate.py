@@ -1,0 +1,85 @@
+"""What an operator does over the broker: look, and send signed commands."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+
+from shoal_codecs.logs import configure_logs
+from shoal_codecs.settings import SettingsError, load_settings
+from shoal_codecs.transport.settings import LinkSettings
+from shoal_coordinator.cli.tables import status_tables
+from shoal_coordinator.operator import Operator, OperatorError, operator_session
+
+ANSWER_S = 8.0
+
+
+class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who the operator is and where the broker."""
+
+    name: str = "operator"
+    fleet: str = "demo"
+    folder: str = ""
+    prefix: str = ""
+    link: LinkSettings = LinkSettings()
+
+
+async def show_status(config: Path, broker: str | None, *, watch: bool, as_json: bool) -> None:
+    """Print the newest view of the fleet, or go on showing it.
+
+    Raises:
+        OperatorError: no coordinator speaks on this broker.
+    """
+    async with _session(config, broker) as operator:
+        try:
+            view = await operator.until(lambda _: True, ANSWER_S)
+        except OperatorError:
+            raise OperatorError(
+                f"no coordinator has spoken within {ANSWER_S:.0f} s: is it running, and is this its broker?"
+            ) from None
+        if as_json:
+            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(view)) + b"\n")
+            return
+        console = Console()
+        if not watch:
+            console.print(status_tables(view))
+            return
+        with Live(status_tables(view), console=console, auto_refresh=False) as live:
+            while True:
+                if operator.view is not None:
+                    live.update(status_tables(operator.view), refresh=True)
+                await asyncio.sleep(0.5)
+
+
+async def send_command(config: Path, broker: str | None, action: str, arguments: dict[str, Any]) -> None:
+    """Send one command and print the answer.
+
+    Raises:
+        OperatorError: it was refused, or nobody answered.
+    """
+    async with _session(config, broker) as operator:
+        answer = await operator.command(action, **arguments)
+        sys.stdout.write(f"{answer.text or 'done'}\n")
+
+
+@asynccontextmanager
+async def _session(config: Path, broker: str | None) -> AsyncIterator[Operator]:
+    configure_logs("error")
+    settings = _settings(config, broker)
+    folder = Path(settings.folder) if settings.folder else config.parent
+    async with operator_session(
+        folder, settings.fleet, settings.link, name=settings.name, prefix=settings.prefix
+    ) as operator:
+        yield operator
+
+
+def _settings(config: Path, broker: str | None) -> OperatorSettings:
+    if not config.is_file():
+        raise SettingsError(f"no settings at {config}: name the operator's with --config FOLDER/config.toml")
+    return load_settings(OperatorSettings, config, overrides={"link.url": broker})

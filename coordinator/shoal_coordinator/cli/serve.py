@@ -1,0 +1,51 @@
+"""``shoal coordinator run`` and ``shoal hub run``."""
+
+import asyncio
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import typer
+
+from shoal_codecs.logs import configure_logs
+from shoal_codecs.settings import load_settings, print_settings
+from shoal_coordinator.config import CoordinatorSettings
+from shoal_coordinator.hub.config import HubSettings
+
+S = TypeVar("S", CoordinatorSettings, HubSettings)
+
+
+def serve_coordinator(
+    config: Path | None, broker: str | None, folder: Path | None, *, print_only: bool
+) -> None:
+    """Run the coordinator, or print its settings."""
+    settings = _settings(CoordinatorSettings, config, broker, folder)
+    if print_only:
+        typer.echo(print_settings(settings), nl=False)
+        return
+    from shoal_coordinator.service import run_coordinator  # noqa: PLC0415
+
+    configure_logs(settings.log_level)
+    asyncio.run(run_coordinator(settings))
+
+
+def serve_hub(config: Path | None, broker: str | None, folder: Path | None, *, print_only: bool) -> None:
+    """Run a hub, or print its settings."""
+    settings = _settings(HubSettings, config, broker, folder)
+    if print_only:
+        typer.echo(print_settings(settings), nl=False)
+        return
+    from shoal_coordinator.hub.service import run_hub  # noqa: PLC0415
+
+    configure_logs(settings.log_level)
+    asyncio.run(run_hub(settings))
+
+
+def _settings(kind: type[S], config: Path | None, broker: str | None, folder: Path | None) -> S:
+    if config is None and folder is not None and (folder / "config.toml").is_file():
+        config = folder / "config.toml"
+    overrides = {"link.url": broker, "folder": str(folder) if folder else None}
+    settings = load_settings(kind, config, overrides=overrides)
+    if settings.folder == "." and config is not None:
+        settings = msgspec.structs.replace(settings, folder=str(config.resolve().parent))
+    return settings
