@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
@@ -140,6 +140,12 @@ class EdgeAgent:
                     self.heartbeats.run(),
                 ):
                     group.create_task(work)
+        except BaseExceptionGroup as several:
+            # A named fault is told in its own words, not as a group of one.
+            named, _ = several.split(ShoalError)
+            if named is not None:
+                raise next(_leaves(named)) from None
+            raise
         finally:
             await self.worker.close()
 
@@ -253,3 +259,11 @@ class EdgeAgent:
         if self._counted[0] != changed_ns:
             self._counted = (changed_ns, shard_counts(self.settings.examples_path))
         return self._counted[1]
+
+
+def _leaves(group: BaseExceptionGroup[ShoalError]) -> Iterator[ShoalError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -7,7 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import structlog
+
+from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.post import Post
+from shoal_codecs.transport.errors import LinkClosedError
 from shoal_codecs.wire.heartbeat import FULL_EVERY, Reading, changed
 from shoal_codecs.wire.messages import Heartbeat
 from shoal_edge.round_events import Phase
@@ -16,6 +20,8 @@ from shoal_edge.telemetry import VOLATILE
 SPACING_S = 1.0
 
 Publish = Callable[..., Awaitable[None]]
+
+log = structlog.get_logger()
 
 
 class Heartbeats:
@@ -97,4 +103,9 @@ class Heartbeats:
                         await self._wake.wait()
                 continue
             message = self.compose()
-            await self._publish(self._topic, self._post.encode(self._topic, message), qos=0)
+            try:
+                await self._publish(self._topic, self._post.encode(self._topic, message), qos=0)
+            except LinkClosedError:
+                return
+            except ShoalError as error:
+                log.warning("heartbeat_not_sent", fault=type(error).__name__, remedy=str(error))

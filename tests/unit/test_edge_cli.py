@@ -105,6 +105,19 @@ def test_a_fault_is_one_line_with_its_remedy_and_code_2(
     assert done.stdout == ""
 
 
+def test_a_state_that_cannot_be_read_is_one_line_too(tmp_path: Path) -> None:
+    """A fault of one of the agent's tasks comes out in its own words."""
+    home(tmp_path)
+    (tmp_path / "data" / "outbox").mkdir(parents=True)
+    (tmp_path / "data" / "outbox" / "x.bin").mkdir()
+    broker = ["--broker", "mqtt://127.0.0.1:1"]
+    command = [sys.executable, "-m", "shoal_edge", "run", "--data-dir", str(tmp_path), *broker]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("shoal-edge: StoreError: cannot read")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_prediction_from_the_deployed_slot(tmp_path: Path) -> None:
     home(tmp_path)
     write_examples(tmp_path / "examples.npz")

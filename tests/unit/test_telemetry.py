@@ -1,5 +1,6 @@
 """Readings, and when which of them go out."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_parts import make_fleet
+from shoal_codecs.transport.errors import LinkClosedError, PacketTooLargeError
 from shoal_codecs.wire.framing import decode_frame, decode_message
 from shoal_codecs.wire.heartbeat import FULL_EVERY, Reading, merged
 from shoal_codecs.wire.messages import Heartbeat
@@ -143,6 +145,21 @@ def test_a_phase_that_lasts_is_told_early_and_a_short_one_is_not() -> None:
     bench.clock.now += 0.4
     bench.phase(Phase.IDLE)
     assert bench.due_in == pytest.approx(SPACING_S - 0.4)
+
+
+async def test_the_end_of_the_link_ends_heartbeats_and_another_fault_does_not() -> None:
+    bench = Bench(period_s=0.0)
+    faults: list[Exception] = [PacketTooLargeError("too large"), LinkClosedError("closed")]
+
+    async def publish(*_args: Any, **_options: Any) -> None:
+        bench.clock.now += SPACING_S
+        raise faults.pop(0)
+
+    bench.beats = Heartbeats(POST, publish, lambda: dict(bench.readings), 0.0, bench.clock)
+    bench.beats.connected()
+    async with asyncio.timeout(5):
+        await bench.beats.run()
+    assert not faults
 
 
 changes = st.lists(
