@@ -1,5 +1,6 @@
 """The fleet as its words add up: statuses, Wills and heartbeats folded into one view per device."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ from shoal_codecs.wire.messages import DeviceStatus, Heartbeat
 
 MISSED_HEARTBEATS = 3
 MOST_GUESTS = 1000
+MOST_CHARACTERS = 200
+_READINGS = frozenset(Reading)
 IDLE_PHASES = frozenset({"", "idle"})
 
 
@@ -35,12 +38,15 @@ class DeviceView:
     def number(self, reading: Reading) -> int:
         """Return a whole-number reading, 0 where it is missing or nonsense."""
         value = self.readings.get(reading)
-        return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return 0
+        return int(value)
 
     def text(self, reading: Reading) -> str:
         """Return a text reading, empty where it is missing or nonsense."""
         value = self.readings.get(reading)
-        return value[:200] if isinstance(value, str) else ""
+        # What a screen shows cannot move its cursor.
+        return "".join(filter(str.isprintable, value[:200])) if isinstance(value, str) else ""
 
     def octets(self, reading: Reading) -> bytes:
         """Return a binary reading, empty where it is missing or nonsense."""
@@ -120,7 +126,7 @@ class Registry:
             view.gaps += 1
         view.sequence = message.sequence
         view.heartbeat_sent_ms = message.sent_ms
-        view.readings = merged(view.readings, message.readings, full=message.full)
+        view.readings = merged(view.readings, _known_readings(message.readings), full=message.full)
         view.complete = view.complete or message.full
         return self._seen(view, now_ms, online=True)
 
@@ -162,3 +168,12 @@ class Registry:
         if online:
             view.last_seen_ms = now_ms
         return changed
+
+
+def _known_readings(readings: dict[int, Any]) -> dict[int, Any]:
+    """Return what is a reading: anybody may send heartbeats, and what they hold is kept in memory."""
+    return {
+        number: value[:MOST_CHARACTERS] if isinstance(value, str | bytes) else value
+        for number, value in readings.items()
+        if number in _READINGS and (value is None or isinstance(value, str | bytes | int | float))
+    }

@@ -17,3 +17,15 @@ class NewerStoreError(StoreError):
 
 class UnknownVersionError(StoreError):
     """A model version that is not stored."""
+
+
+class StoreInUseError(StoreError):
+    """Another process has the store open."""
+
+
+class StoreWriteError(StoreError):
+    """The disk did not take what was to be kept."""
+
+
+class StoreConflictError(StoreError):
+    """What is to be kept contradicts what is kept already."""

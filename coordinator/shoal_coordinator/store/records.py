@@ -10,8 +10,8 @@ class VersionRecord:
     """One model version and where it came from.
 
     ``digest`` and ``parent`` are BLAKE3 digests of float32 vectors (``parent`` empty for the first),
-    ``step`` the encoded step from it (may be empty), ``whole`` the vector's blob. ``accuracy`` and ``loss`` are
-    means over the held-out examples of the devices that evaluated it.
+    ``step`` the encoded step from it (may be empty), ``whole`` the vector's blob. ``accuracy`` and ``loss``
+    are means over the held-out examples of the devices that evaluated it.
     """
 
     number: int

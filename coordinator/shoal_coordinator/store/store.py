@@ -4,26 +4,22 @@ Every method that changes something has it on disk when it returns (WAL with ``s
 what follows may be announced.
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import DatabaseError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shoal_codecs.transport.blob_store import BlobStore
 from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.packing import pack, unpack, unpack_plain
 from shoal_codecs.wire.status import RoundRow
 from shoal_coordinator.store import tables
-from shoal_coordinator.store.errors import DamagedStoreError, NewerStoreError, UnknownVersionError
+from shoal_coordinator.store.database import Database
+from shoal_coordinator.store.errors import StoreConflictError, UnknownVersionError
 from shoal_coordinator.store.records import (
     AuditRecord,
     ReleaseDeviceRecord,
@@ -33,35 +29,35 @@ from shoal_coordinator.store.records import (
 )
 
 DATABASE = "coordinator.sqlite3"
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _ROUND_COUNTER = "last-round"
 
 
 class Store:
-    """One coordinator's versions, rounds, releases, audit log and blobs."""
+    """One coordinator's versions, rounds, releases, audit log and blobs.
 
-    def __init__(self, folder: Path, engine: AsyncEngine) -> None:
+    Every method may raise DamagedStoreError or StoreWriteError.
+    """
+
+    def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
         self.blobs = BlobStore(folder / "blobs")
-        self._engine = engine
+        self._database = database
 
     @classmethod
     async def open(cls, folder: Path) -> "Store":
         """Open the store in ``folder``, made or migrated as needed.
 
         Raises:
+            StoreInUseError: another process has it open.
             DamagedStoreError: the database file is broken.
             NewerStoreError: a newer Shoal wrote it.
+            StoreWriteError: the folder cannot be written.
         """
-        path = folder / DATABASE
-        await asyncio.to_thread(_migrate, path)
-        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
-        sa.event.listen(engine.sync_engine, "connect", _set_pragmas)
-        return cls(folder, engine)
+        return cls(folder, await Database.open(folder / DATABASE))
 
     async def close(self) -> None:
         """Let the database go."""
-        await self._engine.dispose()
+        await self._database.close()
 
     # --- versions -------------------------------------------------------------------------------
 
@@ -91,12 +87,22 @@ class Store:
 
     async def add_first_version(self, version: VersionRecord) -> None:
         """Store the version that no round made."""
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             await connection.execute(sa.insert(tables.Version).values(**_version_values(version)))
 
     async def commit_version(self, version: VersionRecord, row: RoundRow) -> None:
-        """Store a version and the end of the round that made it, in one transaction."""
-        async with self._engine.begin() as connection:
+        """Store a version and the end of the round that made it, in one transaction.
+
+        Raises:
+            StoreConflictError: it does not follow the newest version, or the round is over already.
+        """
+        newest = sa.select(tables.Version.number, tables.Version.digest)
+        async with self._database.begin() as connection:
+            found = (await connection.execute(newest.order_by(tables.Version.number.desc()).limit(1))).first()
+            if found is None or (version.number, version.parent) != (found.number + 1, found.digest):
+                raise StoreConflictError(
+                    f"version {version.number} does not follow the newest one: begin a new round on that"
+                )
             await connection.execute(sa.insert(tables.Version).values(**_version_values(version)))
             await _finish(connection, row)
 
@@ -104,19 +110,23 @@ class Store:
 
     async def next_round_number(self) -> int:
         """Return a round number that was never returned before, over restarts too."""
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             content = await _value(connection, _ROUND_COUNTER)
             number = int(content or b"0") + 1
             await _set(connection, _ROUND_COUNTER, str(number).encode())
         return number
 
     async def save_round(self, record: RoundRecord) -> None:
-        """Store how far a round is."""
+        """Store how far a round is.
+
+        Raises:
+            StoreConflictError: it is over already.
+        """
         values = {**_fields(record), "finished": False, "row": b""}
         changed = {"state": record.state, "snapshot": record.snapshot}
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             statement = insert(tables.Round).values(**values)
-            await connection.execute(statement.on_conflict_do_update(index_elements=["number"], set_=changed))
+            await _unless_over(connection, statement, changed, record.number)
 
     async def unfinished_round(self) -> RoundRecord | None:
         """Return the round that was under way when the coordinator ended, if any."""
@@ -129,8 +139,12 @@ class Store:
         return RoundRecord(**{name: found[0][name] for name in names})
 
     async def finish_round(self, row: RoundRow) -> None:
-        """Store the end of a round that made no version."""
-        async with self._engine.begin() as connection:
+        """Store the end of a round that made no version.
+
+        Raises:
+            StoreConflictError: it is over already.
+        """
+        async with self._database.begin() as connection:
             await _finish(connection, row)
 
     async def rounds(self, last: int | None = None) -> list[RoundRow]:
@@ -146,7 +160,7 @@ class Store:
         """Store a release, or how far it is."""
         values = {**_fields(record), "canaries": ",".join(record.canaries)}
         changed = {name: values[name] for name in ("state", "canaries", "changed_ms", "reason")}
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             statement = insert(tables.Release).values(**values)
             await connection.execute(
                 statement.on_conflict_do_update(index_elements=["release"], set_=changed)
@@ -174,7 +188,7 @@ class Store:
         }
         keys = ["release", "device"]
         changed = {name: value for name, value in values.items() if name not in keys}
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             statement = insert(tables.ReleaseDevice).values(**values)
             await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
 
@@ -189,7 +203,7 @@ class Store:
     async def log_event(self, kind: str, text: str, fields: dict[str, Any] | None = None) -> None:
         """Add a line to the audit log."""
         values = {"at_ms": int(time.time() * 1000), "kind": kind, "text": text, "fields": pack(fields or {})}
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             await connection.execute(sa.insert(tables.Audit).values(**values))
 
     async def audit(self, last: int = 1000) -> list[AuditRecord]:
@@ -205,51 +219,35 @@ class Store:
 
     async def get_value(self, key: str) -> bytes | None:
         """Return a small value, None where it was never set."""
-        async with self._engine.connect() as connection:
+        async with self._database.begin() as connection:
             return await _value(connection, key)
 
     async def set_value(self, key: str, content: bytes) -> None:
         """Store a small value."""
-        async with self._engine.begin() as connection:
+        async with self._database.begin() as connection:
             await _set(connection, key, content)
 
     async def _rows(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
-        async with self._engine.connect() as connection:
+        async with self._database.begin() as connection:
             result = await connection.execute(query)
             return [dict(row) for row in result.mappings()]
-
-
-def _migrate(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    engine = sa.create_engine(f"sqlite:///{path}")
-    try:
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    except DatabaseError as error:
-        raise DamagedStoreError(
-            f"{path} cannot be read as a database ({error.orig}): move it away, or restore a copy"
-        ) from error
-    except CommandError as error:
-        raise NewerStoreError(f"{path} was written by a newer Shoal ({error}): update this one") from error
-    finally:
-        engine.dispose()
-
-
-def _set_pragmas(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 async def _finish(connection: AsyncConnection, row: RoundRow) -> None:
     done = {"finished": True, "state": row.outcome, "snapshot": b"", "row": pack(row)}
     values = {"number": row.round, "plan": b"", "plan_hash": b"", "opened_ms": 0, **done}
     statement = insert(tables.Round).values(**values)
-    await connection.execute(statement.on_conflict_do_update(index_elements=["number"], set_=done))
+    await _unless_over(connection, statement, done, row.round)
+
+
+async def _unless_over(
+    connection: AsyncConnection, statement: Insert, changed: dict[str, Any], number: int
+) -> None:
+    """Insert a round, or update one that is under way."""
+    over = tables.Round.finished.is_(False)
+    upsert = statement.on_conflict_do_update(index_elements=["number"], set_=changed, where=over)
+    if not (await connection.execute(upsert)).rowcount:
+        raise StoreConflictError(f"round {number} is over already: nothing more can become of it")
 
 
 async def _value(connection: AsyncConnection, key: str) -> bytes | None:

@@ -62,6 +62,11 @@ def upgrade() -> None:
         *(_int("at_ms"), _text("kind"), _text("text"), _blob("fields")),
         sa.PrimaryKeyConstraint("id", name="pk_audit"),
     )
+    for verb in ("UPDATE", "DELETE"):
+        op.execute(
+            f"CREATE TRIGGER audit_no_{verb.lower()} BEFORE {verb} ON audit "
+            "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
+        )
     op.create_table(
         "meta",
         *(_text("key"), _blob("content")),
