@@ -73,9 +73,18 @@ class FleetDesk:
             await self._keep(view)
         return view
 
-    def evaluated(self, device: str, model_id: bytes) -> None:
-        """Note that a device holds the model it evaluated."""
-        self.registry.note(device, Reading.MODEL, model_id)
+    def evaluated(self, message: wire.Evaluated) -> None:
+        """Note what an evaluation proves, before the next heartbeat says it."""
+        self.registry.note(message.sender, Reading.MODEL, message.model_id)
+        if message.sent or message.received:
+            self.registry.note(message.sender, Reading.SENT, message.sent)
+            self.registry.note(message.sender, Reading.RECEIVED, message.received)
+
+    def installed(self, message: wire.InstallReport) -> None:
+        """Note that a device runs a release, before its next heartbeat says it."""
+        if message.state == "confirmed":
+            self.registry.note(message.sender, Reading.RELEASE, message.release)
+            self.registry.note(message.sender, Reading.RELEASE_VERSION, message.version)
 
     def silent(self, now_ms: int) -> list[str]:
         """Return the devices that missed their heartbeats and count as offline from now on."""

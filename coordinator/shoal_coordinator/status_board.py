@@ -61,7 +61,7 @@ def fleet_view(organs: Organs, runner: RoundRunner, hubs: tuple[HubRow, ...]) ->
         parameters=organs.dimension,
         accuracy=made[-1].accuracy if made else 0.0,
         devices=organs.fleet.rows(),
-        hubs=hubs,
+        hubs=hubs if settings.mode == "hubs" else (),
         rounds=rows,
         releases=organs.releases.rows() if organs.releases is not None else (),
         refused=dict(organs.post.refused),

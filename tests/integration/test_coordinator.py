@@ -226,6 +226,39 @@ async def fleet_hubs(bench: Bench) -> AsyncIterator[None]:
         yield
 
 
+async def test_a_broker_killed_in_a_round_only_delays_it(mosquitto: BrokerHandle, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    async with running(bench) as (operator, devices):
+        for device in devices.values():
+            device.evaluates = False
+        await operator.command("rounds.run", count=2)
+        await operator.until(lambda view: view.phase == "evaluating", 30)
+        await mosquitto.kill()
+        for device in devices.values():
+            device.evaluates = True
+        await mosquitto.restart()
+        view = await operator.until(until_version(2), 40)
+    assert [row.devices for row in view.rounds if row.outcome == "committed"] == [len(DEVICES)] * 2
+
+
+async def test_a_hub_killed_while_reports_come_in_goes_on_from_its_log(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    async with bench.coordinator(), fleet(bench, hubs=False) as devices, bench.operator() as operator:
+        async with fleet_hubs(bench):
+            await operator.until(everybody, 20)
+            for name in DEVICES[:2]:
+                devices[name].silent = True
+            await operator.command("rounds.run", count=1)
+            await eventually(lambda: any(device.receipts for device in devices.values()))
+        for name in DEVICES[:2]:
+            devices[name].silent = False
+        async with fleet_hubs(bench):
+            view = await operator.until(until_version(1), 30)
+    assert view.rounds[0].devices == len(DEVICES)
+
+
 async def test_a_broker_killed_between_rounds_is_filled_again(
     mosquitto: BrokerHandle, tmp_path: Path
 ) -> None:
