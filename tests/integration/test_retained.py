@@ -122,6 +122,32 @@ async def test_changes_made_while_the_broker_is_down_hide_no_loss(bench: Bench) 
     assert bench.refills == [1]
 
 
+async def test_a_change_acknowledged_before_the_check_hides_no_loss(
+    open_mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    shelves: list[RetainedShelf] = []
+
+    async def busy(session_present: bool) -> None:  # noqa: FBT001
+        del session_present
+        await asyncio.sleep(0.3)
+
+    async def prepare(link: Link) -> None:
+        link.on_connected(busy)
+        shelves.append(RetainedShelf(link, BEACON, "boot-1"))
+
+    async with running(open_mosquitto.url, "coordinator", prepare=prepare) as link:
+        bench = Bench(open_mosquitto, tmp_path / "broker", link, shelves[0])
+        await eventually(lambda: shelves[0]._checked == 1)
+        await bench.shelf.put("r/1", b"one")
+        await open_mosquitto.kill()
+        await eventually(lambda: not link.is_connected)
+        waiting = asyncio.create_task(bench.shelf.put("r/2", b"two"))
+        await asyncio.sleep(0)
+        await bench.crash(None)
+        await waiting
+        assert await bench.retained("r/#") == {"r/1": b"one", "r/2": b"two"}
+
+
 async def test_it_is_noticed_again_and_again(bench: Bench) -> None:
     await bench.shelf.put("r/1", b"one")
     await bench.crash(None)

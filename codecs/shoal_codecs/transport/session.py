@@ -362,7 +362,8 @@ class Session(aiomqtt.Client):
         whatever was sent before it, so for these the reading goes on.
         """
         awaited = self._answers or self._client._ping_t  # noqa: SLF001 - known nowhere else
-        return self._inbox.is_full and not awaited
+        # Before CONNACK the inbox may be full of what the last connection brought.
+        return self._connected.done() and self._inbox.is_full and not awaited
 
     def _resume(self) -> None:
         if not self._paused or self._over:
