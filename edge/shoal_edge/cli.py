@@ -92,10 +92,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from shoal_codecs.logs import configure_logs  # noqa: PLC0415
     from shoal_edge.config import load_edge_settings  # noqa: PLC0415
     from shoal_edge.predict import predict  # noqa: PLC0415
 
     settings = load_edge_settings(options.config, folder=options.data_dir)
+    configure_logs("warning")
     sys.stdout.write(predict(settings, options.input, options.index))
     return STOPPED
 

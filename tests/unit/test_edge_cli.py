@@ -141,6 +141,7 @@ def test_an_example_that_is_not_there_says_how_many_there_are(tmp_path: Path) ->
     command = [sys.executable, "-m", "shoal_edge", "predict", "--data-dir", str(tmp_path), "--index", "12"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
+    assert done.stdout == ""
     assert "the file has 12" in done.stderr
 
 
