@@ -31,6 +31,11 @@ from shoal_coordinator.demo.show import Show
 from shoal_coordinator.demo.state import DemoOptions, DemoState
 from shoal_coordinator.operator import Operator, operator_session
 
+# The launcher itself says how a release ended.
+_SHOWN_EVENTS = frozenset(
+    {"broker.refilled", "round.aborted", "release.canary", "release.all", "release.device-rolled-back"}
+)
+PLAIN_COLUMNS = 110
 START_S = 60.0
 SCREEN_S = 0.15
 TRAIN_S = 600.0
@@ -48,6 +53,8 @@ def main(options: DemoOptions) -> int:
 
 async def _run(options: DemoOptions) -> int:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_COLUMNS)
     stopped = asyncio.create_task(until_stopped(stop_on_stdin_eof=False))
     demo = asyncio.create_task(_demo(options, console))
     await asyncio.wait({stopped, demo}, return_when=asyncio.FIRST_COMPLETED)
@@ -142,11 +149,9 @@ async def _story(
         "start", f"{options.devices} devices, {len(view.hubs)} hubs and the coordinator are connected"
     )
     state.stage = "training"
-    baseline = asyncio.create_task(
-        centralised_accuracy(fleet.task, fleet.shards, options.rounds, options.seed)
-    )
-    await operator.command("rounds.run", count=options.rounds)
     goal = state.first_version + options.rounds
+    baseline = asyncio.create_task(centralised_accuracy(fleet.task, fleet.shards, goal, options.seed))
+    await operator.command("rounds.run", count=options.rounds)
     if options.mode == "hubs":
         await operator.until(lambda view: view.version >= min(goal, state.first_version + 2), TRAIN_S)
         await _show_preview(fleet, state)
@@ -228,9 +233,7 @@ class _Watch:
         self._state.view = view
 
     def event(self, event: CoordinatorEvent) -> None:
-        if event.kind in {"broker.refilled", "round.aborted"} or event.kind.startswith(
-            ("release.", "preview.")
-        ):
+        if event.kind in _SHOWN_EVENTS:
             self._state.happened(event.kind, event.text)
 
     async def run(self, screen: LiveProgress | PlainProgress) -> None:

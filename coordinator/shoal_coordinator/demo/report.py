@@ -16,7 +16,8 @@ FP32_BYTES = 4
 def build_report(state: DemoState, view: FleetView, seconds_total: float) -> dict[str, Any]:
     """Return the report of a finished demo; byte figures are means over devices and rounds of this run."""
     rows = [row for row in view.rounds if row.outcome == "committed" and row.version > state.first_version]
-    deployed = final_release(view)
+    releases = [release for release in view.releases if release.release in state.releases]
+    deployed = final_release(releases)
     return {
         "broker": state.broker_kind,
         "mode": view.mode,
@@ -41,7 +42,7 @@ def build_report(state: DemoState, view: FleetView, seconds_total: float) -> dic
         "deployed": {
             "version": deployed.version if deployed else -1,
             "devices_confirmed": deployed.confirmed if deployed else 0,
-            "devices_rolled_back": sum(release.rolled_back for release in view.releases),
+            "devices_rolled_back": sum(release.rolled_back for release in releases),
         },
         "releases": [
             {
@@ -53,16 +54,16 @@ def build_report(state: DemoState, view: FleetView, seconds_total: float) -> dic
                 "accuracy": round(row.accuracy, 4),
                 "reason": row.reason,
             }
-            for row in view.releases
+            for row in releases
         ],
         "events": [{"at": e.at, "kind": e.kind, "text": e.text} for e in state.events],
         "model": {"parameters": view.parameters, "digest": view.digest},
     }
 
 
-def final_release(view: FleetView) -> ReleaseRow | None:
-    """Return the newest release that reached the whole fleet."""
-    complete = [row for row in view.releases if row.state == "complete"]
+def final_release(releases: list[ReleaseRow]) -> ReleaseRow | None:
+    """Return the newest of ``releases`` that reached the whole fleet."""
+    complete = [row for row in releases if row.state == "complete"]
     return complete[-1] if complete else None
 
 
@@ -75,8 +76,8 @@ def show_report(report: dict[str, Any], view: FleetView, next_commands: list[str
     table.add_column()
     table.add_row(
         "accuracy",
-        f"{accuracy['federated']:.1%} federated   {accuracy['deployed']:.1%} int8 as deployed   "
-        f"{accuracy['centralised']:.1%} centralised on the pooled data",
+        f"{accuracy['federated']:.1%} federated   {accuracy['deployed']:.1%} int8 on the devices   "
+        f"{accuracy['centralised']:.1%} centralised",
     )
     for label, key in (("up", "up_per_device_round"), ("down", "down_per_device_round")):
         size = traffic[key]
@@ -92,16 +93,17 @@ def show_report(report: dict[str, Any], view: FleetView, next_commands: list[str
     table.add_row("model", f"{model['parameters']:,} parameters   digest {model['digest'][:16]}")
     for release in report["releases"]:
         bad = release["state"] != "complete"
-        text = f"version {release['version']}: {release['state']}, {release['confirmed']} confirmed"
+        text = f"{release['release']}: {release['state']}, {release['confirmed']} confirmed"
         text += f", {release['rolled_back']} rolled back" if release["rolled_back"] else ""
-        table.add_row(f"release {release['release']}", Text(text, style="yellow" if bad else "green"))
+        table.add_row("release", Text(text, style="yellow" if bad else "green"))
     return Group(table, Text(), _who_holds_what(view), Text(), _next(next_commands))
 
 
 def _who_holds_what(view: FleetView) -> Table:
     table = Table(title="Who runs what", title_justify="left", box=None, padding=(0, 2))
-    for heading in ("device", "release", "model version", "examples", "held out", "sent", "received"):
-        table.add_column(heading, justify="left" if heading in {"device", "release"} else "right")
+    for heading in ("device", "release", "version", "examples", "held out", "sent", "received"):
+        names = heading in {"device", "release"}
+        table.add_column(heading, justify="left" if names else "right", no_wrap=names)
     for row in view.devices:
         table.add_row(
             row.name,

@@ -33,7 +33,7 @@ class DemoEvent:
 
 @dataclass(slots=True)
 class DemoState:
-    """The launcher's picture: the newest view, the events, and what is being done now."""
+    """The launcher's picture: the newest view, the events, this run's releases, and what is being done."""
 
     options: DemoOptions
     folder: Path
@@ -44,6 +44,7 @@ class DemoState:
     events: list[DemoEvent] = field(default_factory=list)
     centralised: float = 0.0
     first_version: int = 0
+    releases: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @property
