@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,32 @@ async def test_retained_messages_survive_a_stop(mosquitto: BrokerHandle) -> None
     async with running(mosquitto.url, "operator", prepare=prepare):
         await seen.count(1)
     assert seen.deliveries[0].retain
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
+async def test_a_broker_ends_with_the_process_that_started_it(tmp_path: Path, kind: str) -> None:
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from shoal_coordinator.demo.broker import start_broker\n"
+        "async def main():\n"
+        "    broker = await start_broker(pathlib.Path(sys.argv[1]), kind=sys.argv[2])\n"
+        "    print(broker.pid, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, tmp_path, kind, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+    assert not has_ended(pid)
+    parent.kill()
+    await parent.wait()
+    await eventually(lambda: has_ended(pid))
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True

@@ -1,6 +1,5 @@
 """What must also hold on the embedded broker."""
 
-import asyncio
 import sys
 from pathlib import Path
 
@@ -113,27 +112,3 @@ async def test_an_older_broker_is_spoken_to_in_its_own_version(tmp_path: Path) -
             await seen.count(1)
     finally:
         await broker.stop()
-
-
-async def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    program = (
-        "import asyncio, os, pathlib, sys\n"
-        "from shoal_coordinator.demo.broker import start_embedded\n"
-        "async def main():\n"
-        "    broker = await start_embedded(pathlib.Path(sys.argv[1]))\n"
-        "    print(broker.pid, flush=True)\n"
-        "    await asyncio.sleep(60)\n"
-        "asyncio.run(main())\n"
-    )
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, tmp_path, stdout=asyncio.subprocess.PIPE
-    )
-    assert parent.stdout is not None
-    pid = int(await parent.stdout.readline())
-    parent.kill()
-    await parent.wait()
-    await eventually(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid))
-
-
-def _zombie(pid: int) -> bool:
-    return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()

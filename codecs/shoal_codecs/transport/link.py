@@ -13,21 +13,19 @@ import structlog
 
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.transport.backoff import Backoff
-from shoal_codecs.transport.diagnosis import diagnose
 from shoal_codecs.transport.errors import (
-    BrokerProtocolError,
     ConnectionLostError,
     LinkClosedError,
-    SessionTakenOverError,
     SubscribeRefusedError,
     TransportError,
 )
 from shoal_codecs.transport.inbox import Inbox
-from shoal_codecs.transport.messages import Delivery, LinkStats, Publication
-from shoal_codecs.transport.session import Session, check_size
+from shoal_codecs.transport.messages import Delivery, LinkStats, Publication, check_size
+from shoal_codecs.transport.session import Session
 from shoal_codecs.transport.settings import LinkSettings, parse_broker_url
 from shoal_codecs.transport.subscriptions import Handler, Subscriptions
 from shoal_codecs.transport.traffic import Traffic
+from shoal_codecs.transport.troubles import Troubles
 
 __all__ = ["Delivery", "Handler", "Link", "LinkStats", "Publication"]
 
@@ -36,12 +34,6 @@ log = structlog.get_logger()
 ConnectedCallback = Callable[[bool], Awaitable[None]]
 
 FAREWELL_S: Final = 1.0
-# A connection that stood this long was a good one: the next back-off begins at its shortest.
-_STABLE_S: Final = 5.0
-# Connections that did not last, one after the other.
-_SUSPICIOUS: Final = 4
-# Old brokers answer MQTT 5 with a refusal, or close without a word.
-_REFUSALS: Final = 2
 _MAX_DISOWNED: Final = 1000
 
 
@@ -72,9 +64,7 @@ class Link:
         self._client_id = client_id
         self._will = will
         self._backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s, rng or random.Random())
-        self._version = (
-            aiomqtt.ProtocolVersion.V311 if settings.mqtt_version == "3.1.1" else aiomqtt.ProtocolVersion.V5
-        )
+        self._troubles = Troubles(self._address, client_id, settings.mqtt_version)
         self._inbox = Inbox(self.stats, settings.window)
         self._subscriptions = Subscriptions()
         self._window = asyncio.Semaphore(settings.window)
@@ -89,9 +79,6 @@ class Link:
         self._running = False
         self._past_traffic = Traffic()
         self._opening: Session | None = None
-        self._short_lived = 0
-        self._refusals = 0
-        self._reported: type[TransportError] | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -269,7 +256,7 @@ class Link:
                 self._settings,
                 self._address,
                 self._client_id,
-                self._version,
+                self._troubles.version,
                 self._will,
                 self._inbox,
                 self.stats,
@@ -287,10 +274,11 @@ class Link:
                 session.abort()
                 self._past_traffic += session.traffic
                 self._opening = None
-            if began is not None:
-                self._judge(loop.time() - began)
+            stood_s = None if began is None else loop.time() - began
+            if self._troubles.ended(stood_s):
+                self._backoff.reset()
             if reason is not None and not self._closing:
-                self._report(reason)
+                self._troubles.report(reason, never_connected=self.stats.connects == 0)
             await asyncio.sleep(self._backoff.next_delay())
 
     async def _restore(self, session: Session) -> None:
@@ -370,37 +358,6 @@ class Link:
             if len(self._disowned) < _MAX_DISOWNED:
                 self._disowned.add(delivery.topic)
             await self.unsubscribe(delivery.topic)
-
-    def _judge(self, stood_s: float) -> None:
-        """Note whether the connection that ended was a good one."""
-        if stood_s >= _STABLE_S:
-            self._backoff.reset()
-            self._reported = None
-            self._short_lived = 0
-        else:
-            self._short_lived += 1
-
-    def _report(self, reason: BaseException) -> None:
-        """Log a cause once, until there was a good connection; choose the MQTT version to try."""
-        fault = diagnose(reason, self._address)
-        if isinstance(fault, ConnectionLostError) and self._short_lived >= _SUSPICIOUS:
-            fault = SessionTakenOverError(
-                f"the broker accepts this link and drops it again and again: most likely another "
-                f"process uses the client id {self._client_id!r}; stop it or give it its own name"
-            )
-        if self._settings.mqtt_version == "auto" and self.stats.connects == 0:
-            self._try_other_version(fault)
-        if self._reported is not type(fault):
-            self._reported = type(fault)
-            log.warning("not_connected", fault=type(fault).__name__, remedy=str(fault))
-
-    def _try_other_version(self, fault: TransportError) -> None:
-        """Take the other MQTT version after the second refusal: one may be a broker going down."""
-        self._refusals = self._refusals + 1 if isinstance(fault, BrokerProtocolError) else 0
-        if self._refusals == _REFUSALS:
-            self._refusals = 0
-            modern = self._version is aiomqtt.ProtocolVersion.V5
-            self._version = aiomqtt.ProtocolVersion.V311 if modern else aiomqtt.ProtocolVersion.V5
 
 
 def _log_failure(event: str, exc: Exception, **context: str) -> None:

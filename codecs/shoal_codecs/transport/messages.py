@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from shoal_codecs.transport.errors import PacketTooLargeError
+
+# Fixed header, topic length, message id, and the properties of a message without any.
+_PACKET_OVERHEAD = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -40,3 +45,17 @@ class LinkStats:
     handler_errors: int = 0
     peak_backlog: int = 0
     """Most QoS 1 messages ever waiting for a handler, the one in hand included."""
+
+
+def check_size(message: Publication, limit: int) -> None:
+    """Refuse what would not pass as one packet of at most ``limit`` bytes.
+
+    Raises:
+        PacketTooLargeError: a message over the limit.
+    """
+    size = len(message.payload) + len(message.topic.encode()) + _PACKET_OVERHEAD
+    if size > limit:
+        raise PacketTooLargeError(
+            f"a message of {size} bytes for {message.topic!r} is over the limit of {limit}: "
+            "send it as a blob, or raise max_packet_bytes here and on the broker"
+        )

@@ -23,12 +23,11 @@ from shoal_codecs.transport.dial import connect_properties, dial
 from shoal_codecs.transport.errors import (
     BrokerProtocolError,
     ConnectionLostError,
-    PacketTooLargeError,
     PublishRefusedError,
     SubscribeRefusedError,
 )
 from shoal_codecs.transport.inbox import Entry, Inbox
-from shoal_codecs.transport.messages import Delivery, LinkStats, Publication
+from shoal_codecs.transport.messages import Delivery, LinkStats, Publication, check_size
 from shoal_codecs.transport.settings import BrokerAddress, LinkSettings
 from shoal_codecs.transport.traffic import Traffic, read_traffic
 
@@ -38,8 +37,6 @@ _silent.setLevel(logging.CRITICAL + 1)
 
 _T = TypeVar("_T")
 
-# Fixed header, topic length, message id, and the properties of a message without any.
-_PACKET_OVERHEAD = 16
 _MAX_UNSENT_PACKETS = 200
 
 
@@ -392,17 +389,3 @@ class Session(aiomqtt.Client):
         """Wait without asyncio.wait_for, which swallows cancellation on 3.11; callers set limits."""
         del timeout
         return await fut
-
-
-def check_size(message: Publication, limit: int) -> None:
-    """Refuse what would not pass as one packet of at most ``limit`` bytes.
-
-    Raises:
-        PacketTooLargeError: a message over the limit.
-    """
-    size = len(message.payload) + len(message.topic.encode()) + _PACKET_OVERHEAD
-    if size > limit:
-        raise PacketTooLargeError(
-            f"a message of {size} bytes for {message.topic!r} is over the limit of {limit}: "
-            "send it as a blob, or raise max_packet_bytes here and on the broker"
-        )
