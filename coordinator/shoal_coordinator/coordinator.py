@@ -38,6 +38,7 @@ from shoal_coordinator.status_board import StatusBoard, fleet_view
 
 log = structlog.get_logger()
 TICK_S = 1.0
+REFILL_WORD_S = 2.0
 HUB_WORDS = HubWord.__args__
 
 
@@ -320,11 +321,16 @@ class CoordinatorService:
         self.inbox.put(self._consider)
 
     async def _refilled(self, count: int) -> None:
-        self.organs.announcer.event(
-            "broker.refilled",
-            f"the broker had lost its retained messages: {count} put back",
-            topics=count,
-        )
+        async def tell() -> None:
+            # Whoever listens has lost the broker too, and its session with it: the word waits for them.
+            await asyncio.sleep(REFILL_WORD_S)
+            self.organs.announcer.event(
+                "broker.refilled",
+                f"the broker had lost its retained messages: {count} put back",
+                topics=count,
+            )
+
+        self.organs.announcer.spawn(tell, "broker.refilled")
 
     def _runner_parts(self) -> RunnerParts:
         organs = self.organs
