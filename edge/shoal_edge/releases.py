@@ -7,8 +7,9 @@ as an event, so that an operator can always stop it.
 import asyncio
 import platform
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -80,6 +81,14 @@ def deployed(folder: Path, roster: Roster, fleet: str) -> Installed:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """The end of a piece of work; only the newest counts."""
+
+    number: int
+    event: Event
+
+
 class ReleaseAgent:
     """One device's releases; ``clock`` gives seconds since the epoch.
 
@@ -120,8 +129,9 @@ class ReleaseAgent:
         self._slots = installer or slots_of(folder, roster, post.topics.fleet)
         self._machine = Updater()
         self._active: Installed | None = None
-        self._inbox: asyncio.Queue[ReleaseOrder | ReleaseWithdrawn | Event] = asyncio.Queue(INBOX)
+        self._inbox: asyncio.Queue[ReleaseOrder | ReleaseWithdrawn | _Done] = asyncio.Queue(INBOX)
         self._work: asyncio.Task[None] | None = None
+        self._works = 0
 
     @property
     def active(self) -> Installed | None:
@@ -154,16 +164,25 @@ class ReleaseAgent:
         await self.resume()
         try:
             while True:
-                await self._take(await self._inbox.get())
+                message = await self._inbox.get()
+                try:
+                    await self._take(message)
+                except ShoalError as error:
+                    # One bad message must not take training and heartbeats down with it.
+                    self._log.warning("release_step_failed", fault=fault_name(error), remedy=str(error))
         finally:
             await self._stop_work()
 
     async def resume(self) -> None:
         """Come up on a whole slot, and go on with what was under way."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._active = await asyncio.to_thread(self._slots.recover)
-        self._machine = Updater(await asyncio.to_thread(self._load))
-        await self._apply(Restored())
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._active = await asyncio.to_thread(self._slots.recover)
+            self._machine = Updater(await asyncio.to_thread(self._load))
+            await self._apply(Restored())
+        except (ShoalError, OSError) as error:
+            # A disk that cannot be written is no reason to stop training; orders will fail and say why.
+            self._log.warning("releases_not_restored", remedy=str(error))
         self._on_change()
 
     # --- inside ---------------------------------------------------------------------------------
@@ -173,13 +192,14 @@ class ReleaseAgent:
         with suppress(asyncio.QueueFull):
             self._inbox.put_nowait(message)
 
-    async def _take(self, message: ReleaseOrder | ReleaseWithdrawn | Event) -> None:
+    async def _take(self, message: ReleaseOrder | ReleaseWithdrawn | _Done) -> None:
         if isinstance(message, ReleaseOrder):
             await self._apply(self._admitted(message))
         elif isinstance(message, ReleaseWithdrawn):
             await self._apply(Withdrawn(message.release, message.reason))
-        else:
-            await self._apply(message)
+        elif message.number == self._works:
+            # What was stopped, or overtaken by newer work, has nothing to say any more.
+            await self._apply(message.event)
 
     def _admitted(self, order: ReleaseOrder) -> Event:
         """Return the order as the event it is: to be followed, or refused with a reason."""
@@ -241,11 +261,11 @@ class ReleaseAgent:
             case Action.REPORT:
                 self._report(record)
             case Action.FETCH:
-                self._start(self._fetch(record))
+                self._start(self._fetch, record)
             case Action.WRITE:
-                self._start(self._write(record))
+                self._start(self._write, record)
             case Action.SWITCH_AND_TEST:
-                self._start(self._switch_and_test(record))
+                self._start(self._switch_and_test, record)
             case Action.GO_BACK:
                 await asyncio.to_thread(self._slots.go_back, record.slot, record.fallback)
                 self._active = await asyncio.to_thread(self._slots.recover)
@@ -267,21 +287,26 @@ class ReleaseAgent:
 
     # --- what takes long ------------------------------------------------------------------------
 
-    def _start(self, work: Coroutine[Any, Any, Event]) -> None:
-        self._work = asyncio.create_task(self._finish(self.record.release, work))
+    def _start(self, work: Callable[[UpdaterRecord], Awaitable[Event]], record: UpdaterRecord) -> None:
+        self._works += 1
+        self._work = asyncio.create_task(self._finish(self._works, work, record))
 
-    async def _finish(self, release: str, work: Coroutine[Any, Any, Event]) -> None:
+    async def _finish(
+        self, number: int, work: Callable[[UpdaterRecord], Awaitable[Event]], record: UpdaterRecord
+    ) -> None:
+        release = record.release
         try:
-            event = await work
+            event = await work(record)
         except ShoalError as error:
             event = Broken(release, _words(error))
         except Exception as error:  # noqa: BLE001 - a defect must not leave the machine waiting
             # Whatever it was, the active slot is whole and the coordinator hears of it.
             self._log.exception("release_defect", release=release)
             event = Broken(release, f"unexpected {type(error).__name__}: report this as a defect")
-        await self._inbox.put(event)
+        await self._inbox.put(_Done(number, event))
 
     async def _stop_work(self) -> None:
+        self._works += 1
         work, self._work = self._work, None
         if work is not None:
             work.cancel()

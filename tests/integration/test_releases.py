@@ -1,5 +1,6 @@
 """Releases over a real broker: a real coordinator, real agents, real models of the digits."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,13 +28,11 @@ from release_bench import (
 from shoal_codecs.ota.manifest import Manifest, sign_manifest
 from shoal_codecs.security.identity import Identity, load_identity
 from shoal_codecs.transport.link import Link
-from shoal_codecs.wire.blob import BlobRef, describe
-from shoal_codecs.wire.messages import InstallReport
-from shoal_codecs.wire.packing import unpack
+from shoal_codecs.wire.blob import describe
+from shoal_codecs.wire.messages import InstallReport, ReleaseWithdrawn
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_coordinator.operator import OperatorError
-from shoal_coordinator.store import ReleaseRecord, Store
 from shoal_edge.agent import EdgeAgent
 from shoal_edge.trainers.inference import InferenceModel
 
@@ -55,18 +54,6 @@ def versions_run(bench: ReleaseBench) -> list[int]:
 
 def states(bench: ReleaseBench) -> dict[str, str]:
     return {name: str(bench.agents[name].releases.record.state) for name in DEVICES}
-
-
-async def stored_release(bench: ReleaseBench, name: str) -> ReleaseRecord:
-    store = await Store.open(bench.folders["coordinator"] / "data")
-    try:
-        return next(record for record in await store.releases() if record.release == name)
-    finally:
-        await store.close()
-
-
-def blob_of(record: ReleaseRecord) -> BlobRef:
-    return unpack(record.manifest, Manifest).artefacts[0].blob
 
 
 async def test_good_bad_and_good_again(bench: ReleaseBench) -> None:
@@ -117,7 +104,9 @@ async def test_a_late_device_is_served_though_a_chunk_is_corrupted_meanwhile(ben
         await operator.command("release.create", version=FINAL, name="final")
         await until(lambda: bench.agents["device-2"].releases.record.state == "confirmed")
         assert stands("final", "all")(await operator.until(stands("final", "all"), 10))
-        topic = TOPICS.blob(blob_of(await stored_release(bench, "final")).name, 0)
+        deployed = bench.agents["device-2"].releases.active
+        assert deployed is not None
+        topic = TOPICS.blob(deployed.manifest.artefacts[0].blob.name, 0)
         async with running(bench.url, "coordinator-double", username="coordinator") as saboteur:
             await saboteur.publish(topic, b"noise", retain=True)
         async with bench.device("device-3") as late:
@@ -336,3 +325,34 @@ async def test_a_fetch_that_nobody_serves_can_be_stopped_and_replaced(
         # A new process says again where it stands, without being asked.
         assert (await desk.said("good", "confirmed")).version == 5
         assert agent.releases.active is not None
+
+
+async def test_orders_and_stops_in_any_haste_end_in_the_last_word(
+    bench: ReleaseBench, models: tuple[bytes, bytes, bytes]
+) -> None:
+    async with one_device(bench) as (desk, agent):
+        await desk.offer(models[2])
+        wanted = desk.manifest("good", 5, models[2])
+        data, signature = sign_manifest(wanted, desk.publisher)
+        for _ in range(20):
+            agent.releases.handle_order(order_of(desk.post, "good", data, signature))
+            agent.releases.handle_withdrawn(
+                desk.post.compose(ReleaseWithdrawn, release="good", reason="hasty")
+            )
+            await asyncio.sleep(0)
+        agent.releases.handle_order(order_of(desk.post, "good", data, signature))
+        await desk.said("good", "confirmed")
+        assert agent.releases.active is not None
+
+
+async def test_a_disk_that_cannot_be_read_leaves_the_agent_running(
+    bench: ReleaseBench, models: tuple[bytes, bytes, bytes]
+) -> None:
+    folder = bench.folders["device-1"] / "data" / "releases"
+    folder.parent.mkdir(parents=True)
+    folder.write_bytes(b"a file where the folder should be")
+    async with one_device(bench) as (desk, agent):
+        await desk.offer(models[2])
+        await desk.order(desk.manifest("good", 5, models[2]))
+        assert (await desk.said("good", "failed")).reason.startswith("StoreError")
+        assert agent.releases.active is None

@@ -4,7 +4,7 @@ from fractions import Fraction
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal_codecs.ota.errors import InvalidCountsError
@@ -36,6 +36,7 @@ def test_the_sign_test_of_many_examples_is_still_exact() -> None:
     assert sign_test(3000, 0) == pytest.approx(2.0**-3000)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 99))
 def test_the_floor_test_is_the_exact_sum(right: int, more: int, percent: int) -> None:
     examples = right + more
@@ -49,6 +50,7 @@ def test_the_floor_test_at_its_ends() -> None:
     assert binomial_lower_tail(30, 30, 1.0) == 1.0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 def test_a_model_that_is_no_worse_always_passes(both: int, neither: int, gained: int, lost: int) -> None:
     lost = min(lost, gained)

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal_codecs.ota.errors import (
@@ -56,6 +56,7 @@ def test_what_was_signed_is_what_is_read() -> None:
     assert reopen(*sign_manifest(manifest(), PUBLISHER)) == manifest()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_flipped_bit_is_refused(data: st.DataObject) -> None:
     signed, signature = sign_manifest(manifest(), PUBLISHER)
@@ -66,6 +67,7 @@ def test_any_flipped_bit_is_refused(data: st.DataObject) -> None:
         reopen(bytes(changed), signature)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_a_publisher_who_signs_nonsense_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(MalformedManifestError):

@@ -1,7 +1,7 @@
 """The rollout's decisions: every row of its table, and what holds whatever devices say."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal_codecs.wire.heartbeat import Reading
@@ -276,6 +276,7 @@ happenings = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(happenings, st.integers(0, 4_000)), max_size=60))
 def test_whatever_devices_say_nobody_gets_it_before_the_canary_or_after_the_end(
     story: list[tuple[RolloutEvent, int]],

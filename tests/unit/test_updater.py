@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal_codecs.ota.health import Verdict
@@ -192,6 +192,7 @@ events = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(events, max_size=30))
 def test_nothing_is_done_before_it_is_written_down_and_every_restart_goes_on(story: list[Event]) -> None:
     machine = Updater()
