@@ -28,6 +28,9 @@ class CuttableLink:
         if self._relays:
             await asyncio.wait(self._relays, timeout=1)
 
+    def count(self, size: int) -> None:
+        """Take note of ``size`` bytes carried; for those who measure."""
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         relay = asyncio.current_task()
         if relay is None:
@@ -40,16 +43,16 @@ class CuttableLink:
                 stream.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(_pump(reader, far_writer))
-                    both.create_task(_pump(far_reader, writer))
+                    both.create_task(self._pump(reader, far_writer))
+                    both.create_task(self._pump(far_reader, writer))
             finally:
                 far_writer.transport.abort()
         writer.transport.abort()
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                self.count(len(data))
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
