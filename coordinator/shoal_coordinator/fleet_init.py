@@ -40,8 +40,10 @@ def init_fleet(
         InvalidNameError: a name that cannot stand in a topic.
         FleetFolderError: too few hubs, or a name used twice.
     """
-    check_name(fleet)
-    names = [*hubs, *devices, COORDINATOR, PUBLISHER, OPERATOR]
+    names = [*hubs, *devices, COORDINATOR, PUBLISHER, OPERATOR, AUTHORITY]
+    # Before anything is made: names are folders.
+    for name in (fleet, *names):
+        check_name(name)
     if len(set(names)) != len(names):
         raise FleetFolderError("a name is used twice: every hub and device needs one of its own")
     if len(hubs) < 2:

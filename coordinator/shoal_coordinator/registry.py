@@ -6,7 +6,7 @@ from typing import Any
 
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.wire.heartbeat import Reading, merged
-from shoal_codecs.wire.messages import DeviceStatus, Heartbeat
+from shoal_codecs.wire.messages import DeviceStatus, Heartbeat, Message
 
 MISSED_HEARTBEATS = 3
 MOST_GUESTS = 1000
@@ -104,7 +104,7 @@ class Registry:
         if view is None:
             return False
         if message.online:
-            if message.sent_ms < view.status_sent_ms:
+            if message.sent_ms < _newest(view, view.status_sent_ms, message, now_ms):
                 return False
             if message.session != view.session:
                 # A new process counts its heartbeats from the beginning.
@@ -119,7 +119,7 @@ class Registry:
     def hear_heartbeat(self, message: Heartbeat, now_ms: int) -> bool:
         """Take a heartbeat; return whether the device came online with it."""
         view = self._known(message.sender)
-        if view is None or not self._takes(view, message):
+        if view is None or not self._takes(view, message, now_ms):
             return False
         if not message.full and message.sequence > view.sequence + 1:
             view.complete = False
@@ -155,9 +155,9 @@ class Registry:
         return view
 
     @staticmethod
-    def _takes(view: DeviceView, message: Heartbeat) -> bool:
+    def _takes(view: DeviceView, message: Heartbeat, now_ms: int) -> bool:
         """Return whether a heartbeat is news: not a copy, not overtaken by a later one."""
-        if message.full and message.sent_ms > view.heartbeat_sent_ms:
+        if message.full and message.sent_ms > _newest(view, view.heartbeat_sent_ms, message, now_ms):
             return True
         return message.sequence > view.sequence
 
@@ -177,3 +177,11 @@ def _known_readings(readings: dict[int, Any]) -> dict[int, Any]:
         for number, value in readings.items()
         if number in _READINGS and (value is None or isinstance(value, str | bytes | int | float))
     }
+
+
+def _newest(view: DeviceView, sent_ms: int, message: Message, now_ms: int) -> int:
+    """Return the time a word must have to be newer than the one said at ``sent_ms``.
+
+    A device whose clock was ahead and is set right would otherwise be unheard until that time comes.
+    """
+    return sent_ms if message.sent_ms > now_ms else min(sent_ms, view.last_seen_ms)

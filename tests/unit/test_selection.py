@@ -1,0 +1,133 @@
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal_codecs.wire.heartbeat import Reading
+from shoal_coordinator.registry import DeviceView
+from shoal_coordinator.selection import NotEnoughDevicesError, SelectionRules, select
+
+FIT: dict[int, Any] = {Reading.PHASE: "idle", Reading.EXAMPLES: 100, Reading.MEMORY_AVAILABLE: 512}
+
+
+def device(name: str, readings: dict[int, Any] | None = None, **changes: Any) -> DeviceView:
+    fields: dict[str, Any] = {"trusted": True, "online": True, "readings": FIT | (readings or {})}
+    return DeviceView(name, **(fields | changes))
+
+
+def chosen(
+    views: list[DeviceView],
+    rules: SelectionRules,
+    *,
+    last: dict[str, int] | None = None,
+    seed: int = 1,
+    ended: int = 5,
+) -> tuple[str, ...]:
+    rng = random.Random(seed)
+    return select(views, rules, ended_round=ended, last_invited=last or {}, rng=rng)
+
+
+RULES = SelectionRules(minimum=1, min_examples=10, min_memory_mib=64)
+
+
+@pytest.mark.parametrize(
+    ("unfit", "reason"),
+    [
+        (device("b", trusted=False), "not on the roster"),
+        (device("b", online=False), "offline"),
+        (device("b", {Reading.PHASE: "training", Reading.ROUND: 6}), "busy"),
+        (device("b", {Reading.EXAMPLES: 9}), "without enough examples"),
+        (device("b", {Reading.EXAMPLES: "many"}), "without enough examples"),
+        (device("b", {Reading.MEMORY_AVAILABLE: 63}), "short of memory"),
+        (device("b", readings={}, online=False, trusted=False), "not on the roster"),
+    ],
+)
+def test_who_cannot_take_part_is_passed_over_for_a_reason(unfit: DeviceView, reason: str) -> None:
+    assert chosen([device("a"), unfit], RULES) == ("a",)
+    with pytest.raises(NotEnoughDevicesError, match=f"1 {reason}") as caught:
+        chosen([device("a"), unfit], SelectionRules(minimum=2, min_examples=10, min_memory_mib=64))
+    error = caught.value
+    assert (error.fit, error.minimum, error.passed_over) == (1, 2, {reason: 1})
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        {Reading.PHASE: "training", Reading.ROUND: 5},
+        {Reading.PHASE: "idle", Reading.ROUND: 6},
+        {Reading.MEMORY_AVAILABLE: None},
+        {Reading.MEMORY_AVAILABLE: 64, Reading.EXAMPLES: 10},
+    ],
+)
+def test_old_news_and_bare_limits_keep_nobody_out(readings: dict[int, Any]) -> None:
+    assert chosen([device("a", readings)], RULES) == ("a",)
+
+
+def test_an_empty_fleet_is_never_a_cohort() -> None:
+    with pytest.raises(NotEnoughDevicesError, match="0 devices can take part and 1 are needed: wait"):
+        chosen([], SelectionRules(minimum=0))
+
+
+def test_everybody_fit_is_invited_where_no_number_is_wanted() -> None:
+    views = [device(f"d-{number}") for number in range(7)]
+    assert chosen(views, RULES) == tuple(sorted(view.name for view in views))
+
+
+def test_more_are_invited_than_are_wanted() -> None:
+    views = [device(f"d-{number}") for number in range(20)]
+    rules = SelectionRules(minimum=3, cohort_max=10, over_selection=1.25)
+    assert len(chosen(views, rules)) == 13
+    assert len(chosen(views[:11], rules)) == 11
+    assert len(chosen(views, SelectionRules(minimum=15, cohort_max=10))) == 15
+
+
+def test_the_turn_goes_round() -> None:
+    views = [device(f"d-{number}") for number in range(10)]
+    rules = SelectionRules(minimum=1, cohort_max=3)
+    last: dict[str, int] = {}
+    for number in range(1, 31):
+        for name in chosen(views, rules, last=last, seed=number):
+            # Nine others wait at most, three of them are taken in each round.
+            assert number - last.get(name, 0) <= 4
+            last[name] = number
+    assert set(last) == {view.name for view in views}
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 20)), max_size=30),
+    st.integers(0, 10),
+    st.integers(0, 12),
+    st.floats(1, 3),
+    st.randoms(use_true_random=False),
+)
+def test_a_cohort_holds_only_who_can_and_no_more_than_wanted(
+    fleet: list[tuple[bool, bool, int]],
+    minimum: int,
+    cohort_max: int,
+    over_selection: float,
+    rng: random.Random,
+) -> None:
+    views = [
+        device(f"d-{number:02}", {Reading.EXAMPLES: examples}, trusted=trusted, online=online)
+        for number, (trusted, online, examples) in enumerate(fleet)
+    ]
+    able = {f"d-{number:02}" for number, facts in enumerate(fleet) if all(facts)}
+    rules = SelectionRules(minimum=minimum, cohort_max=cohort_max, over_selection=over_selection)
+    seed = rng.randrange(1 << 30)
+    if len(able) < max(minimum, 1):
+        with pytest.raises(NotEnoughDevicesError) as caught:
+            chosen(views, rules, seed=seed)
+        assert caught.value.fit == len(able)
+        assert sum(caught.value.passed_over.values()) == len(views) - len(able)
+        return
+    cohort = chosen(views, rules, seed=seed)
+    assert set(cohort) <= able
+    assert list(cohort) == sorted(set(cohort))
+    assert len(cohort) >= max(minimum, 1)
+    if cohort_max:
+        assert len(cohort) <= max(minimum, math.ceil(cohort_max * over_selection))
+    rng.shuffle(views)
+    assert chosen(views, rules, seed=seed) == cohort
