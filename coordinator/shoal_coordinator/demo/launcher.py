@@ -143,7 +143,7 @@ async def _story(
 ) -> FleetView:
     """The demo from the first connection to the last confirmed device."""
     options = state.options
-    view = await operator.until(lambda view: _present(view, options.devices), START_S)
+    view = await operator.until(lambda view: _present(view, state), START_S)
     state.first_version = view.version
     state.happened(
         "start", f"{options.devices} devices, {len(view.hubs)} hubs and the coordinator are connected"
@@ -203,9 +203,12 @@ def broker_kind(name: str) -> Kind | Literal[""]:
             )
 
 
-def _present(view: FleetView, devices: int) -> bool:
+def _present(view: FleetView, state: DemoState) -> bool:
+    """Return whether everybody is there; a view of an earlier run, still retained, does not count."""
+    if view.taken_ms < state.started_ms:
+        return False
     there = [row for row in view.devices if row.trust == "roster" and row.online and row.examples]
-    return len(there) == devices and all(hub.online for hub in view.hubs)
+    return len(there) == state.options.devices and all(hub.online for hub in view.hubs)
 
 
 def _next_commands(fleet: DemoFleet, folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The demo's result: one dictionary for ``--report``, one table for a person."""
 
+from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -14,8 +15,15 @@ FP32_BYTES = 4
 
 
 def build_report(state: DemoState, view: FleetView, seconds_total: float) -> dict[str, Any]:
-    """Return the report of a finished demo; byte figures are means over devices and rounds of this run."""
+    """Return the report of a finished demo.
+
+    ``*_per_device_round`` are means over devices and rounds of this run; a round after a start, whose
+    beginning no device has counted, is left out. ``*_per_device_total`` is everything since the agents
+    started: the task and the first model, every round, every release.
+    """
     rows = [row for row in view.rounds if row.outcome == "committed" and row.version > state.first_version]
+    counted = [row for row in rows if row.up_bytes > 0] or rows
+    devices = [row for row in view.devices if row.trust == "roster"]
     releases = [release for release in view.releases if release.release in state.releases]
     deployed = final_release(releases)
     return {
@@ -31,9 +39,11 @@ def build_report(state: DemoState, view: FleetView, seconds_total: float) -> dic
             "by_round": {str(row.version): round(row.accuracy, 4) for row in rows},
         },
         "bytes": {
-            "up_per_device_round": round(fmean(row.up_bytes for row in rows), 1) if rows else 0.0,
-            "down_per_device_round": round(fmean(row.down_bytes for row in rows), 1) if rows else 0.0,
+            "up_per_device_round": _mean([row.up_bytes for row in counted]),
+            "down_per_device_round": _mean([row.down_bytes for row in counted]),
             "fp32_per_device_round": FP32_BYTES * view.parameters,
+            "up_per_device_total": _mean([row.sent_bytes for row in devices]),
+            "down_per_device_total": _mean([row.received_bytes for row in devices]),
         },
         "seconds": {
             "total": round(seconds_total, 2),
@@ -61,6 +71,10 @@ def build_report(state: DemoState, view: FleetView, seconds_total: float) -> dic
     }
 
 
+def _mean(values: Sequence[float]) -> float:
+    return round(fmean(values), 1) if values else 0.0
+
+
 def final_release(releases: list[ReleaseRow]) -> ReleaseRow | None:
     """Return the newest of ``releases`` that reached the whole fleet."""
     complete = [row for row in releases if row.state == "complete"]
@@ -83,6 +97,11 @@ def show_report(report: dict[str, Any], view: FleetView, next_commands: list[str
         size = traffic[key]
         times = f"{fp32 / size:.1f} times less than fp32" if size else ""
         table.add_row(f"bytes {label}", f"{size:,.0f} a device and round   {times} ({fp32:,})")
+    table.add_row(
+        "in all",
+        f"{traffic['up_per_device_total'] / 1e3:,.0f} kB up, {traffic['down_per_device_total'] / 1e3:,.0f} kB "
+        "down a device: task and first model once, every round, every release",
+    )
     seconds = report["seconds"]
     table.add_row(
         "time",

@@ -46,6 +46,7 @@ class DemoState:
     first_version: int = 0
     releases: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    started_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
     @property
     def elapsed(self) -> float:
