@@ -68,6 +68,24 @@ def system_paths() -> tuple[Path, Path]:
     return Path(), Path("shoal-data")
 
 
+def find_place(config: Path | None, folder: Path | None) -> tuple[Path | None, Path | None]:
+    """Return (settings file, state folder) of a party; None where there is none, or the settings decide.
+
+    ``config`` and ``folder`` are what the command line named. ``folder`` has everything in it. Without
+    either, the system's folders are looked at (``system_paths``), or ``config.toml`` here.
+    """
+    if folder is not None:
+        return config or _present(folder / "config.toml"), None
+    configuration, state = system_paths()
+    if config is not None:
+        return config, state if os.environ.get("STATE_DIRECTORY") else None
+    return _present(configuration / "config.toml"), state if configuration.is_absolute() else None
+
+
+def _present(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

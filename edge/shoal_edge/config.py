@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from shoal_codecs.settings import load_settings
+from shoal_codecs.settings import find_place, load_settings
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.topics import check_name
 
@@ -15,17 +15,19 @@ Mode = Literal["hubs", "plain"]
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device; times in seconds unless the name says otherwise, sizes in bytes.
 
-    ``folder`` holds ``identity.key``, ``authority.pub``, ``roster.bin`` and the state in ``data/``; empty
-    means the folder of the settings file. ``examples`` is the device's own .npz, relative to ``folder``.
-    ``modes`` are those the device takes part in: ``plain`` shows its update to the coordinator, so that
-    it stands here only if somebody wrote it. ``n_min`` is the fewest devices it lets itself be summed
-    with. ``show_update_preview`` writes a few numbers of each update to the log, for demonstrations only.
+    ``folder`` holds ``identity.key``, ``authority.pub``, ``roster.bin`` and, unless ``data_dir`` is set,
+    the state in ``data/``; empty means the folder of the settings file. ``examples`` is the device's own
+    .npz, relative to ``folder``. ``modes`` are those the device takes part in: ``plain`` shows its update
+    to the coordinator, so that it stands here only if somebody wrote it. ``n_min`` is the fewest devices
+    it lets itself be summed with. ``show_update_preview`` writes a few numbers of each update to the log,
+    for demonstrations only.
     """
 
     name: str = ""
     fleet: str = "fleet"
     topic_prefix: str = ""
     folder: str = ""
+    data_dir: str = ""
     examples: str = "examples.npz"
     link: LinkSettings = LinkSettings()
     modes: tuple[Mode, ...] = ("hubs",)
@@ -51,7 +53,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     @property
     def state(self) -> Path:
         """Where everything this agent writes is kept."""
-        return self.home / "data"
+        return Path(self.data_dir) if self.data_dir else self.home / "data"
 
     @property
     def releases(self) -> Path:
@@ -74,12 +76,16 @@ def load_edge_settings(
     Raises:
         SettingsError: an unknown key or a value that cannot be used; the text names it.
     """
-    if config is None and folder is not None and (folder / "config.toml").is_file():
-        config = folder / "config.toml"
+    config, state = find_place(config, folder)
     overrides = {"folder": str(folder) if folder else None, "link.url": broker}
     settings = load_settings(EdgeSettings, config, overrides=overrides)
-    if not settings.folder and config is not None:
-        settings = msgspec.structs.replace(settings, folder=str(config.resolve().parent))
+    if config is not None:
+        beside = config.resolve().parent
+        settings = msgspec.structs.replace(
+            settings, folder=settings.folder or str(beside), link=settings.link.beside(beside)
+        )
+    if state is not None and not settings.data_dir:
+        settings = msgspec.structs.replace(settings, data_dir=str(state))
     if settings.name:
         check_name(settings.name)
     return settings

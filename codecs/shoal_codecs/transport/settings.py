@@ -1,5 +1,6 @@
 """Where the broker is and how a link treats it."""
 
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -8,6 +9,7 @@ import msgspec
 from shoal_codecs.transport.errors import BadBrokerUrlError
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_FILES = ("password_file", "ca_file", "cert_file", "key_file")
 
 
 class BrokerAddress(msgspec.Struct, frozen=True):
@@ -47,7 +49,8 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How to reach the broker and how much may be in flight; times in seconds, sizes in bytes.
 
     ``window`` bounds the QoS 1 messages in flight each way (it is announced as Receive Maximum).
-    ``mqtt_version`` ``auto`` speaks MQTT 5 and falls back to 3.1.1 where the broker refuses it.
+    ``mqtt_version`` ``auto`` speaks MQTT 5 and falls back to 3.1.1 where the broker refuses it. In a
+    settings file, the names of files are relative to that file.
     """
 
     url: str = "mqtt://127.0.0.1:1883"
@@ -64,3 +67,10 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     backoff_max_s: float = 30.0
     connect_timeout_s: float = 10.0
     mqtt_version: Literal["auto", "5", "3.1.1"] = "auto"
+
+    def beside(self, folder: Path) -> "LinkSettings":
+        """Return the same settings with relative files found in ``folder``."""
+        files = {key: getattr(self, key) for key in _FILES}
+        return msgspec.structs.replace(
+            self, **{key: str(folder.resolve() / name) for key, name in files.items() if name}
+        )

@@ -31,7 +31,11 @@ Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TO
 Broker = Annotated[str | None, typer.Option("--broker", help="mqtt://HOST:PORT or mqtts://HOST:PORT.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The party's folder: keys and state.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print every setting as TOML and exit.")]
-OperatorConfig = Annotated[Path, typer.Option("--config", help="The operator's settings file.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Tell how it goes, and end when it is done.")]
+OperatorConfig = Annotated[
+    Path,
+    typer.Option("--config", help="The operator's settings file.", envvar="SHOAL_OPERATOR_CONFIG"),
+]
 DEFAULT_OPERATOR = Path("operator/config.toml")
 
 
@@ -84,11 +88,30 @@ def fleet_init(
     devices: Annotated[int, typer.Option(help="How many devices, named device-01 and on.", min=1)] = 3,
     hubs: Annotated[int, typer.Option(help="How many hubs, named hub-1 and on.", min=2)] = 2,
     broker: Annotated[str, typer.Option(help="The broker's URL.")] = "mqtt://127.0.0.1:1883",
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Who signed the broker's certificate; copied to everybody.")
+    ] = None,
+    mode: Annotated[
+        Literal["hubs", "plain"], typer.Option(help="Secret-shared between hubs, or not.")
+    ] = "hubs",
+    sample_data: Annotated[
+        bool, typer.Option("--sample-data", help="Give every device a share of the digits to train on.")
+    ] = False,
 ) -> None:
     """Make keys, the signed roster and a settings file for every party; run again to add devices."""
-    from shoal_coordinator.cli.enrol import enrol  # noqa: PLC0415
+    from shoal_coordinator.cli.enrol import Enrolment, enrol  # noqa: PLC0415
 
-    enrol(folder, fleet, devices, hubs, broker)
+    plan = Enrolment(
+        folder=folder,
+        fleet=fleet,
+        devices=devices,
+        hubs=hubs,
+        broker=broker,
+        ca_file=ca_file,
+        mode=mode,
+        sample_data=sample_data,
+    )
+    enrol(plan)
 
 
 @app.command("status")
@@ -109,11 +132,12 @@ def status(
 def rounds_run(
     *,
     count: Annotated[int, typer.Option(help="How many rounds more.", min=1)] = 1,
+    wait: Wait = False,
     config: OperatorConfig = DEFAULT_OPERATOR,
     broker: Broker = None,
 ) -> None:
     """Ask the coordinator for more rounds."""
-    _command(config, broker, "rounds.run", count=count)
+    _command(config, broker, "rounds.run", wait=wait, count=count)
 
 
 @release_app.command("create")
@@ -125,12 +149,13 @@ def release_create(
     allow_older: Annotated[
         bool, typer.Option("--allow-older", help="Also onto devices that run a newer version.")
     ] = False,
+    wait: Wait = False,
     config: OperatorConfig = DEFAULT_OPERATOR,
     broker: Broker = None,
 ) -> None:
     """Release a model version to the fleet."""
     arguments = {"version": version, "name": name, "canaries": canaries, "allow_older": allow_older}
-    _command(config, broker, "release.create", **arguments)
+    _command(config, broker, "release.create", wait=wait, **arguments)
 
 
 @release_app.command("withdraw")
@@ -189,10 +214,10 @@ class CodecNeedsPlainError(ShoalError):
     """A codec that only mode ``plain`` has was asked for in mode ``hubs``."""
 
 
-def _command(config: Path, broker: str | None, action: str, **arguments: Any) -> None:
+def _command(config: Path, broker: str | None, action: str, *, wait: bool = False, **arguments: Any) -> None:
     from shoal_coordinator.cli.operate import send_command  # noqa: PLC0415
 
-    _run(send_command(config, broker, action, arguments))
+    _run(send_command(config, broker, action, arguments, wait=wait))
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -14,10 +14,14 @@ from rich.live import Live
 from shoal_codecs.logs import configure_logs
 from shoal_codecs.settings import SettingsError, load_settings
 from shoal_codecs.transport.settings import LinkSettings
+from shoal_codecs.wire.messages import CoordinatorEvent
+from shoal_codecs.wire.status import FleetView, ReleaseRow
 from shoal_coordinator.cli.tables import status_tables
 from shoal_coordinator.operator import Operator, OperatorError, operator_session
 
 ANSWER_S = 8.0
+LONGEST_S = 86_400.0
+ENDED = frozenset({"complete", "aborted", "withdrawn"})
 
 
 class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,24 +52,53 @@ async def show_status(config: Path, broker: str | None, *, watch: bool, as_json:
             return
         console = Console()
         if not watch:
-            console.print(status_tables(view))
+            console.print(status_tables(view, console.width))
             return
-        with Live(status_tables(view), console=console, auto_refresh=False) as live:
+        with Live(status_tables(view, console.width), console=console, auto_refresh=False) as live:
             while True:
                 if operator.view is not None:
-                    live.update(status_tables(operator.view), refresh=True)
+                    live.update(status_tables(operator.view, console.width), refresh=True)
                 await asyncio.sleep(0.5)
 
 
-async def send_command(config: Path, broker: str | None, action: str, arguments: dict[str, Any]) -> None:
-    """Send one command and print the answer.
+async def send_command(
+    config: Path, broker: str | None, action: str, arguments: dict[str, Any], *, wait: bool = False
+) -> None:
+    """Send one command and print the answer; ``wait`` until what was asked for has happened.
 
     Raises:
-        OperatorError: it was refused, or nobody answered.
+        OperatorError: it was refused, nobody answered, or it did not come true.
     """
     async with _session(config, broker) as operator:
         answer = await operator.command(action, **arguments)
         sys.stdout.write(f"{answer.text or 'done'}\n")
+        sys.stdout.flush()
+        if wait:
+            operator.on_event.append(_tell)
+        if wait and "target" in answer.fields:
+            await _until_version(operator, answer.fields["target"])
+        elif wait and "release" in answer.fields:
+            await _until_released(operator, answer.fields["release"])
+
+
+async def _until_version(operator: Operator, target: int) -> None:
+    view = await operator.until(lambda view: view.version >= target, LONGEST_S)
+    sys.stdout.write(f"version {view.version}, accuracy {view.accuracy:.1%}\n")
+
+
+async def _until_released(operator: Operator, release: str) -> None:
+    def row(view: FleetView) -> ReleaseRow | None:
+        return next((row for row in view.releases if row.release == release and row.state in ENDED), None)
+
+    ended = row(await operator.until(lambda view: row(view) is not None, LONGEST_S))
+    if ended is not None and ended.state != "complete":
+        raise OperatorError(f"release {release} {ended.state}: {ended.reason}")
+
+
+def _tell(event: CoordinatorEvent) -> None:
+    if event.kind.startswith(("round.", "release.")):
+        sys.stdout.write(f"  {event.text}\n")
+        sys.stdout.flush()
 
 
 @asynccontextmanager
@@ -82,4 +115,5 @@ async def _session(config: Path, broker: str | None) -> AsyncIterator[Operator]:
 def _settings(config: Path, broker: str | None) -> OperatorSettings:
     if not config.is_file():
         raise SettingsError(f"no settings at {config}: name the operator's with --config FOLDER/config.toml")
-    return load_settings(OperatorSettings, config, overrides={"link.url": broker})
+    settings = load_settings(OperatorSettings, config, overrides={"link.url": broker})
+    return msgspec.structs.replace(settings, link=settings.link.beside(config.parent))

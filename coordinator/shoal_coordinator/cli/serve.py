@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from shoal_codecs.logs import configure_logs
-from shoal_codecs.settings import load_settings, print_settings
+from shoal_codecs.settings import find_place, load_settings, print_settings
 from shoal_coordinator.config import CoordinatorSettings
 from shoal_coordinator.hub.config import HubSettings
 
@@ -42,10 +42,14 @@ def serve_hub(config: Path | None, broker: str | None, folder: Path | None, *, p
 
 
 def _settings(kind: type[S], config: Path | None, broker: str | None, folder: Path | None) -> S:
-    if config is None and folder is not None and (folder / "config.toml").is_file():
-        config = folder / "config.toml"
+    config, state = find_place(config, folder)
     overrides = {"link.url": broker, "folder": str(folder) if folder else None}
     settings = load_settings(kind, config, overrides=overrides)
-    if settings.folder == "." and config is not None:
-        settings = msgspec.structs.replace(settings, folder=str(config.resolve().parent))
+    if config is not None:
+        beside = config.resolve().parent
+        settings = msgspec.structs.replace(settings, link=settings.link.beside(beside))
+        if settings.folder == ".":
+            settings = msgspec.structs.replace(settings, folder=str(beside))
+    if state is not None and not settings.data_dir:
+        settings = msgspec.structs.replace(settings, data_dir=str(state))
     return settings

@@ -9,11 +9,14 @@ from rich.text import Text
 from shoal_codecs.wire.status import DeviceRow, FleetView
 
 LAST_ROUNDS = 5
+# With less, the columns of a device's resources are left out.
+WIDE = 110
 
 
-def status_tables(view: FleetView) -> Group:
-    """Return the whole picture of ``view``."""
-    return Group(_head(view), Text(), _devices(view), Text(), _rounds(view), *_releases(view))
+def status_tables(view: FleetView, width: int) -> Group:
+    """Return the whole picture of ``view`` for a terminal of ``width`` columns."""
+    devices = _devices(view, wide=width >= WIDE)
+    return Group(_head(view), Text(), devices, Text(), _rounds(view), *_releases(view))
 
 
 def _head(view: FleetView) -> Text:
@@ -21,8 +24,8 @@ def _head(view: FleetView) -> Text:
     head.append(f"fleet {view.fleet}", style="bold cyan")
     head.append(f"   version {view.version}", style="bold")
     head.append(f" ({view.digest[:12]}), accuracy {view.accuracy:.1%}")
-    head.append(f"   round {view.round} {view.phase}, target version {view.target}")
     head.append(f"   {view.mode}, {view.codec}\n")
+    head.append(f"round {view.round} {view.phase}, target version {view.target}\n")
     for hub in view.hubs:
         head.append("● " if hub.online else "○ ", style="green" if hub.online else "red")
         head.append(f"{hub.name}  ")
@@ -32,51 +35,50 @@ def _head(view: FleetView) -> Text:
     return head
 
 
-def _devices(view: FleetView) -> Table:
-    table = Table(box=None, padding=(0, 2), title="devices", title_justify="left")
-    for heading, justify in (
-        ("", "left"),
-        ("name", "left"),
-        ("phase", "left"),
-        ("model", "right"),
-        ("release", "left"),
-        ("examples", "right"),
-        ("memory free", "right"),
-        ("sent", "right"),
-        ("received", "right"),
-        ("seen", "right"),
-        ("trouble", "left"),
-    ):
-        table.add_column(heading, justify="right" if justify == "right" else "left")
+def _devices(view: FleetView, *, wide: bool) -> Table:
+    table = Table(box=None, padding=(0, 1), title="devices", title_justify="left")
+    for heading in ("", "name", "phase"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("model", justify="right", no_wrap=True)
+    table.add_column("release")
+    table.add_column("examples", justify="right", no_wrap=True)
+    for heading in ("memory free", "sent", "received") if wide else ():
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("seen", justify="right", no_wrap=True)
+    table.add_column("trouble")
     for row in view.devices:
-        table.add_row(*_device(row, view))
+        table.add_row(*_device(row, view, wide=wide))
     return table
 
 
-def _device(row: DeviceRow, view: FleetView) -> tuple[Text | str, ...]:
+def _device(row: DeviceRow, view: FleetView, *, wide: bool) -> tuple[Text | str, ...]:
     dot = Text("●", style="green") if row.online else Text("○", style="red")
     name = Text(row.name)
     if row.trust == "guest":
         name.append(" (guest)", style="yellow")
     seen = (view.taken_ms - row.last_seen_ms) / 1000 if row.last_seen_ms else -1
     age = (time.time() * 1000 - view.taken_ms) / 1000
-    return (
-        dot,
-        name,
-        (row.phase or "idle") if row.online else "offline",
-        f"v{row.model_version}" if row.model_version >= 0 else "-",
-        f"{row.release} (v{row.release_version})" if row.release else "-",
-        f"{row.examples} + {row.held_out}",
+    resources = (
         f"{row.memory_available_mib:,} MiB" if row.memory_available_mib else "-",
         f"{row.sent_bytes / 1e3:,.0f} kB",
         f"{row.received_bytes / 1e3:,.0f} kB",
+    )
+    return (
+        dot,
+        name,
+        # Text, for what a device says may look like markup.
+        Text((row.phase or "idle") if row.online else "offline"),
+        f"v{row.model_version}" if row.model_version >= 0 else "-",
+        Text(f"{row.release} (v{row.release_version})" if row.release else "-"),
+        f"{row.examples} + {row.held_out}",
+        *(resources if wide else ()),
         f"{max(0.0, seen + age):.0f} s ago" if seen >= 0 else "never",
         Text(row.last_error, style="red"),
     )
 
 
 def _rounds(view: FleetView) -> Table:
-    table = Table(box=None, padding=(0, 2), title="last rounds", title_justify="left")
+    table = Table(box=None, padding=(0, 1), title="last rounds", title_justify="left")
     for heading in (
         "round",
         "outcome",
@@ -108,17 +110,17 @@ def _rounds(view: FleetView) -> Table:
 def _releases(view: FleetView) -> list[Table | Text]:
     if not view.releases:
         return []
-    table = Table(box=None, padding=(0, 2), title="releases", title_justify="left")
+    table = Table(box=None, padding=(0, 1), title="releases", title_justify="left")
     for heading in ("release", "version", "state", "confirmed", "rolled back", "accuracy", "reason"):
         table.add_column(heading)
     for row in view.releases:
         table.add_row(
-            row.release,
+            Text(row.release),
             str(row.version),
             row.state,
             f"{row.confirmed} of {row.devices}",
             str(row.rolled_back),
             f"{row.accuracy:.1%}" if row.accuracy else "-",
-            row.reason,
+            Text(row.reason),
         )
     return [Text(), table]

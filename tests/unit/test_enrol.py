@@ -1,0 +1,130 @@
+"""Enrolment by file: what ``shoal fleet init`` leaves in everybody's folder, and that it is of use there."""
+
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shoal_codecs.security.identity import load_identity
+from shoal_codecs.security.roster import load_roster
+from shoal_codecs.settings import find_place, load_settings
+from shoal_codecs.transport.errors import BadBrokerUrlError
+from shoal_codecs.transport.settings import LinkSettings
+from shoal_coordinator.cli.enrol import Enrolment, enrol
+from shoal_coordinator.cli.serve import _settings
+from shoal_coordinator.config import CoordinatorSettings
+from shoal_coordinator.fleet_init import FleetFolderError
+from shoal_coordinator.hub.config import HubSettings
+from shoal_edge.config import load_edge_settings
+
+
+def fleet(folder: Path, broker: str = "mqtt://127.0.0.1:1883", **options: object) -> Path:
+    values: dict[str, object] = {"folder": folder, "fleet": "f", "devices": 3, "hubs": 2, "broker": broker}
+    enrol(Enrolment(**(values | options)))  # type: ignore[arg-type]
+    return folder
+
+
+def test_every_folder_is_ready_to_run(tmp_path: Path) -> None:
+    fleet(tmp_path, mode="plain")
+    coordinator = _settings(CoordinatorSettings, None, None, tmp_path / "coordinator")
+    hub = _settings(HubSettings, None, None, tmp_path / "hub-2")
+    device = load_edge_settings(None, folder=tmp_path / "device-03")
+    assert (coordinator.rounds.mode, device.modes) == ("plain", ("plain",))
+    for settings in (coordinator, hub, device):
+        assert settings.fleet == "f"
+        assert settings.link.username == settings.name
+        folder = Path(settings.folder)
+        roster = load_roster(folder / "roster.bin", folder / "authority.pub", "f")
+        key = load_identity(settings.name, folder / "identity.key").public
+        assert roster.party(settings.name).key == key
+
+
+def test_the_defaults_let_three_devices_train(tmp_path: Path) -> None:
+    """Every party's own floor is met by a cohort of three."""
+    fleet(tmp_path)
+    coordinator = _settings(CoordinatorSettings, None, None, tmp_path / "coordinator")
+    hub = _settings(HubSettings, None, None, tmp_path / "hub-1")
+    device = load_edge_settings(None, folder=tmp_path / "device-01")
+    assert coordinator.rounds.minimum <= 3
+    assert hub.floors.least_reports(3) <= 3
+    assert device.n_min <= 3
+
+
+def test_sample_data_is_shared_out_once(tmp_path: Path) -> None:
+    fleet(tmp_path, sample_data=True)
+    shards = [np.load(tmp_path / f"device-0{number}" / "examples.npz") for number in (1, 2, 3)]
+    assert sum(len(shard["y"]) for shard in shards) == 1797
+    assert all(len(shard["x"]) == len(shard["y"]) for shard in shards)
+    before = (tmp_path / "device-01" / "examples.npz").read_bytes()
+    fleet(tmp_path, sample_data=True, devices=4)
+    assert (tmp_path / "device-01" / "examples.npz").read_bytes() == before
+    assert (tmp_path / "device-04" / "examples.npz").exists()
+
+
+def test_a_tls_broker_gets_passwords_and_everyone_its_authority(tmp_path: Path) -> None:
+    ca = tmp_path / "my-ca.pem"
+    ca.write_text("certificate")
+    folder = fleet(tmp_path / "fleet", "mqtts://broker.example", ca_file=ca)
+    lines = dict(line.split(":") for line in (folder / "broker.passwd").read_text().splitlines())
+    assert set(lines) == {
+        "coordinator",
+        "operator",
+        *("hub-1", "hub-2"),
+        *("device-01", "device-02", "device-03"),
+    }
+    assert len(set(lines.values())) == len(lines)
+    for name, secret in lines.items():
+        file = folder / name / "password"
+        assert file.read_text().strip() == secret
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / "broker.passwd").stat().st_mode) == 0o600
+    link = load_edge_settings(None, folder=folder / "device-01").link
+    # The folder may be copied anywhere: nothing in it names where it was made.
+    assert str(tmp_path) not in (folder / "device-01" / "config.toml").read_text()
+    assert Path(link.ca_file).read_text() == "certificate"
+    assert Path(link.password_file).read_text().strip() == lines["device-01"]
+    fleet(folder, "mqtts://broker.example", ca_file=ca, devices=4)
+    again = dict(line.split(":") for line in (folder / "broker.passwd").read_text().splitlines())
+    assert {name: again[name] for name in lines} == lines
+    assert "device-04" in again
+
+
+def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(BadBrokerUrlError):
+        fleet(tmp_path / "a", "http://broker")
+    with pytest.raises(FleetFolderError, match="no certificate"):
+        fleet(tmp_path / "a", "mqtts://broker", ca_file=tmp_path / "missing")
+    assert not (tmp_path / "a").exists()
+
+
+def test_where_a_party_finds_its_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    etc, var, mine = tmp_path / "etc", tmp_path / "var", tmp_path / "mine"
+    for folder in (etc, mine):
+        folder.mkdir()
+        (folder / "config.toml").write_text('name = "x"\n')
+    assert find_place(None, mine) == (mine / "config.toml", None)
+    assert find_place(None, tmp_path) == (None, None)
+    assert find_place(mine / "other.toml", None) == (mine / "other.toml", None)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.chdir(mine)
+    assert find_place(None, None) == (Path("config.toml"), None)
+    monkeypatch.setenv("CONFIGURATION_DIRECTORY", str(etc))
+    monkeypatch.setenv("STATE_DIRECTORY", str(var))
+    assert find_place(None, None) == (etc / "config.toml", var)
+    assert find_place(mine / "config.toml", None) == (mine / "config.toml", var)
+    assert find_place(None, mine) == (mine / "config.toml", None)
+    (etc / "config.toml").write_text('name = "hub-1"\nfleet = "f"\n[link]\nca_file = "ca.crt"\n')
+    hub = _settings(HubSettings, None, None, None)
+    assert (hub.party_folder, hub.data_folder) == (etc.resolve(), var)
+    assert hub.link.ca_file == str(etc.resolve() / "ca.crt")
+    edge = load_edge_settings(None)
+    assert (edge.home, edge.state, edge.releases) == (etc.resolve(), var, var / "releases")
+    (etc / "config.toml").write_text('name = "hub-1"\ndata_dir = "/elsewhere"\n')
+    assert load_edge_settings(None).state == Path("/elsewhere")
+
+
+def test_files_of_a_link_are_found_beside_the_settings() -> None:
+    link = LinkSettings(ca_file="ca.crt", password_file="/run/secret").beside(Path("/etc/shoal"))
+    assert (link.ca_file, link.password_file, link.key_file) == ("/etc/shoal/ca.crt", "/run/secret", "")
+    assert load_settings(LinkSettings, None, environment={}).ca_file == ""
