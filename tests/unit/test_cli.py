@@ -1,0 +1,175 @@
+import io
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from shoal_codecs import __version__
+from shoal_codecs.wire.status import DeviceRow, FleetView, HubRow, ReleaseRow, RoundRow
+from shoal_coordinator.cli.tables import status_tables
+from shoal_coordinator.demo.broker import free_port
+
+
+def shoal(
+    *words: str, folder: Path | None = None, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shoal_coordinator", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"} | (environment or {}),
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def assert_one_line_fault(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert all(part in done.stderr for part in parts), done.stderr
+
+
+def test_the_version_is_the_packages() -> None:
+    assert shoal("--version").stdout == f"shoal {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        ((), ("coordinator", "hub", "fleet", "status", "rounds", "release", "demo")),
+        (("demo",), ("--devices", "--rounds", "--mode", "--codec", "--seed", "--data-dir", "--report")),
+        (("status",), ("--watch", "--broker", "--config")),
+        (("release",), ("create", "withdraw")),
+        (("rounds", "run"), ("--count",)),
+    ],
+)
+def test_help_names_what_there_is(words: tuple[str, ...], known: tuple[str, ...]) -> None:
+    done = shoal(*words, "--help")
+    assert done.returncode == 0
+    assert [word for word in known if word not in done.stdout] == []
+
+
+@pytest.mark.parametrize("party", ["coordinator", "hub"])
+def test_printed_settings_are_settings(tmp_path: Path, party: str) -> None:
+    printed = shoal(party, "run", "--print-config", folder=tmp_path).stdout
+    (tmp_path / "config.toml").write_text(printed)
+    again = shoal(party, "run", "--config", "config.toml", "--print-config", folder=tmp_path).stdout
+    first, second = tomllib.loads(printed), tomllib.loads(again)
+    assert first["link"] == second["link"]
+    assert set(first) == set(second)
+
+
+def test_the_environment_and_the_command_line_win_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('name = "hub-1"\n[link]\nurl = "mqtt://file:1"\n')
+    words = ("hub", "run", "--config", "config.toml", "--print-config")
+    environment = {"SHOAL_NAME": "hub-7", "SHOAL_LINK__URL": "mqtt://environment:1"}
+    done = tomllib.loads(shoal(*words, folder=tmp_path, environment=environment).stdout)
+    assert (done["name"], done["link"]["url"]) == ("hub-7", "mqtt://environment:1")
+    done = tomllib.loads(
+        shoal(*words, "--broker", "mqtt://line:1", folder=tmp_path, environment=environment).stdout
+    )
+    assert done["link"]["url"] == "mqtt://line:1"
+
+
+@pytest.mark.parametrize("party", ["coordinator", "hub"])
+@pytest.mark.parametrize(
+    ("text", "fault"), [("colour = 1", "colour"), ("[link]\nspeed = 1", "speed"), ("name = ", "not TOML")]
+)
+def test_a_settings_file_that_cannot_be_used_is_one_line(
+    tmp_path: Path, party: str, text: str, fault: str
+) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    done = shoal(party, "run", "--config", "config.toml", folder=tmp_path)
+    assert_one_line_fault(done, "SettingsError", fault, "config.toml")
+
+
+@pytest.mark.parametrize("party", ["coordinator", "hub"])
+def test_a_party_without_its_key_says_so_in_one_line(tmp_path: Path, party: str) -> None:
+    (tmp_path / "config.toml").write_text('fleet = "herd"\n')
+    done = shoal(party, "run", "--config", "config.toml", folder=tmp_path)
+    assert_one_line_fault(done, "BadKeyFileError", "identity.key")
+
+
+def test_a_fleet_is_enrolled_and_the_second_run_changes_no_key(tmp_path: Path) -> None:
+    words = ("fleet", "init", "herd", "--fleet", "herd", "--devices", "2")
+    assert shoal(*words, folder=tmp_path).returncode == 0
+    keys = {path: path.read_bytes() for path in tmp_path.rglob("*.key")}
+    folders = {path.name for path in (tmp_path / "herd").iterdir()}
+    assert {"authority", "coordinator", "operator", "hub-1", "hub-2", "device-01", "device-02"} <= folders
+    assert shoal(*words[:-1], "3", folder=tmp_path).returncode == 0
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*.key")}
+    assert keys.items() < after.items()
+    for party in ("coordinator", "hub-1", "operator", "device-03"):
+        settings = tomllib.loads((tmp_path / "herd" / party / "config.toml").read_text())
+        assert (settings["name"], settings["fleet"]) == (party, "herd")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("--fleet", "No Fleet"), ("InvalidNameError", "'No Fleet'")),
+        (("--broker", "http://broker"), ("BadBrokerUrlError", "mqtt://HOST:PORT")),
+    ],
+)
+def test_a_fleet_that_cannot_be_enrolled_is_one_line(
+    tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    assert_one_line_fault(shoal("fleet", "init", "herd", *words, folder=tmp_path), *parts)
+    assert list(tmp_path.rglob("*.key")) == []
+
+
+def test_an_operator_without_settings_is_told_where_they_are(tmp_path: Path) -> None:
+    for words in (("status",), ("rounds", "run"), ("release", "create"), ("release", "withdraw", "spring")):
+        assert_one_line_fault(shoal(*words, folder=tmp_path), "SettingsError", "--config")
+
+
+def test_an_operator_without_a_broker_is_asked_about_it(tmp_path: Path) -> None:
+    shoal("fleet", "init", ".", "--fleet", "herd", folder=tmp_path)
+    done = shoal("status", "--broker", f"mqtt://127.0.0.1:{free_port()}", folder=tmp_path)
+    assert done.returncode == 2
+    assert "broker" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_codec_that_cannot_be_shared_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    done = shoal("demo", "--codec", "topk", folder=tmp_path)
+    assert_one_line_fault(done, "CodecNeedsPlainError", "--mode plain")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_words_that_look_like_markup_are_shown_as_they_are() -> None:
+    odd = "[/x][bold]"
+    view = FleetView(
+        fleet="herd",
+        taken_ms=1,
+        mode="hubs",
+        codec="randk",
+        phase="idle",
+        round=7,
+        target=9,
+        version=6,
+        digest="ab" * 32,
+        parameters=9610,
+        devices=(
+            DeviceRow("device-01", "roster", online=True, phase=odd, release=odd, last_error=odd),
+            DeviceRow("guest", "guest", online=False),
+        ),
+        hubs=(HubRow("hub-1", online=True), HubRow("hub-2", online=False)),
+        rounds=(
+            RoundRow(6, "committed", version=6, devices=10, accuracy=0.9512),
+            RoundRow(7, "aborted", reason=odd),
+        ),
+        releases=(ReleaseRow(odd, 6, "complete", devices=10, confirmed=9, rolled_back=1, reason=odd),),
+        refused={"BadSignatureError": 2},
+    )
+    console = Console(width=250, record=True, file=io.StringIO())
+    console.print(status_tables(view, 250))
+    shown = console.export_text()
+    assert shown.count(odd) == 6
+    for part in ("herd", "hub-2", "guest (guest)", "95.1%", "9 of 10", "2 BadSignatureError"):
+        assert part in shown
