@@ -13,7 +13,7 @@ from shoal_codecs.transport.errors import BadBrokerUrlError
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_coordinator.cli.enrol import Enrolment, enrol
 from shoal_coordinator.cli.serve import _settings
-from shoal_coordinator.config import CoordinatorSettings
+from shoal_coordinator.config import CoordinatorSettings, shipped
 from shoal_coordinator.fleet_init import FleetFolderError
 from shoal_coordinator.hub.config import HubSettings
 from shoal_edge.config import load_edge_settings
@@ -54,7 +54,7 @@ def test_the_defaults_let_three_devices_train(tmp_path: Path) -> None:
 def test_sample_data_is_shared_out_once(tmp_path: Path) -> None:
     fleet(tmp_path, sample_data=True)
     shards = [np.load(tmp_path / f"device-0{number}" / "examples.npz") for number in (1, 2, 3)]
-    assert sum(len(shard["y"]) for shard in shards) == 1797
+    assert sum(len(shard["y"]) for shard in shards) == len(np.load(shipped("digits.npz"))["y"])
     assert all(len(shard["x"]) == len(shard["y"]) for shard in shards)
     before = (tmp_path / "device-01" / "examples.npz").read_bytes()
     fleet(tmp_path, sample_data=True, devices=4)
