@@ -164,8 +164,10 @@ async def test_under_the_floor_everything_is_abandoned_and_the_base_may_be_plann
         await bench.lead.first(PlanSigned, hub)
     for update in updates_for(bench, plan)[:2]:
         await bench.field.report(update)
-    for hub in HUBS:
-        assert "floor" in (await bench.lead.first(RoundAbandoned, hub)).reason
+    # The first hub's clock names the floor; the other may hear of it before its own clock says so.
+    reasons = [(await bench.lead.first(RoundAbandoned, hub)).reason for hub in HUBS]
+    assert any("the floor is 3" in reason for reason in reasons)
+    assert all("the floor is 3" in reason or "has abandoned" in reason for reason in reasons)
     assert not bench.lead.all(ReportSet)
     await bench.lead.tell_hubs(RoundAborted, round=1, plan_hash=digest, reason="too few")
     again = await bench.signed(2, **THREE)

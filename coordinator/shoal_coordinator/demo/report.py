@@ -99,8 +99,9 @@ def show_report(report: dict[str, Any], view: FleetView, next_commands: list[str
         table.add_row(f"bytes {label}", f"{size:,.0f} a device and round   {times} ({fp32:,})")
     table.add_row(
         "in all",
-        f"{traffic['up_per_device_total'] / 1e3:,.0f} kB up, {traffic['down_per_device_total'] / 1e3:,.0f} kB "
-        "down a device: task and first model once, every round, every release",
+        f"{traffic['up_per_device_total'] / 1e3:,.0f} kB up, "
+        f"{traffic['down_per_device_total'] / 1e3:,.0f} kB down a device: "
+        "task and first model once, every round, every release",
     )
     seconds = report["seconds"]
     table.add_row(
