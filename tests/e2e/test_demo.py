@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 DEMO = [sys.executable, "-m", "shoal_coordinator", "demo"]
 
 
-def run_demo(folder: Path, *options: str, timeout: float = 240) -> tuple[dict, str]:
+def run_demo(folder: Path, *options: str, timeout: float = 240) -> tuple[dict[str, Any], str]:
     report = folder / "report.json"
     done = subprocess.run(
         [*DEMO, "--data-dir", str(folder / "data"), "--report", str(report), *options],
