@@ -1,11 +1,15 @@
 """The demo's releases: half-way to everybody, a bad one that the canary must catch, then the final model."""
 
+from contextlib import suppress
+
 from shoal_codecs.wire.status import FleetView, ReleaseRow
 from shoal_coordinator.demo.state import DemoState
-from shoal_coordinator.operator import Operator
+from shoal_coordinator.operator import Operator, OperatorError
 
 RELEASE_S = 90.0
 UNTRAINED = 0
+SETTLE_S = 4.0
+SETTLED = frozenset({"", "idle", "confirmed"})
 _ENDED = {"complete", "aborted", "withdrawn"}
 
 
@@ -28,6 +32,9 @@ async def release_everything(operator: Operator, state: DemoState) -> FleetView:
         held = sum(row.release_version > UNTRAINED for row in _view(operator).devices)
         state.happened("release.bad", f"the fleet kept what it had: {held} devices still run a trained model")
     await _release(operator, state, latest, f"final-v{latest}")
+    # The devices' heartbeats follow their reports within a second or two.
+    with suppress(OperatorError):
+        return await operator.until(lambda view: _all_settled(view, latest), SETTLE_S)
     return _view(operator)
 
 
@@ -45,6 +52,11 @@ async def _release(operator: Operator, state: DemoState, version: int, name: str
         words += f", {row.rolled_back} went back"
     state.happened(f"release.{row.state}", words)
     return row
+
+
+def _all_settled(view: FleetView, version: int) -> bool:
+    devices = [row for row in view.devices if row.trust == "roster"]
+    return all(row.release_version == version and row.updater in SETTLED for row in devices)
 
 
 def _row(view: FleetView, name: str) -> ReleaseRow | None:
