@@ -1,6 +1,7 @@
 """The operator's side: watches a fleet over the broker and sends the coordinator signed commands."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from shoal_codecs.wire.topics import Topics
 
 log = structlog.get_logger()
 ANSWER_S = 10.0
+SHORT_SESSION_S = 60
 
 
 class OperatorError(ShoalError):
@@ -119,9 +121,13 @@ async def operator_session(
     """
     roster = load_roster(folder / "roster.bin", folder / "authority.pub", fleet)
     post = Post(Topics(fleet, prefix), load_identity(name, folder / "identity.key"), roster)
-    if not settings.username:
-        settings = msgspec.structs.replace(settings, username=name)
-    link = Link(settings, name)
+    expiry_s = min(settings.session_expiry_s, SHORT_SESSION_S)
+    settings = msgspec.structs.replace(
+        settings, username=settings.username or name, session_expiry_s=expiry_s
+    )
+    # A name of its own for each session: one operator may watch and command at the same time, and none is
+    # told first what the last one missed.
+    link = Link(settings, f"{name}-{secrets.token_hex(4)}")
     running = asyncio.create_task(link.run())
     operator = Operator(link, post)
     try:

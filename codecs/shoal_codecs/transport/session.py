@@ -38,6 +38,7 @@ _silent.setLevel(logging.CRITICAL + 1)
 _T = TypeVar("_T")
 
 _MAX_UNSENT_PACKETS = 200
+SHORT_SESSION_S = 60
 
 
 class Session(aiomqtt.Client):
@@ -64,7 +65,8 @@ class Session(aiomqtt.Client):
             identifier=client_id,
             logger=_silent,
             protocol=version,
-            clean_session=None if modern else False,
+            # MQTT 3.1.1 keeps a session for ever or not at all.
+            clean_session=None if modern else settings.session_expiry_s <= SHORT_SESSION_S,
             clean_start=False if modern else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
             keepalive=settings.keepalive_s,
             properties=connect_properties(settings) if modern else None,
