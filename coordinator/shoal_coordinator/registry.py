@@ -9,8 +9,10 @@ from shoal_codecs.wire.heartbeat import Reading, merged
 from shoal_codecs.wire.messages import DeviceStatus, Heartbeat, Message
 
 MISSED_HEARTBEATS = 3
-MOST_GUESTS = 1000
-MOST_CHARACTERS = 200
+# Guests and their words are shown too: together they stay far under what one status may take.
+MOST_GUESTS = 200
+MOST_CHARACTERS = 64
+LARGEST_NUMBER = 1 << 53
 _READINGS = frozenset(Reading)
 IDLE_PHASES = frozenset({"", "idle"})
 
@@ -40,13 +42,14 @@ class DeviceView:
         value = self.readings.get(reading)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return 0
-        return int(value)
+        # A float may be larger than any integer that goes back on the wire.
+        return int(value) if abs(value) <= LARGEST_NUMBER else 0
 
     def text(self, reading: Reading) -> str:
         """Return a text reading, empty where it is missing or nonsense."""
         value = self.readings.get(reading)
         # What a screen shows cannot move its cursor.
-        return "".join(filter(str.isprintable, value[:200])) if isinstance(value, str) else ""
+        return "".join(filter(str.isprintable, value[:MOST_CHARACTERS])) if isinstance(value, str) else ""
 
     def octets(self, reading: Reading) -> bytes:
         """Return a binary reading, empty where it is missing or nonsense."""

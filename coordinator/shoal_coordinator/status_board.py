@@ -3,12 +3,17 @@
 import asyncio
 from collections.abc import Callable
 
+import structlog
+
+from shoal_codecs.transport.errors import PacketTooLargeError, PublishRefusedError
 from shoal_codecs.transport.retained import RetainedShelf
 from shoal_codecs.wire.messages import CoordinatorStatus
 from shoal_codecs.wire.status import FleetView, HubRow, encode_view
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.organs import Organs
 from shoal_coordinator.round_runner import RoundRunner
+
+log = structlog.get_logger()
 
 
 class StatusBoard:
@@ -39,7 +44,11 @@ class StatusBoard:
             await self._dirty.wait()
             self._dirty.clear()
             payload = self._announcer.encoded(self._topic, CoordinatorStatus, view=encode_view(self._look()))
-            await self._shelf.put(self._topic, payload)
+            try:
+                await self._shelf.put(self._topic, payload)
+            except (PacketTooLargeError, PublishRefusedError) as error:
+                # A picture that cannot be shown is no reason to stop the rounds it would show.
+                log.warning("status not published", remedy=str(error))
             await asyncio.sleep(self._shortest_s)
 
 

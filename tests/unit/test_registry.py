@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal_codecs.wire.framing import MAX_FRAME_BYTES
 from shoal_codecs.wire.heartbeat import Reading, changed
 from shoal_codecs.wire.messages import DeviceStatus, Heartbeat
+from shoal_codecs.wire.packing import pack
 from shoal_coordinator import registry as registry_module
+from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.registry import DeviceView, Registry
 from wire_parts import NOW_MS, roster
 
@@ -233,3 +236,17 @@ def test_a_view_that_says_it_is_complete_is(
             view = seen(registry)
             assert not view.complete or view.readings == now
         last = now
+
+
+def test_whatever_guests_send_the_fleet_can_still_be_shown() -> None:
+    registry = fresh()
+    rows = FleetDesk(registry, *[None] * 4).rows  # type: ignore[arg-type] - only the registry is read
+    for number in range(3000):
+        readings = dict.fromkeys(Reading, "\U0001f41f" * 1000) | {
+            Reading.MEMORY_AVAILABLE: 1e30,
+            Reading.SENT: (1 << 64) - 1,
+            Reading.EXAMPLES: -1e300,
+        }
+        registry.hear_heartbeat(beat(0, readings, full=True, sender=f"guest-{number}"), NOW_MS)
+    assert len(pack(rows())) < MAX_FRAME_BYTES // 2
+    assert rows()[-1].memory_available_mib == 0
