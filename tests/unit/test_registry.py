@@ -240,9 +240,11 @@ def test_a_view_that_says_it_is_complete_is(
 
 def test_whatever_guests_send_the_fleet_can_still_be_shown() -> None:
     registry = fresh()
-    rows = FleetDesk(registry, *[None] * 4).rows  # type: ignore[arg-type] - only the registry is read
+    unread: Any = None
+    rows = FleetDesk(registry, unread, unread, unread, unread).rows
     for number in range(3000):
-        readings = dict.fromkeys(Reading, "\U0001f41f" * 1000) | {
+        readings: dict[int, Any] = dict.fromkeys(Reading, "\U0001f41f" * 1000)
+        readings |= {
             Reading.MEMORY_AVAILABLE: 1e30,
             Reading.SENT: (1 << 64) - 1,
             Reading.EXAMPLES: -1e300,
