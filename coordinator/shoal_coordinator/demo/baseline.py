@@ -15,6 +15,15 @@ class BaselineFailedError(ShoalError):
     """The centralised baseline could not be computed."""
 
 
+async def _output(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Return what the process printed; its standard input stays open, for its end means ours."""
+    if process.stdout is None or process.stderr is None:
+        raise BaselineFailedError("the centralised baseline has no output to read")
+    out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
+    await process.wait()
+    return out, err
+
+
 async def centralised_accuracy(task: Path, shards: list[Path], rounds: int, seed: int) -> float:
     """Return the held-out accuracy after as many epochs on the pooled data as ``rounds`` rounds make.
 
@@ -26,13 +35,14 @@ async def centralised_accuracy(task: Path, shards: list[Path], rounds: int, seed
     process = await asyncio.create_subprocess_exec(
         *("nice", "-n", "15", sys.executable, "-m", "shoal_edge.trainers.baseline"),
         *("--task", str(task), "--epochs", str(EPOCHS_A_ROUND * rounds), "--seed", str(seed)),
+        "--stop-on-stdin-eof",
         *map(str, shards),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await process.communicate()
+        out, err = await _output(process)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -10,7 +10,9 @@ a fleet nobody may pool the data.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,8 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop-on-stdin-eof", action="store_true", help="end when the parent ends")
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD.npz")
     options = parser.parse_args(arguments)
+    if options.stop_on_stdin_eof:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         bundle = decode_task(options.task.read_bytes())
         baseline = pooled_baseline(
@@ -89,6 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     sys.stdout.buffer.write(msgspec.json.encode(baseline) + b"\n")
     return 0
+
+
+def _end_with_parent() -> None:
+    """End the process when standard input does; training holds the main thread and would not look."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
 
 
 def _pooled(parts: Sequence[Examples]) -> Examples:
