@@ -110,6 +110,12 @@ class Terminals:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
+    def close(self, terminal: str) -> None:
+        """Press Ctrl-C in one terminal and wait for its end."""
+        process = self._running.pop(terminal)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(10) == 0, self.log(terminal)[-1500:]
+
     def codes(self) -> dict[str, int | None]:
         """Return how each terminal's process ended."""
         return {name: process.poll() for name, process in self._running.items()}
