@@ -49,9 +49,19 @@ def test_a_device_that_started_again_counts_from_its_new_totals() -> None:
     meter = TrafficMeter()
     meter.evaluated("a", 5000, 5000)
     meter.evaluated("a", 10, 20)
-    assert meter.close_round() == (0.0, 0.0)
+    assert meter.close_round() == (10.0, 20.0)
     meter.evaluated("a", 1010, 2020)
     assert meter.close_round() == (1000.0, 2000.0)
+
+
+def test_what_a_device_fetches_for_its_first_round_is_counted() -> None:
+    meter = TrafficMeter()
+    meter.stood_at("a", 500, 700)
+    meter.evaluated("a", 2500, 90_700)
+    assert meter.close_round() == (2000.0, 90_000.0)
+    meter.stood_at("a", 2600, 90_800)
+    meter.evaluated("a", 4000, 93_000)
+    assert meter.close_round() == (1500.0, 2300.0)
 
 
 def command(action: str, **arguments: object) -> OperatorCommand:

@@ -17,12 +17,11 @@ FP32_BYTES = 4
 def build_report(state: DemoState, view: FleetView, seconds_total: float) -> dict[str, Any]:
     """Return the report of a finished demo.
 
-    ``*_per_device_round`` are means over devices and rounds of this run; a round after a start, whose
-    beginning no device has counted, is left out. ``*_per_device_total`` is everything since the agents
-    started: the task and the first model, every round, every release.
+    ``*_per_device_round`` are means over devices and rounds of this run, what a device fetches for its
+    first round included. ``*_per_device_total`` is everything since the agents started, the releases
+    after the last round too.
     """
     rows = [row for row in view.rounds if row.outcome == "committed" and row.version > state.first_version]
-    counted = [row for row in rows if row.up_bytes > 0] or rows
     devices = [row for row in view.devices if row.trust == "roster"]
     releases = [release for release in view.releases if release.release in state.releases]
     deployed = final_release(releases)
@@ -39,8 +38,8 @@ def build_report(state: DemoState, view: FleetView, seconds_total: float) -> dic
             "by_round": {str(row.version): round(row.accuracy, 4) for row in rows},
         },
         "bytes": {
-            "up_per_device_round": _mean([row.up_bytes for row in counted]),
-            "down_per_device_round": _mean([row.down_bytes for row in counted]),
+            "up_per_device_round": _mean([row.up_bytes for row in rows]),
+            "down_per_device_round": _mean([row.down_bytes for row in rows]),
             "fp32_per_device_round": FP32_BYTES * view.parameters,
             "up_per_device_total": _mean([row.sent_bytes for row in devices]),
             "down_per_device_total": _mean([row.received_bytes for row in devices]),
@@ -101,7 +100,7 @@ def show_report(report: dict[str, Any], view: FleetView, next_commands: list[str
         "in all",
         f"{traffic['up_per_device_total'] / 1e3:,.0f} kB up, "
         f"{traffic['down_per_device_total'] / 1e3:,.0f} kB down a device: "
-        "task and first model once, every round, every release",
+        "the task, every round, every release",
     )
     seconds = report["seconds"]
     table.add_row(
