@@ -22,6 +22,7 @@ from shoal_codecs.settings import print_settings
 from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.transport.messages import Publication
 from shoal_codecs.transport.settings import LinkSettings
+from shoal_codecs.updates.ring import pack_ring, unpack_ring
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.packing import pack
@@ -35,7 +36,7 @@ from shoal_coordinator.hub.config import HubSettings
 from shoal_coordinator.hub.service import HubService
 from shoal_coordinator.operator import Operator, operator_session
 from shoal_coordinator.service import serve
-from shoal_edge.shares import clear_share, ring_shares, seal_shares
+from shoal_edge.shares import clear_share, ring_shares, ring_spec, seal_shares
 
 FLEET = "bench"
 HUBS = ("hub-1", "hub-2")
@@ -234,10 +235,15 @@ class Device:
         update = rng.normal(scale=0.002, size=plan.codec.dimension).astype(np.float32)
         if plan.mode == "hubs":
             shared = ring_shares(update, EXAMPLES, data, self.name, rng)
+            if self.poison is not None:
+                # No encoder makes it, and no hub can tell: each sees one share only.
+                words = unpack_ring(shared.plaintexts[0], ring_spec(plan).words, plan.codec.ring_bits)
+                words[:] = (words + int(self.poison)) & ((1 << plan.codec.ring_bits) - 1)
+                shared = type(shared)((pack_ring(words, plan.codec.ring_bits), *shared.plaintexts[1:]))
         else:
             residual = self.bench.folders[self.name] / "residual"
             shared = clear_share(update, EXAMPLES, plan, rng, residual)
-        if self.poison is not None:
+        if plan.mode == "plain" and self.poison is not None:
             poisoned = np.full(plan.codec.dimension, self.poison, "<f4").tobytes()
             shared = type(shared)((pack([EXAMPLES, poisoned]),))
         return self.sealed(plan, data, seal_shares(shared, data, self.name))

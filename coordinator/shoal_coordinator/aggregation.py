@@ -6,7 +6,7 @@ applies the step holds the same bits.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -38,6 +38,8 @@ MAX_INLINE_STEP_BYTES = 4096
 STEP_LEVELS = 2047
 """Levels of a step that is quantised here: 12 bits, an error far under that of the updates."""
 _NO_ROUNDING = 0.0
+# A weight of zero has subnormal neighbours, which not every processor tells from zero.
+_LEAST_MOVE = float(np.float32(1e-30))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +48,7 @@ class Candidate:
 
     ``data`` is the little-endian float32 vector, ``digest`` its BLAKE3, ``step`` an encoded ``ModelStep``
     (empty where the whole is the only way), ``norm`` the L2 norm of the move, ``bounded`` whether the move
-    was shortened to what honest devices can add up to.
+    was shortened to what honest devices can add up to, ``fault`` why the round moved nothing (empty: it did).
     """
 
     data: bytes
@@ -54,6 +56,7 @@ class Candidate:
     step: bytes
     norm: float
     bounded: bool = False
+    fault: str = ""
 
 
 class _PlainShare(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -112,7 +115,28 @@ def aggregate_sums(
     total = decode_sum(combine(words, spec.ring_bits), spec)
     step, bounded = _bounded(step_from_sum(total, spec, server_lr), total, spec)
     payload = pack_levels(step.q, step.scale, spec.n_max * spec.clamp)
-    return _stepped(plan, vector_of(base), step, payload, bounded=bounded)
+    candidate = _stepped(plan, vector_of(base), step, payload, bounded=bounded)
+    if candidate.digest == plan.base:
+        return unmoved(plan, base, "the devices' updates add up to nothing")
+    return candidate
+
+
+def unmoved(plan: Plan, base: bytes, fault: str) -> Candidate:
+    """Return a version that is ``base`` (a model blob) but for the last place of one weight.
+
+    Once hubs have released their sums they never sum for that base again: the round must lead to another
+    version, whatever the sums are worth, or it would be the fleet's last.
+
+    Raises:
+        AggregationError: ``base`` is no vector.
+    """
+    start = vector_of(base)
+    chosen = start[rand_coordinates(coordinate_seed(plan), start.size, plan.codec.kept)]
+    place = int(np.argmin(np.abs(chosen)))
+    levels = np.zeros(chosen.size, dtype=np.int32)
+    levels[place] = 1
+    step = Step(levels, max(float(np.spacing(np.abs(chosen[place]))), _LEAST_MOVE))
+    return replace(_stepped(plan, start, step, pack_levels(levels, step.scale, 1)), fault=fault)
 
 
 def open_update(plan: Plan, share: bytes) -> PlainUpdate:
@@ -127,12 +151,14 @@ def open_update(plan: Plan, share: bytes) -> PlainUpdate:
         opened = unpack(share, _PlainShare)
         update = to_dense(codec(plan.codec.name).decode(opened.payload, _context(plan)))
     except (msgspec.ValidationError, MalformedMessageError, UpdateError) as error:
-        raise InvalidReportError(f"not an update of this round: {error}") from error
+        raise InvalidReportError(f"not an update of this round ({error}): update the device") from error
     if opened.examples < 1:
         raise InvalidReportError(f"an update of {opened.examples} examples: decline the round instead")
     norm = float(np.linalg.norm(update.astype(np.float64)))
     if not math.isfinite(norm):
-        raise InvalidReportError("the update holds NaN or infinity: training diverged on the device")
+        raise InvalidReportError(
+            "the update holds NaN or infinity: lower the learning rate, or look at the device"
+        )
     limit = plan.codec.clip_norm * math.sqrt(plan.codec.dimension / plan.codec.kept)
     if norm > limit:
         update = (update * np.float64(limit / norm)).astype(np.float32)

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from shoal_codecs.errors import ShoalError
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.topics import Address
@@ -30,7 +29,7 @@ from shoal_coordinator.hub_desk import HubDesk, HubWord
 from shoal_coordinator.inbox import Inbox
 from shoal_coordinator.ledger import totals
 from shoal_coordinator.organs import Organs
-from shoal_coordinator.round_errors import ReleasesUnavailableError
+from shoal_coordinator.round_errors import ReleasesUnavailableError, RoundError
 from shoal_coordinator.round_parts import Outcome, RunnerParts
 from shoal_coordinator.round_runner import RoundRunner
 from shoal_coordinator.selection import NotEnoughDevicesError
@@ -244,7 +243,7 @@ class CoordinatorService:
             return
         plan = self.runner.plan
         if plan is not None and device in plan.cohort and view.number(Reading.ROUND) == plan.round:
-            with contextlib.suppress(ShoalError):
+            with contextlib.suppress(RoundError):
                 await self.runner.feed(on.DeviceShows(device))
         if organs.releases is not None:
             await organs.releases.device_seen(view)
@@ -256,7 +255,7 @@ class CoordinatorService:
         plan = self.runner.plan
         if plan is not None and device in plan.cohort and (changed or restarted):
             event = on.DeviceBack(device) if message.online else on.DeviceGone(device)
-            with contextlib.suppress(ShoalError):
+            with contextlib.suppress(RoundError):
                 await self.runner.feed(event)
         await self._consider()
 
@@ -311,7 +310,7 @@ class CoordinatorService:
         for device in organs.fleet.silent(now_ms):
             self.board.changed()
             if plan is not None and device in plan.cohort:
-                with contextlib.suppress(ShoalError):
+                with contextlib.suppress(RoundError):
                     await self.runner.feed(on.DeviceGone(device))
         organs.fleet.inquire(now_ms)
         if organs.releases is not None:

@@ -8,15 +8,18 @@ import structlog
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.errors import SecurityError
 from shoal_codecs.security.post import Post
+from shoal_codecs.transport.errors import BlobStorageError
 from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.wire.errors import ReplayedMessageError, WireError
 from shoal_codecs.wire.messages import AnyMessage
 from shoal_codecs.wire.topics import Address
+from shoal_coordinator.store.errors import DamagedStoreError, StoreWriteError
 
 log = structlog.get_logger()
 Work = Callable[[], Awaitable[None]]
 Receiver = Callable[[Address, AnyMessage], Awaitable[None]]
 MOST_WAITING = 4096
+UNKEPT = (StoreWriteError, DamagedStoreError, BlobStorageError)
 DEVICE_PARTS = ("status", "heartbeat", "events")
 HUB_PARTS = ("status", "events")
 
@@ -53,11 +56,18 @@ class Inbox:
         self._queue.put_nowait(work)
 
     async def run(self) -> None:
-        """Do what is queued, in order, until cancelled; a fault ends one piece of work, never the loop."""
+        """Do what is queued, in order, until cancelled; a word that is refused ends one piece of work only.
+
+        Raises:
+            StoreWriteError, DamagedStoreError, BlobStorageError: what was decided cannot be kept. To go on
+                would be to say what a restart does not know of.
+        """
         while True:
             work = await self._queue.get()
             try:
                 await work()
+            except UNKEPT:
+                raise
             except ShoalError as error:
                 self.refuse(error)
             # Give the socket a turn also where work never waits.

@@ -7,14 +7,17 @@ from typing import Any
 
 import structlog
 
-from shoal_codecs.errors import ShoalError
+from shoal_codecs.secagg.errors import SecAggError
+from shoal_codecs.security.errors import SecurityError
+from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash, plan_signing_bytes
 from shoal_coordinator import round_steps as on
-from shoal_coordinator.aggregation import Candidate, aggregate_reports, aggregate_sums
+from shoal_coordinator.aggregation import Candidate, aggregate_reports, aggregate_sums, unmoved
 from shoal_coordinator.models import ModelVersion
 from shoal_coordinator.plain import PlainCollector
 from shoal_coordinator.round import RoundMachine
+from shoal_coordinator.round_errors import RoundError
 from shoal_coordinator.round_parts import Outcome, RunnerParts
 
 log = structlog.get_logger()
@@ -213,6 +216,7 @@ class RoundRunner:
 
     async def _aggregate(self, machine: RoundMachine, work: on.Aggregate) -> None:
         event: on.RoundEvent
+        fault: Exception | None = None
         try:
             candidate = await asyncio.to_thread(self._compute, machine, work)
             ref = await asyncio.to_thread(self._parts.blobs.put, candidate.data)
@@ -220,34 +224,43 @@ class RoundRunner:
             self._parts.models.candidate = ModelVersion(
                 newest.number + 1, candidate.digest, ref, newest.digest, candidate.step
             )
-            if candidate.bounded:
-                self._parts.announcer.event(
-                    "round.bounded", "the sum was longer than honest devices can make it; it was shortened"
-                )
+            self._say_what_is_odd(candidate)
             event = on.Aggregated()
-        except ShoalError as error:
+        except (RoundError, UpdateError) as error:
             event = on.AggregationFailed(f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - raised again where it ends the process
+            # This machine's fault, not the round's: the hubs repeat their sums until it is mended.
+            fault = error
 
         async def tell() -> None:
+            if fault is not None:
+                raise fault
             if self.machine is machine:
                 await self.feed(event)
 
         self._parts.enqueue(tell)
+
+    def _say_what_is_odd(self, candidate: Candidate) -> None:
+        announcer = self._parts.announcer
+        if candidate.fault:
+            announcer.event("round.unmoved", f"the model stays as it is: {candidate.fault}")
+        if candidate.bounded:
+            announcer.event(
+                "round.bounded", "the sum was longer than honest devices can make it; it was shortened"
+            )
 
     def _compute(self, machine: RoundMachine, work: on.Aggregate) -> Candidate:
         parts, plan = self._parts, machine.facts.plan
         base = parts.blobs.read(parts.models.newest.whole.name)
         if self._collector is not None:
             return aggregate_reports(plan, base, self._collector.shares(work.members), parts.server_lr)
-        return aggregate_sums(
-            plan,
-            self.plan_hash,
-            base,
-            work.set_digest,
-            work.sums,
-            parts.identity.sealing_private(),
-            parts.server_lr,
-        )
+        private = parts.identity.sealing_private()
+        try:
+            return aggregate_sums(
+                plan, self.plan_hash, base, work.set_digest, work.sums, private, parts.server_lr
+            )
+        except (SecurityError, SecAggError, UpdateError) as error:
+            return unmoved(plan, base, f"{type(error).__name__}: {error}")
 
     async def _finish(
         self,

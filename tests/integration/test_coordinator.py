@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from brokers import eventually
@@ -19,11 +21,13 @@ from coordinator_bench import (
     kill,
     until_version,
 )
+from shoal_codecs.transport.errors import BlobStorageError
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.status import FleetView
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_coordinator.operator import Operator
+from shoal_coordinator.service import serve
 from shoal_coordinator.store import Store
 
 
@@ -134,6 +138,42 @@ async def test_a_poisoned_plain_update_is_refused_and_harms_nobody(
         assert view.rounds[-1].devices == len(DEVICES) - 1
         view = await operator.until(lambda view: view.refused.get("InvalidReportError", 0) > 0, 10)
         assert not devices[DEVICES[0]].receipts
+
+
+async def test_a_device_whose_share_spoils_the_sum_stops_nobody(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    async with running(bench) as (operator, devices):
+        devices[DEVICES[0]].poison = 800
+        await operator.command("rounds.run", count=2)
+        view = await operator.until(until_version(2), 30)
+        assert [row.outcome for row in view.rounds] == ["committed", "committed"]
+    store = await stored(bench)
+    zero, one = [np.frombuffer(store.blobs.read(v.whole.name), "<f4") for v in (await store.versions())[:2]]
+    await store.close()
+    assert np.count_nonzero(zero != one) == 1
+    np.testing.assert_allclose(one, zero, rtol=1e-6, atol=1e-29)
+
+
+async def test_a_coordinator_that_cannot_keep_a_version_stops_and_goes_on_from_the_same_sums(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    blobs = bench.folders["coordinator"] / "data" / "blobs"
+    async with fleet(bench), bench.operator() as operator:
+        serving = asyncio.create_task(serve(bench.settings()))
+        await operator.until(everybody, 20)
+        # The folder cannot be written, as on a full disk.
+        blobs.rename(blobs.with_name("away"))
+        await operator.command("rounds.run", count=1)
+        await asyncio.wait({serving}, timeout=20)
+        with pytest.raises(BlobStorageError):
+            serving.result()
+        blobs.with_name("away").rename(blobs)
+        async with bench.coordinator():
+            view = await operator.until(until_version(1), 30)
+    assert [row.outcome for row in view.rounds] == ["committed"]
 
 
 async def test_words_that_do_not_belong_are_refused_by_name(mosquitto: BrokerHandle, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From sums and reports to the next version."""
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -159,6 +160,24 @@ def test_a_sum_that_no_devices_add_up_to_is_refused() -> None:
     words["hub-2"] = words["hub-1"]
     with pytest.raises(RingSumRangeError):
         sum_up(plan, sealed(plan, words))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, -1.0, 1e-38, 3e38, -3e38])
+def test_updates_that_add_up_to_nothing_still_make_another_version(weight: float) -> None:
+    base = vector_bytes(np.full(D, weight, np.float32))
+    plan = msgspec.structs.replace(plan_of("hubs"), base=digest_of(base))
+    m, still = plan_hash(encode_plan(plan)), (np.zeros(D, np.float32), 50)
+    sums = sealed(plan, hub_words(plan, dict.fromkeys(COHORT, still)))
+    candidate = aggregate_sums(plan, m, base, SET, sums, COORDINATOR.sealing_private())
+    assert candidate.digest != plan.base
+    assert candidate.fault
+    moved = vector_of(candidate.data)
+    assert np.count_nonzero(moved != np.float32(weight)) == 1
+    np.testing.assert_allclose(moved, weight, rtol=2e-7, atol=2e-30)
+    step = decode_step(candidate.step)
+    levels = unpack_levels(step.payload, step.kept, 1)
+    child = apply_step(vector_of(base), rand_coordinates(step.seed, D, step.kept), levels)
+    assert vector_bytes(child) == candidate.data
 
 
 def share(plan: Plan, update: Vector, examples: int) -> bytes:
