@@ -6,11 +6,14 @@ from typing import Any
 import msgspec
 
 from shoal_codecs.errors import ShoalError
+from shoal_codecs.wire.errors import ReplayedMessageError
 from shoal_codecs.wire.messages import OperatorAnswer, OperatorCommand
+from shoal_codecs.wire.packing import pack, unpack
 from shoal_codecs.wire.status import RoundRow
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.announcer import Announcer
-from shoal_coordinator.round_errors import UnknownCommandError
+from shoal_coordinator.round_errors import StaleCommandError, UnknownCommandError
+from shoal_coordinator.store import Store
 
 LISTED_ROUNDS = 200
 
@@ -54,6 +57,40 @@ ACTIONS: dict[str, type[Command]] = {
     "release.withdraw": WithdrawRelease,
 }
 Answer = tuple[str, dict[str, Any]]
+FRESH_MS = 600_000
+_KEY = "commands"
+
+
+class CommandBook:
+    """Which commands were taken before: a copy of one does nothing, after a restart either.
+
+    The broker hands a command over again where the coordinator ended before it acknowledged it, and whoever
+    can write to the broker may repeat one at any time.
+    """
+
+    def __init__(self, store: Store, clock_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._clock_ms = clock_ms
+
+    async def admit(self, message: OperatorCommand) -> None:
+        """Note ``message``, durably, before anything is done about it.
+
+        Raises:
+            StaleCommandError: it was sent too long ago to be remembered, or in the future.
+            ReplayedMessageError: it was taken before.
+        """
+        now_ms = self._clock_ms()
+        if abs(now_ms - message.sent_ms) > FRESH_MS:
+            raise StaleCommandError(
+                f"sent {(now_ms - message.sent_ms) / 1000:.0f} s before it came: give it again, and set the "
+                "clocks of operator and coordinator"
+            )
+        stored = await self._store.get_value(_KEY)
+        taken = unpack(stored, dict[bytes, int]) if stored else {}
+        if message.message_id in taken:
+            raise ReplayedMessageError("this command was carried out before: give it anew if you mean it")
+        fresh = {one: sent_ms for one, sent_ms in taken.items() if now_ms - sent_ms <= FRESH_MS}
+        await self._store.set_value(_KEY, pack(fresh | {message.message_id: message.sent_ms}))
 
 
 def read_command(message: OperatorCommand) -> Command:

@@ -14,6 +14,7 @@ from shoal_codecs.transport.retained import RetainedShelf
 from shoal_codecs.wire.messages import InstallReport
 from shoal_codecs.wire.status import ReleaseRow
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.models import ModelShelf
@@ -68,6 +69,7 @@ class Organs:
     schedule: Schedule
     opening: Opening
     traffic: TrafficMeter
+    commands: CommandBook
     timings: RoundTimings
     folder: Path
     dimension: int

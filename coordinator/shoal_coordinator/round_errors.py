@@ -55,6 +55,10 @@ class UnknownCommandError(RoundError):
     """An operator's command that the coordinator does not know, or with unusable arguments."""
 
 
+class StaleCommandError(RoundError):
+    """An operator's command of long ago, or of the future."""
+
+
 class SumPartError(RoundError):
     """A part of a hub's sum that cannot belong to one."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,12 +17,16 @@ from coordinator_bench import (
     Bench,
     Device,
     anything,
+    background,
     everybody,
     fleet,
     kill,
     until_version,
 )
+from shoal_codecs.security.identity import load_identity
+from shoal_codecs.security.post import Post
 from shoal_codecs.transport.errors import BlobStorageError
+from shoal_codecs.transport.link import Link
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.status import FleetView
@@ -37,6 +42,11 @@ async def running(bench: Bench, *, hubs: bool = True) -> AsyncIterator[tuple[Ope
     async with bench.coordinator(), fleet(bench, hubs=hubs) as devices, bench.operator() as operator:
         await operator.until(everybody, 20)
         yield operator, devices
+
+
+def taken_after(moment_ms: int) -> Callable[[FleetView], bool]:
+    """Whether a view is newer than that."""
+    return lambda view: view.taken_ms > moment_ms
 
 
 async def stored(bench: Bench) -> Store:
@@ -95,6 +105,25 @@ async def test_a_second_start_goes_on_from_the_stored_model(mosquitto: BrokerHan
             second = await operator.until(until_version(2), 30)
     assert [row.version for row in second.rounds] == [1, 2]
     assert second.rounds[0].round < second.rounds[1].round
+
+
+async def test_a_repeated_command_does_nothing_after_a_restart_either(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, mosquitto.url)
+    identity = load_identity("operator", bench.folders["operator"] / "identity.key")
+    post = Post(bench.topics, identity, bench.roster("operator"))
+    command = post.compose(wire.OperatorCommand, action="rounds.run", arguments={"count": 3})
+    topic = bench.topics.coordinator("commands")
+    link = Link(msgspec.structs.replace(bench.link, username="operator"), "operator-again")
+    async with fleet(bench, hubs=False), bench.operator() as operator, background(link.run()):
+        for _ in range(2):
+            async with bench.coordinator():
+                await operator.until(everybody, 20)
+                await link.publish(topic, post.encode(topic, command))
+                answer = await operator.command("rounds.list")
+                view = await operator.until(taken_after(answer.sent_ms), 10)
+                assert view.target == 3
 
 
 async def test_a_round_below_its_floor_is_aborted_and_the_next_runs(
