@@ -147,6 +147,7 @@ class HubDesk:
         if not 0 <= part.index < part.count <= most or len(part.data) > longest:
             raise SumPartError(
                 f"part {part.index} of {part.count}, {len(part.data)} bytes, is of no sum of {longest} bytes"
+                ": update the hub"
             )
         about = (part.plan_hash, part.set_digest, part.count)
         if hub.parts_of != about or held + len(part.data) > longest + len(hub.parts.get(part.index, b"")):

@@ -109,7 +109,8 @@ class RoundMachine:
             hub is not None and hub not in self.facts.hubs
         ):
             raise StrangerToRoundError(
-                f"{device or hub!r} is not in the plan of round {self.facts.plan.round}"
+                f"{device or hub!r} is not in the plan of round {self.facts.plan.round}: dropped, it will be "
+                "invited to another"
             )
 
     # --- beginning and going on -----------------------------------------------------------------
@@ -221,12 +222,14 @@ class RoundMachine:
         facts, plan = self.facts, self.facts.plan
         known = facts.agreements.get(event.hub)
         if known is not None and known != event:
-            raise ConflictingAgreementError(f"{event.hub} bound itself to two sets in round {plan.round}")
+            raise ConflictingAgreementError(
+                f"{event.hub} bound itself to two sets in round {plan.round}: look at its folder and key"
+            )
         members = set(event.members)
         if len(members) < plan.n_min or not members <= set(plan.cohort):
             raise ConflictingAgreementError(
                 f"{event.hub} agreed to {len(members)} reports; the plan of round {plan.round} "
-                f"has a floor of {plan.n_min} and its own cohort"
+                f"has a floor of {plan.n_min} and its own cohort: look at that hub"
             )
         facts.agreements[event.hub] = event
         if facts.abandoned:

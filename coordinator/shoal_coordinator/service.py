@@ -23,7 +23,6 @@ from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.aggregation import vector_bytes
 from shoal_coordinator.announcer import Announcer
-from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings
 from shoal_coordinator.coordinator import CoordinatorService
 from shoal_coordinator.fleet_desk import FleetDesk
@@ -113,7 +112,6 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             clock_ms=now_ms,
         ),
         traffic=traffic,
-        commands=CommandBook(store, now_ms),
         timings=RoundTimings(evaluate_ms=int(settings.rounds.evaluation_s * 1000)),
         folder=settings.data_folder,
         dimension=bundle.dimension,
@@ -187,7 +185,7 @@ def _read_task(path: Path) -> tuple[bytes, TaskBundle]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise TaskFileError(f"cannot read the task {path}: {error.strerror}") from error
+        raise TaskFileError(f"cannot read the task {path} ({error.strerror}): set `task` right") from error
     return data, decode_task(data)
 
 

@@ -114,12 +114,17 @@ def _check_parties(plan: Plan, roster: Roster, rules: DeviceRules) -> None:
     if named != pinned:
         raise UnpinnedHubsError(
             f"the plan shares among {', '.join(sorted(named))}, the roster names {', '.join(sorted(pinned))}"
+            ": give everybody one roster"
         )
     if rules.device not in plan.cohort:
-        raise NotInCohortError(f"the cohort of round {plan.round} does not name {rules.device!r}")
+        raise NotInCohortError(
+            f"the cohort of round {plan.round} does not name {rules.device!r}: invite whom the plan names"
+        )
     strangers = sorted(name for name in plan.cohort if roster.role(name) != "device")
     if strangers:
-        raise PuppetCohortError(f"the authority enrolled no device called {', '.join(strangers)[:200]}")
+        raise PuppetCohortError(
+            f"the authority enrolled no device called {', '.join(strangers)[:200]}: invite enrolled ones"
+        )
 
 
 def _check_signatures(notice: PlanNotice, plan: Plan, roster: Roster) -> None:
@@ -140,7 +145,9 @@ def _check_window(plan: Plan, rules: DeviceRules, now_ms: int) -> None:
             f"the plan opens {plan.opens_ms - now_ms} ms from now: set this device's clock, or wait"
         )
     if now_ms >= plan.closes_ms:
-        raise PlanWindowError(f"the plan closed {now_ms - plan.closes_ms} ms ago by this device's clock")
+        raise PlanWindowError(
+            f"the plan closed {now_ms - plan.closes_ms} ms ago by this device's clock: set the clock, or wait"
+        )
 
 
 def _check_promises(plan: Plan, rules: DeviceRules) -> None:
@@ -151,7 +158,9 @@ def _check_promises(plan: Plan, rules: DeviceRules) -> None:
             f"{', '.join(sorted(CODECS[plan.mode]))}"
         )
     if not codec.dimension <= MAX_DIMENSION:
-        raise UnsupportedCodecError(f"{codec.dimension} parameters are over {MAX_DIMENSION}")
+        raise UnsupportedCodecError(
+            f"{codec.dimension} parameters are over {MAX_DIMENSION}: take a smaller model"
+        )
     if plan.noise_mu or plan.corrupt:
         raise UnsupportedNoiseError("the plan promises noise that this agent cannot add: update the agent")
     if plan.n_min < rules.n_min:
@@ -163,14 +172,14 @@ def _check_promises(plan: Plan, rules: DeviceRules) -> None:
 def _check_offer(plan: Plan, invitation: Invitation) -> None:
     model, task = invitation.model, invitation.task
     if task.digest != plan.task or model.digest != plan.base:
-        raise OfferMismatchError("the invitation offers another task or model than the plan names")
+        raise OfferMismatchError("the invitation offers another task or model than the plan names: plan anew")
     if model.whole.digest != model.digest or model.whole.size != FLOAT_BYTES * plan.codec.dimension:
         raise OfferMismatchError(
             f"the model offered has {model.whole.size} bytes, {plan.codec.dimension} parameters take "
-            f"{FLOAT_BYTES * plan.codec.dimension}"
+            f"{FLOAT_BYTES * plan.codec.dimension}: plan anew"
         )
     if task.size > MAX_TASK_BYTES:
-        raise OfferMismatchError(f"a task of {task.size} bytes is over {MAX_TASK_BYTES}")
+        raise OfferMismatchError(f"a task of {task.size} bytes is over {MAX_TASK_BYTES}: take a smaller one")
 
 
 def _check_answered(plan: Plan, invitation: Invitation, answered: Answer | None) -> None:
@@ -185,5 +194,6 @@ def _check_answered(plan: Plan, invitation: Invitation, answered: Answer | None)
         raise AnsweredBaseError(f"round {plan.round} was answered before: its report is not made twice")
     if plan.round <= answered.round:
         raise AnsweredBaseError(
-            f"this base was answered in round {answered.round}; a plan of round {plan.round} cannot follow it"
+            f"this base was answered in round {answered.round}, a plan of round {plan.round} cannot follow: "
+            "plan on a newer version, or with a higher number"
         )

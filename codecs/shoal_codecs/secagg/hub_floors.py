@@ -84,7 +84,7 @@ def _belonging(
     yield (
         plan.fleet == roster.fleet,
         PlanRosterError,
-        f"the plan is for fleet {plan.fleet!r}, this hub belongs to {roster.fleet!r}",
+        f"the plan is for fleet {plan.fleet!r}, this hub belongs to {roster.fleet!r}: set `fleet` right",
     )
     yield (
         plan.roster == roster.digest,

@@ -104,7 +104,8 @@ class ReportAssembler:
             raise PartIndexError(f"part {index} of {count} does not exist: count from 0")
         if not 0 < len(data) <= self.report_bytes:
             raise PartSizeError(
-                f"a part of {len(data)} bytes, a report of this round has at most {self.report_bytes}"
+                f"a part of {len(data)} bytes, a report of this round has at most {self.report_bytes}: "
+                "encode it as the plan says"
             )
 
     def _check_room(self, device: str, gathered: _Gathered, data: bytes) -> None:

@@ -82,7 +82,9 @@ def load_identity(name: str, path: Path) -> Identity:
             raise BadKeyFileError(f"{path} can be read by others: chmod 600 it, or make a new key")
         seed = path.read_bytes()
     except OSError as error:
-        raise BadKeyFileError(f"cannot read the key {path}: {error.strerror}") from error
+        raise BadKeyFileError(
+            f"cannot read the key {path} ({error.strerror}): give it a folder of `shoal fleet init`"
+        ) from error
     if len(seed) != KEY_BYTES:
         raise BadKeyFileError(f"{path} holds {len(seed)} bytes, a key has {KEY_BYTES}: make a new key")
     return Identity(name, seed)

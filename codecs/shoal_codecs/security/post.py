@@ -128,19 +128,26 @@ class Post:
                 fits = role == "coordinator"
         if not fits:
             raise SenderMismatchError(
-                f"{message.sender[:64]!r} may not speak on {address.kind}/{address.name}/{address.part}"
+                f"{message.sender[:64]!r} may not speak on {address.kind}/{address.name}/{address.part}: "
+                "look at its settings, and at the broker's access rules"
             )
         if address.part == "heartbeat" and not isinstance(message, Heartbeat):
-            raise MalformedMessageError("only heartbeats belong on a heartbeat topic")
+            raise MalformedMessageError(
+                "only heartbeats belong on a heartbeat topic: send the rest on events"
+            )
         if isinstance(message, UNSIGNED) and not isinstance(message, _UNSIGNED_AT.get(address.part, ())):
             raise UnsignedMessageError(
-                f"{type(message).__name__} goes unsigned and is not believed on {address.part[:64]!r}"
+                f"{type(message).__name__} goes unsigned and is not believed on {address.part[:64]!r}: "
+                "send it on its own topic"
             )
 
     def _check_replay(self, message: AnyMessage) -> None:
         key = (message.sender, message.message_id)
         if key in self._seen:
-            raise ReplayedMessageError(f"{type(message).__name__} from {message.sender!r} was handled before")
+            raise ReplayedMessageError(
+                f"{type(message).__name__} from {message.sender!r} was handled before: if its sender did not "
+                "repeat it, see who may write on its topic"
+            )
         self._seen[key] = None
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)

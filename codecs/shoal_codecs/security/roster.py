@@ -116,7 +116,9 @@ def open_roster(data: bytes, authority: bytes, fleet: str) -> Roster:
     except (msgspec.ValidationError, WireError) as error:
         raise BadRosterError(f"not a roster: {error}; ask the authority for the file") from error
     if body.fleet != fleet:
-        raise BadRosterError(f"the roster is of fleet {body.fleet!r}, this party belongs to {fleet!r}")
+        raise BadRosterError(
+            f"the roster is of fleet {body.fleet!r}, this party belongs to {fleet!r}: set `fleet` right"
+        )
     return Roster(body, hashlib.sha256(signed.body).digest())
 
 

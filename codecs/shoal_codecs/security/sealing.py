@@ -53,13 +53,15 @@ def unseal(private: bytes, sealed: bytes, context: bytes) -> bytes:
         UnsealError: another key, another context, or changed bytes.
     """
     if len(sealed) < OVERHEAD_BYTES:
-        raise UnsealError(f"{len(sealed)} bytes are too few to be sealed bytes")
+        raise UnsealError(f"{len(sealed)} bytes are too few to be sealed bytes: seal and send it again")
     sender = sealed[:KEY_BYTES]
     key = _key(private, sender, sender, public_sealing_key(private))
     try:
         return bytes(crypto_aead_xchacha20poly1305_ietf_decrypt(sealed[KEY_BYTES:], context, _NONCE, key))
     except CryptoError as error:
-        raise UnsealError("sealed for another key or another context, or changed on the way") from error
+        raise UnsealError(
+            "sealed for another key or another context, or changed on the way: seal it anew to the plan's key"
+        ) from error
 
 
 def _key(private: bytes, peer: bytes, sender: bytes, receiver: bytes) -> bytes:
@@ -69,6 +71,6 @@ def _key(private: bytes, peer: bytes, sender: bytes, receiver: bytes) -> bytes:
     try:
         shared = crypto_scalarmult(private, peer)
     except (CryptoError, ValueError, TypeError, RuntimeError) as error:
-        raise UnsealError("not a usable X25519 key") from error
+        raise UnsealError("not a usable X25519 key: take the one in the plan or on the roster") from error
     key: bytes = blake2b(shared + sender + receiver, person=b"shoal/1 seal", encoder=RawEncoder)
     return key

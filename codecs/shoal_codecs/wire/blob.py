@@ -38,15 +38,18 @@ class BlobRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
         if len(self.digest) != DIGEST_BYTES or any(len(c) != DIGEST_BYTES for c in self.chunks):
             raise InvalidBlobError("a blob digest is not 32 bytes: describe the blob again")
         if not 0 < self.size <= MAX_BLOB_BYTES:
-            raise InvalidBlobError(f"a blob of {self.size} bytes is outside 1..{MAX_BLOB_BYTES}")
+            raise InvalidBlobError(
+                f"a blob of {self.size} bytes is outside 1..{MAX_BLOB_BYTES}: describe the blob again"
+            )
         if not MIN_CHUNK_BYTES <= self.chunk_bytes <= MAX_CHUNK_BYTES:
             raise InvalidBlobError(
-                f"chunks of {self.chunk_bytes} bytes are outside {MIN_CHUNK_BYTES}..{MAX_CHUNK_BYTES}"
+                f"chunks of {self.chunk_bytes} bytes are outside {MIN_CHUNK_BYTES}..{MAX_CHUNK_BYTES}: "
+                "describe the blob again"
             )
         if len(self.chunks) != (self.count if self.count > 1 else 0):
             raise InvalidBlobError(
                 f"{len(self.chunks)} chunk hashes do not describe {self.size} bytes "
-                f"in chunks of {self.chunk_bytes}"
+                f"in chunks of {self.chunk_bytes}: describe the blob again"
             )
 
     @property

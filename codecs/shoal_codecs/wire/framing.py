@@ -50,7 +50,9 @@ def decode_frame(payload: bytes) -> Frame:
     try:
         return msgspec.convert(unpack_plain(payload), Frame, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
-        raise MalformedMessageError(f"not a frame of [content, signature]: {error}") from error
+        raise MalformedMessageError(
+            f"not a frame of [content, signature] ({error}): look at what its sender runs"
+        ) from error
 
 
 def decode_message(content: bytes) -> AnyMessage:
@@ -63,7 +65,9 @@ def decode_message(content: bytes) -> AnyMessage:
     """
     plain = unpack_plain(content)
     if not isinstance(plain, list) or len(plain) < 5 or not isinstance(plain[0], str):
-        raise MalformedMessageError("not a message of [tag, protocol, sender, id, time, ...]")
+        raise MalformedMessageError(
+            "not a message of [tag, protocol, sender, id, time, ...]: look at what its sender runs"
+        )
     if plain[0] not in _TAGS:
         raise UnknownMessageError(f"no message is called {plain[0][:16]!r}: update this party")
     if plain[1] != PROTOCOL_VERSION:
@@ -73,5 +77,7 @@ def decode_message(content: bytes) -> AnyMessage:
     try:
         message: AnyMessage = msgspec.convert(plain, AnyMessage, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
-        raise MalformedMessageError(f"not a {plain[0]!r} message: {error}") from error
+        raise MalformedMessageError(
+            f"not a {plain[0]!r} message ({error}): look at what its sender runs"
+        ) from error
     return message

@@ -46,4 +46,7 @@ def unpack_plain(data: bytes) -> Any:
             max_ext_len=0,
         )
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
-        raise MalformedMessageError(f"no MessagePack of this protocol: {error}") from error
+        fault = str(error) or type(error).__name__
+        raise MalformedMessageError(
+            f"no MessagePack of this protocol ({fault}): look at what its sender runs, and who may write here"
+        ) from error

@@ -175,11 +175,13 @@ def decode_plan(data: bytes) -> Plan:
         InvalidPlanError: not a plan, an unknown field, or parts that contradict each other.
     """
     if len(data) > MAX_PLAN_BYTES:
-        raise InvalidPlanError(f"a plan of {len(data)} bytes is over {MAX_PLAN_BYTES}")
+        raise InvalidPlanError(f"a plan of {len(data)} bytes is over {MAX_PLAN_BYTES}: invite fewer devices")
     try:
         return unpack(data, Plan)
     except msgspec.ValidationError as error:
-        raise InvalidPlanError(f"not a plan this party can keep: {error}") from error
+        raise InvalidPlanError(
+            f"not a plan this party can keep ({error}): update this party, or mend the coordinator's rounds"
+        ) from error
     except MalformedMessageError as error:
         raise InvalidPlanError(f"not a plan: {error}") from error
 

@@ -59,10 +59,11 @@ def decode_report(data: bytes, hubs: int) -> Report:
     try:
         report = unpack(data, Report)
     except msgspec.ValidationError as error:
-        raise MalformedMessageError(f"not a report: {error}") from error
+        raise MalformedMessageError(f"not a report ({error}): update the device") from error
     if len(report.others) != hubs - 1 or any(len(digest) != 32 for digest in report.others):
         raise MalformedMessageError(
-            f"a report with {len(report.others)} other digests does not fit a plan of {hubs} hubs"
+            f"a report with {len(report.others)} other digests does not fit a plan of {hubs} hubs: "
+            "make it from the plan of its round"
         )
     return report
 

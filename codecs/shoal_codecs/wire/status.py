@@ -100,4 +100,6 @@ def decode_view(data: bytes) -> FleetView:
     try:
         return unpack(data, FleetView)
     except msgspec.ValidationError as error:
-        raise MalformedMessageError(f"not a fleet view: {error}") from error
+        raise MalformedMessageError(
+            f"not a fleet view ({error}): update the coordinator, or this program"
+        ) from error

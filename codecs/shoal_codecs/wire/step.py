@@ -38,4 +38,4 @@ def decode_step(data: bytes) -> ModelStep:
     try:
         return unpack(data, ModelStep)
     except msgspec.ValidationError as error:
-        raise MalformedMessageError(f"not a model step: {error}") from error
+        raise MalformedMessageError(f"not a model step ({error}): fetch the whole model") from error

@@ -55,10 +55,12 @@ class TypedArray(msgspec.Struct, frozen=True):
     def check(self, label: str) -> None:
         """Raise InvalidTaskError unless the bytes fill the shape exactly."""
         if any(side < 0 for side in self.shape):
-            raise InvalidTaskError(f"{label} has a negative side in {self.shape}")
+            raise InvalidTaskError(f"{label} has a negative side in {self.shape}: author the task again")
         expected = math.prod(self.shape) * _ITEM_BYTES[self.dtype]
         if len(self.data) != expected:
-            raise InvalidTaskError(f"{label} holds {len(self.data)} bytes, its shape {expected}")
+            raise InvalidTaskError(
+                f"{label} holds {len(self.data)} bytes, its shape {expected}: author the task again"
+            )
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -167,9 +169,9 @@ def check_parameters(parameters: tuple[Parameter, ...]) -> None:
     if any(side < 1 for parameter in parameters for side in parameter.shape):
         raise InvalidTaskError("every side of a parameter is at least 1: author the task again")
     if any(not 0 <= parameter.initial_bound < math.inf for parameter in parameters):
-        raise InvalidTaskError("initial_bound is a finite number of at least 0")
+        raise InvalidTaskError("initial_bound is a finite number of at least 0: author the task again")
     if dimension(parameters) > MAX_DIMENSION:
-        raise InvalidTaskError(f"a task has at most {MAX_DIMENSION} weights")
+        raise InvalidTaskError(f"a task has at most {MAX_DIMENSION} weights: author a smaller one")
 
 
 def check_flatbuffer(model: bytes, label: str) -> None:
@@ -188,14 +190,14 @@ def check_task(bundle: TaskBundle) -> None:
     check_flatbuffer(bundle.trainable, "the trainable model")
     about = bundle.input
     if any(side < 1 for side in about.shape) or not about.minimum < about.maximum:
-        raise InvalidTaskError("the input needs positive sides and a minimum under its maximum")
+        raise InvalidTaskError("the input needs positive sides and a minimum under its maximum: mend it")
     if not math.isfinite(about.minimum) or not math.isfinite(about.maximum):
-        raise InvalidTaskError("the input's minimum and maximum are finite numbers")
+        raise InvalidTaskError("the input's minimum and maximum are finite numbers: author the task again")
     if len(bundle.labels) < 2:
-        raise InvalidTaskError("a task needs at least two labels")
+        raise InvalidTaskError("a task needs at least two labels: author the task again")
     preset = bundle.defaults
     if preset.epochs < 1 or preset.batch_size < 1 or not 0 < preset.learning_rate < math.inf:
-        raise InvalidTaskError("epochs, batch_size and learning_rate must be above zero")
+        raise InvalidTaskError("epochs, batch_size and learning_rate must be above zero: mend the defaults")
     _check_reference(bundle)
 
 
@@ -245,7 +247,9 @@ def unpack_file(data: bytes, kind: type[T]) -> T:
         InvalidTaskError: too long, or no such file.
     """
     if len(data) > MAX_TASK_BYTES:
-        raise InvalidTaskError(f"{len(data)} bytes, a task file has at most {MAX_TASK_BYTES}")
+        raise InvalidTaskError(
+            f"{len(data)} bytes, a task file has at most {MAX_TASK_BYTES}: take a smaller one"
+        )
     try:
         return unpack(data, kind)
     except (MalformedMessageError, msgspec.ValidationError) as error:

@@ -107,7 +107,9 @@ class Topics:
         names = [address.name] if address.kind in {"devices", "hubs"} else []
         names += [address.peer] if address.part in {"receipts", "reports"} else []
         if not all(_NAME.fullmatch(name) for name in names):
-            raise InvalidTopicError(f"{topic[:120]!r} holds a name that no party can have")
+            raise InvalidTopicError(
+                f"{topic[:120]!r} holds a name that no party can have: name its sender as names may be"
+            )
         return address
 
     def _address(self, topic: str) -> Address:
@@ -127,4 +129,6 @@ class Topics:
             case ["coordinator", "beacon" | "status" | "events" | "commands" as part]:
                 return Address("coordinator", "coordinator", part)
             case _:
-                raise InvalidTopicError(f"{topic[:120]!r} is no topic of this protocol")
+                raise InvalidTopicError(
+                    f"{topic[:120]!r} is no topic of this protocol: look at what publishes there"
+                )

@@ -133,7 +133,10 @@ class RoundKeeper:
         async with self._performer.lock:
             live = self._rounds.get(message.plan_hash)
             if live is None:
-                raise UnknownRoundError(f"this hub signed no such plan of round {message.round}")
+                raise UnknownRoundError(
+                    f"this hub signed no such plan of round {message.round}: if this repeats, see "
+                    "whether a folder was put back to an older state"
+                )
             await self._performer.feed(live, event)
 
     async def _hear_proposal(self, message: PlanProposal) -> None:
@@ -197,9 +200,14 @@ class RoundKeeper:
                 raise UnknownRoundError(f"this hub signed no plan of round {part.round}: the report is late")
             machine, device = live.machine, part.sender
             if device not in machine.terms.cohort:
-                raise UninvitedReportError(f"{device!r} is not in the cohort of round {part.round}")
+                raise UninvitedReportError(
+                    f"{device!r} is not in the cohort of round {part.round}: only invited devices report"
+                )
             if machine.state is not State.SIGNED and device not in machine.reports:
-                raise LateReportError(f"the report of {device!r} came after round {part.round} had closed")
+                raise LateReportError(
+                    f"the report of {device!r} came after round {part.round} had closed: raise patience_s "
+                    "if many do"
+                )
             data = live.assembler.add(device, part.index, part.count, part.data)
             if data is not None:
                 await self._take_report(live, device, data)

@@ -137,7 +137,9 @@ class HubService:
                 case "control", PlanProposal() | Commit() | Abort():
                     await keeper.hear(message)
                 case _:
-                    raise UnexpectedMessageError(f"{type(message).__name__} has no place on {address.part!r}")
+                    raise UnexpectedMessageError(
+                        f"{type(message).__name__} has no place on {address.part!r}: update its sender"
+                    )
         except HubStoreError as error:
             performer.fail(error)
         except ShoalError as error:
