@@ -24,7 +24,7 @@ from shoal_coordinator.commands import (
     answer_command,
     round_fields,
 )
-from shoal_coordinator.device_words import check_counts, check_model, is_present
+from shoal_coordinator.device_words import check_counts, check_model, check_round, is_present
 from shoal_coordinator.hub_desk import HubDesk, HubWord
 from shoal_coordinator.inbox import Inbox
 from shoal_coordinator.ledger import totals
@@ -166,6 +166,7 @@ class CoordinatorService:
         else:
             organs.schedule.committed(now_ms)
             organs.fleet.know_version(version.model_id, version.number)
+            organs.fleet.took_part(outcome.members)
             examples, accuracy, loss = totals(outcome)
             organs.announcer.event(
                 "round.committed",
@@ -202,7 +203,7 @@ class CoordinatorService:
             case wire.HubStatus():
                 await self._hub_status(message)
             case wire.OperatorCommand():
-                await self._command(message)
+                await answer_command(message, self._perform, self.organs.announcer, self.organs.post.topics)
             case _ if isinstance(message, HUB_WORDS) and address.kind == "hubs":
                 await self.hubs.hear(message)
             case _:
@@ -211,9 +212,9 @@ class CoordinatorService:
     async def _round_word(self, message: wire.Reply | wire.Evaluated | wire.ReportPart) -> None:
         match message:
             case wire.Reply(accepted=accepted):
-                if is_present(self.runner, message.round, message.plan_id):
-                    reply = on.DeviceReplied(message.sender, accepted, message.reason[:200])
-                    await self.runner.feed(reply)
+                check_round(self.runner, message)
+                await self.runner.feed(on.DeviceReplied(message.sender, accepted, message.reason[:200]))
+                self.organs.fleet.replied(message.sender, message.round, accepted=accepted)
             case wire.Evaluated():
                 await self._evaluated(message)
             case wire.ReportPart():
@@ -271,15 +272,6 @@ class CoordinatorService:
             organs.traffic.evaluated(message.sender, message.sent, message.received)
             counts = on.Evaluation(message.examples, message.correct, message.loss_sum)
             await self.runner.feed(on.DeviceEvaluated(message.sender, counts))
-
-    async def _command(self, message: wire.OperatorCommand) -> None:
-        organs = self.organs
-
-        async def perform(command: Command) -> Answer:
-            await organs.commands.admit(message)
-            return await self._perform(command)
-
-        await answer_command(message, perform, organs.announcer, organs.post.topics)
 
     async def _perform(self, command: Command) -> Answer:
         organs = self.organs

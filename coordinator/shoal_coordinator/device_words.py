@@ -2,7 +2,8 @@
 
 import math
 
-from shoal_codecs.wire.messages import Evaluated
+from shoal_codecs.wire.errors import OutOfRoundError
+from shoal_codecs.wire.messages import Evaluated, Reply
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.round_errors import InvalidCountsError, UnknownModelError
 from shoal_coordinator.round_runner import RoundRunner
@@ -16,6 +17,19 @@ def is_present(runner: RoundRunner, number: int, plan_id: bytes | None = None) -
     if plan is None or plan.round != number:
         return False
     return plan_id is None or plan_id == runner.plan_hash[: len(plan_id)] != b""
+
+
+def check_round(runner: RoundRunner, message: Reply) -> None:
+    """Refuse a reply to another plan than the present round's.
+
+    Raises:
+        OutOfRoundError: it is late, or made up.
+    """
+    if not is_present(runner, message.round, message.plan_id):
+        raise OutOfRoundError(
+            f"{message.sender} answers round {message.round}, which is not open: a late word, dropped; if it "
+            "repeats, set the device's clock or look at its link"
+        )
 
 
 def check_counts(message: Evaluated) -> None:

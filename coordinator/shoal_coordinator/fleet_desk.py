@@ -15,6 +15,7 @@ from shoal_coordinator.store import Store
 _KEPT = (Reading.EXAMPLES, Reading.HELD_OUT)
 _KEY = "device-readings"
 ASK_MS = 5_000
+MOST_DECLINES = 4
 
 
 class FleetDesk:
@@ -41,6 +42,7 @@ class FleetDesk:
         self._kept: dict[str, dict[int, Any]] = {}
         self._versions: dict[bytes, int] = {}
         self._asked_ms: dict[str, int] = {}
+        self._declined: dict[str, tuple[int, int]] = {}
 
     async def load(self) -> None:
         """Take up what an earlier process knew."""
@@ -113,12 +115,28 @@ class FleetDesk:
             self._rules,
             ended_round=ended_round,
             last_invited=self._last_invited,
+            resting={name for name, (_, until) in self._declined.items() if until > ended_round},
             rng=self._rng,
         )
 
     def invited(self, cohort: tuple[str, ...], number: int) -> None:
         """Note who was invited to round ``number``."""
         self._last_invited.update(dict.fromkeys(cohort, number))
+
+    def replied(self, device: str, number: int, *, accepted: bool) -> None:
+        """Note an answer to round ``number``: who declines again and again is asked less often.
+
+        A device that cannot train would otherwise take every round below its floor. After the first decline
+        it is asked again at once, then after 1, 3 and at most 7 rounds.
+        """
+        if not accepted:
+            times = min(self._declined.get(device, (0, 0))[0] + 1, MOST_DECLINES)
+            self._declined[device] = times, number + 2 ** (times - 1) - 1
+
+    def took_part(self, devices: tuple[str, ...]) -> None:
+        """Note whose reports made a version."""
+        for device in devices:
+            self._declined.pop(device, None)
 
     def rows(self) -> tuple[DeviceRow, ...]:
         """Return every device for a status view."""

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from shoal_codecs.errors import ShoalError
@@ -48,11 +48,13 @@ def select(
     ended_round: int,
     last_invited: Mapping[str, int],
     rng: random.Random,
+    resting: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the names of the cohort, sorted.
 
     ``last_invited`` maps a device to the last round it was invited to: who waited longest goes first, and
-    ``rng`` decides among equals. ``ended_round`` is the last round that ended.
+    ``rng`` decides among equals. ``ended_round`` is the last round that ended. Those who are ``resting`` are
+    left out where enough others remain.
 
     Raises:
         NotEnoughDevicesError: fewer can take part than ``rules.minimum``.
@@ -67,6 +69,9 @@ def select(
             fit.append(view.name)
     if len(fit) < max(rules.minimum, 1):
         raise NotEnoughDevicesError(len(fit), max(rules.minimum, 1), passed_over)
+    awake = [name for name in fit if name not in resting]
+    if len(awake) >= max(rules.minimum, 1):
+        fit = awake
     wanted = len(fit)
     if rules.cohort_max:
         wanted = min(wanted, max(rules.minimum, math.ceil(rules.cohort_max * rules.over_selection)))

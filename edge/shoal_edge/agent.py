@@ -216,7 +216,7 @@ class EdgeAgent:
         except ShoalError as error:
             name = fault_name(error)
             self.post.refused[name] += 1
-            log.warning("message_refused", topic=delivery.topic, fault=name)
+            log.warning("message_refused", topic=delivery.topic, fault=name, remedy=str(error))
             return None
         return message
 

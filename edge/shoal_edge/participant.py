@@ -54,7 +54,7 @@ class Participant:
         Raises:
             UnexpectedEventError: the table lists no such event for this phase.
         """
-        if self._is_late(event):
+        if self.is_late(event):
             return []
         try:
             transition = self._table[self.phase, type(event)]
@@ -64,7 +64,8 @@ class Participant:
             ) from None
         return transition(self, event)
 
-    def _is_late(self, event: Event) -> bool:
+    def is_late(self, event: Event) -> bool:
+        """Return whether ``event`` is of a round this device is not in, or not any more."""
         if isinstance(event, Invited | EvaluateAsked | Restored):
             return False
         return self.job is None or event.plan_hash != self.job.plan_hash

@@ -12,6 +12,7 @@ from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.post import Post
 from shoal_codecs.transport.errors import LinkClosedError
 from shoal_codecs.transport.link import Delivery, Link
+from shoal_codecs.wire.errors import OutOfRoundError
 from shoal_codecs.wire.messages import AnyMessage, Cancel, Invitation, PlanNotice, Receipt, Reply
 from shoal_edge.config import EdgeSettings
 from shoal_edge.errors import PlanMissingError, UnexpectedEventError, fault_name
@@ -148,6 +149,9 @@ class Rounds:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _handle(self, event: Event) -> None:
+        if isinstance(event, Cancelled | ReceiptArrived) and self.participant.is_late(event):
+            self._late(event)
+            return
         try:
             actions = self.participant.handle(event)
         except UnexpectedEventError as error:
@@ -163,6 +167,19 @@ class Rounds:
                 if job is not None:
                     self._failed(job, error)
                 return
+
+    def _late(self, event: Cancelled | ReceiptArrived) -> None:
+        # Honest parties repeat themselves too, so that this is no warning.
+        name = OutOfRoundError.__name__
+        self._post.refused[name] += 1
+        word = "receipt" if isinstance(event, ReceiptArrived) else "cancel"
+        log.info(
+            "late_word",
+            fault=name,
+            word=word,
+            plan=event.plan_hash.hex()[:16],
+            remedy="dropped: this device is in no such round",
+        )
 
     async def _next(self) -> Event:
         while True:
@@ -233,7 +250,9 @@ class Rounds:
         try:
             _, notice = self._post.open(delivery.topic, delivery.payload, retained=True)
             if not isinstance(notice, PlanNotice):
-                raise PlanMissingError(f"a {type(notice).__name__} where a plan should be")
+                raise PlanMissingError(
+                    f"a {type(notice).__name__} where a plan should be: see what writes on {delivery.topic}"
+                )
             plan = check_plan(
                 notice,
                 job.invitation,

@@ -221,7 +221,14 @@ class BlobFetcher:
             return True
         self.stats.corrupt += 1
         copies = fetch.corrupt[index] = fetch.corrupt.get(index, 0) + 1
-        log.warning("corrupt_chunk", blob=ref.name, chunk=index, copies=copies)
+        log.warning(
+            "corrupt_chunk",
+            blob=ref.name,
+            chunk=index,
+            copies=copies,
+            error=CorruptChunkError.__name__,
+            remedy="asked for again: if it goes on, see who may write there",
+        )
         if copies >= self._max_corrupt:
             raise CorruptChunkError(
                 f"chunk {index} of blob {ref.name} came corrupted {copies} times: publish the blob "

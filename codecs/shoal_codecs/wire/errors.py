@@ -35,6 +35,10 @@ class SenderMismatchError(WireError):
     """A message whose sender is not the party its topic belongs to."""
 
 
+class OutOfRoundError(WireError):
+    """A believable word about a round that is not open: late, early, or made up."""
+
+
 class ReplayedMessageError(WireError):
     """A message that was handled before."""
 

@@ -185,6 +185,9 @@ def demo(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the fleet; a second run goes on.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the result as JSON.", dir_okay=False)] = None,
     broker: Annotated[str, typer.Option(help="mosquitto, embedded, or a URL.")] = "",
+    port: Annotated[
+        int, typer.Option(help="Where the demo's own broker listens; 0 takes a free port.", min=0, max=65535)
+    ] = 0,
     calm: Annotated[bool, typer.Option("--calm", help="Nothing is killed, nothing is cut.")] = False,
 ) -> None:
     """Start a whole fleet on this machine, train it, hurt it, and release the model to it."""
@@ -205,6 +208,7 @@ def demo(
         data_dir=data_dir,
         report=report,
         broker=broker,
+        port=port,
         calm=calm,
     )
     raise typer.Exit(main(options))

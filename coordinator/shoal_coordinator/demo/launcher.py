@@ -115,7 +115,7 @@ async def _broker(
     if "://" in options.broker:
         state.broker_kind, state.broker_url = "given", options.broker
         return None
-    broker = await start_broker(folder / "broker", kind=broker_kind(options.broker))
+    broker = await start_broker(folder / "broker", kind=broker_kind(options.broker), port=options.port)
     stack.push_async_callback(broker.stop)
     state.broker_kind, state.broker_url = broker.kind, broker.url
     state.happened("broker", f"{broker.kind} broker on {broker.url}")

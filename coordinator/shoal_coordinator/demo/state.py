@@ -19,6 +19,7 @@ class DemoOptions:
     data_dir: Path | None = None
     report: Path | None = None
     broker: str = ""
+    port: int = 0
     calm: bool = False
 
 

@@ -1,0 +1,97 @@
+"""A device that declines again and again is asked less often; a reply to no open round is refused."""
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+import wire_parts
+from shoal_codecs.wire.errors import OutOfRoundError
+from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.messages import DeviceStatus, Reply
+from shoal_codecs.wire.plan import encode_plan, plan_hash
+from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.device_words import check_round
+from shoal_coordinator.fleet_desk import FleetDesk
+from shoal_coordinator.registry import Registry
+from shoal_coordinator.round_runner import RoundRunner
+from shoal_coordinator.selection import NotEnoughDevicesError, SelectionRules
+from shoal_coordinator.store import Store
+
+DEVICES = ("device-01", "device-02", "device-03")
+
+
+class Silent:
+    """Says nothing."""
+
+    def event(self, *_: Any, **__: Any) -> None: ...
+
+    def device(self, *_: Any, **__: Any) -> None: ...
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> Any:
+    opened = await Store.open(tmp_path)
+    yield opened
+    await opened.close()
+
+
+def desk_with(store: Store, minimum: int) -> FleetDesk:
+    registry = Registry(wire_parts.roster(), 5.0)
+    rules = SelectionRules(minimum=minimum)
+    desk = FleetDesk(registry, rules, store, cast("Announcer", Silent()), random.Random(1))
+    for device in DEVICES:
+        status = wire_parts.post(device).compose(DeviceStatus, online=True, session=b"s" * 8)
+        desk.hear_status(status, wire_parts.NOW_MS)
+        registry.note(device, Reading.EXAMPLES, 40)
+    return desk
+
+
+def invited_while_declining(desk: FleetDesk, rounds: int) -> list[int]:
+    """Return the rounds to which ``device-02`` was invited, which declines every time."""
+    invited = []
+    for number in range(1, rounds + 1):
+        cohort = desk.cohort(number - 1)
+        assert {"device-01", "device-03"} <= set(cohort)
+        if "device-02" in cohort:
+            invited.append(number)
+            desk.replied("device-02", number, accepted=False)
+        desk.replied("device-01", number, accepted=True)
+    return invited
+
+
+async def test_who_always_declines_is_asked_less_and_less_often(store: Store) -> None:
+    assert invited_while_declining(desk_with(store, 2), 30) == [1, 2, 4, 8, 16, 24]
+
+
+async def test_who_took_part_is_asked_again_at_once(store: Store) -> None:
+    desk = desk_with(store, 2)
+    assert invited_while_declining(desk, 8) == [1, 2, 4, 8]
+    desk.took_part(("device-02",))
+    assert desk.cohort(8) == DEVICES
+    assert invited_while_declining(desk, 3) == [1, 2]
+
+
+async def test_whoever_is_needed_is_asked_all_the_same(store: Store) -> None:
+    desk = desk_with(store, 3)
+    assert invited_while_declining(desk, 6) == [1, 2, 3, 4, 5, 6]
+    desk.silent(wire_parts.NOW_MS + 60_000)
+    with pytest.raises(NotEnoughDevicesError):
+        desk.cohort(6)
+
+
+@pytest.mark.parametrize(("number", "other"), [(8, False), (7, True), (2**64 - 1, False)])
+def test_a_reply_to_a_round_that_is_not_open_is_refused(number: int, other: bool) -> None:  # noqa: FBT001
+    plan = wire_parts.plan()
+    digest = plan_hash(encode_plan(plan))
+    runner = cast("RoundRunner", SimpleNamespace(plan=plan, plan_hash=digest))
+    nobody = cast("RoundRunner", SimpleNamespace(plan=None, plan_hash=b""))
+    post = wire_parts.post("device-01")
+    good = post.compose(Reply, round=7, plan_id=digest[:8], accepted=True)
+    check_round(runner, good)
+    bad = post.compose(Reply, round=number, plan_id=b"x" * 8 if other else digest[:8], accepted=True)
+    for present, word in ((runner, bad), (nobody, good)):
+        with pytest.raises(OutOfRoundError, match=r"not open.*dropped; if it repeats"):
+            check_round(present, word)
