@@ -203,7 +203,7 @@ class CoordinatorService:
             case wire.HubStatus():
                 await self._hub_status(message)
             case wire.OperatorCommand():
-                await answer_command(message, self._perform, self.organs.announcer, self.organs.post.topics)
+                await self._command(message)
             case _ if isinstance(message, HUB_WORDS) and address.kind == "hubs":
                 await self.hubs.hear(message)
             case _:
@@ -272,6 +272,15 @@ class CoordinatorService:
             organs.traffic.evaluated(message.sender, message.sent, message.received)
             counts = on.Evaluation(message.examples, message.correct, message.loss_sum)
             await self.runner.feed(on.DeviceEvaluated(message.sender, counts))
+
+    async def _command(self, message: wire.OperatorCommand) -> None:
+        organs = self.organs
+
+        async def perform(command: Command) -> Answer:
+            await organs.commands.admit(message)
+            return await self._perform(command)
+
+        await answer_command(message, perform, organs.announcer, organs.post.topics)
 
     async def _perform(self, command: Command) -> Answer:
         organs = self.organs

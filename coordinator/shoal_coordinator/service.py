@@ -23,6 +23,7 @@ from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.aggregation import vector_bytes
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings
 from shoal_coordinator.coordinator import CoordinatorService
 from shoal_coordinator.fleet_desk import FleetDesk
@@ -112,6 +113,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             clock_ms=now_ms,
         ),
         traffic=traffic,
+        commands=CommandBook(store, now_ms),
         timings=RoundTimings(evaluate_ms=int(settings.rounds.evaluation_s * 1000)),
         folder=settings.data_folder,
         dimension=bundle.dimension,
