@@ -174,7 +174,7 @@ class Device:
         await self.say("heartbeat", wire.Heartbeat, sequence=self.beats, full=True, readings=plain)
 
     async def _hear(self, delivery: Delivery) -> None:
-        _, message = self.post.open(delivery.topic, delivery.payload, retained=delivery.retain)
+        _, message = self.post.open(delivery.topic, delivery.payload)
         self.heard.append(message)
         match message:
             case wire.HeartbeatWanted():
@@ -217,7 +217,7 @@ class Device:
     async def _plan(self, delivery: Delivery) -> None:
         if not delivery.payload:
             return
-        _, notice = self.post.open(delivery.topic, delivery.payload, retained=True)
+        _, notice = self.post.open(delivery.topic, delivery.payload)
         assert isinstance(notice, wire.PlanNotice)
         plan = decode_plan(notice.plan)
         message = self._invitations.get(plan.round)

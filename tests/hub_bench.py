@@ -161,7 +161,7 @@ class Voice:
         self._news = asyncio.Event()
 
     async def listen(self, delivery: Delivery) -> None:
-        _, message = self.post.open(delivery.topic, delivery.payload, retained=delivery.retain)
+        _, message = self.post.open(delivery.topic, delivery.payload)
         self.heard.append(message)
         self._news.set()
 

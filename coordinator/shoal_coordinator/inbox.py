@@ -80,7 +80,7 @@ class Inbox:
 
     async def _hear(self, delivery: Delivery) -> None:
         try:
-            address, message = self._post.open(delivery.topic, delivery.payload, retained=delivery.retain)
+            address, message = self._post.open(delivery.topic, delivery.payload)
         except ReplayedMessageError:
             self._post.refused["ReplayedMessageError"] += 1
             return

@@ -90,7 +90,7 @@ class Operator:
 
     async def _hear(self, delivery: Delivery) -> None:
         try:
-            _, message = self._post.open(delivery.topic, delivery.payload, retained=delivery.retain)
+            _, message = self._post.open(delivery.topic, delivery.payload)
             view = decode_view(message.view) if isinstance(message, CoordinatorStatus) else None
         except ShoalError as error:
             log.warning("message refused", topic=delivery.topic, error=type(error).__name__)

@@ -248,7 +248,7 @@ class Rounds:
     def _judge(self, job: Job, delivery: Delivery) -> PlanArrived | Failed:
         """Return the event of a plan that came: it holds, or why this device takes no part."""
         try:
-            _, notice = self._post.open(delivery.topic, delivery.payload, retained=True)
+            _, notice = self._post.open(delivery.topic, delivery.payload)
             if not isinstance(notice, PlanNotice):
                 raise PlanMissingError(
                     f"a {type(notice).__name__} where a plan should be: see what writes on {delivery.topic}"

@@ -65,7 +65,7 @@ from shoal_codecs.wire.report import (
     report_signing_bytes,
     share_context,
 )
-from shoal_codecs.wire.step import ModelStep, encode_step
+from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_edge.shares import ring_spec
 
@@ -162,9 +162,7 @@ class Desk:
         return found
 
     async def _hear(self, delivery: Delivery) -> None:
-        _, message = self.posts["coordinator"].open(
-            delivery.topic, delivery.payload, retained=delivery.topic.endswith("status")
-        )
+        _, message = self.posts["coordinator"].open(delivery.topic, delivery.payload)
         self.heard.append(message)
         self._weigh(type(message).__name__, delivery)
 
@@ -363,6 +361,24 @@ async def test_a_whole_round(open_mosquitto: BrokerHandle, tmp_path: Path) -> No
         await eventually(lambda: desk.readings.get(Reading.OUTBOX) == 0)
         assert await agent.stop() == 0
         await eventually(lambda: not desk.said(DeviceStatus)[-1].online)
+
+
+async def test_the_first_version_is_drawn_from_its_seed(open_mosquitto: BrokerHandle, tmp_path: Path) -> None:
+    async with scene(open_mosquitto, tmp_path) as (desk, agent):
+        await desk.publish_task()
+        first = offer_of(BASE, step=encode_step(initial_step(1, digest_of(BASE))))
+        await desk.command(Evaluate, round=0, task=TASK_REF, model=first)
+        assert (await desk.until(Evaluated)).model_id == first.digest[:8]
+        assert not desk.said(BlobWanted)
+        assert not agent.logged("step_refused")
+
+        # A seed that leads elsewhere: the whole model is fetched instead.
+        data = base_vector(2).astype("<f4").tobytes()
+        other = await desk.offer(data, step=encode_step(initial_step(1, digest_of(data))))
+        await desk.command(Evaluate, round=0, task=TASK_REF, model=other)
+        assert (await desk.until(Evaluated, 2)).model_id == other.digest[:8]
+        (refused,) = agent.logged("step_refused")
+        assert refused["fault"] == "VectorFileError"
 
 
 async def measured(desk: Desk, model: ModelOffer) -> Evaluated:

@@ -85,10 +85,8 @@ class Post:
         signature = self.identity.sign(signing_bytes(self.topics.fleet, place, content))
         return encode_frame(content, signature)
 
-    def open(self, topic: str, payload: bytes, *, retained: bool = False) -> tuple[Address, AnyMessage]:
+    def open(self, topic: str, payload: bytes) -> tuple[Address, AnyMessage]:
         """Return whose topic this is and the message, if it can be believed.
-
-        ``retained`` messages may come again at every subscription and are not refused as replays.
 
         Raises:
             WireError: malformed, oversized, unknown, from the wrong sender, or handled before.
@@ -108,7 +106,7 @@ class Post:
         key = self.roster.party(message.sender).key
         place = self.topics.relative(topic)
         verify(key, signing_bytes(self.topics.fleet, place, frame.content), frame.signature)
-        if not retained and not isinstance(message, REPEATABLE):
+        if not isinstance(message, REPEATABLE):
             self._check_replay(message)
         return address, message
 

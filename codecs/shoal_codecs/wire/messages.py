@@ -328,5 +328,7 @@ AnyMessage = (
 UNSIGNED = (Heartbeat, ReportPart, PlanNotice)
 """Sent without a frame signature: telemetry that only steers scheduling, and what is signed inside."""
 
-REPEATABLE = (DeviceStatus, HubStatus)
-"""May come again with the same message id: a Will is fixed for the life of a process and sent at each cut."""
+REPEATABLE = (DeviceStatus, HubStatus, CoordinatorStatus)
+"""May come again with the same message id: a Will is fixed for the life of a process and sent at each cut,
+and what is kept retained comes at each subscription. Anything else is a copy, whatever the broker calls it.
+"""

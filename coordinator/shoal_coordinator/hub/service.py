@@ -128,7 +128,7 @@ class HubService:
 
     async def _on_delivery(self, keeper: RoundKeeper, performer: RoundPerformer, delivery: Delivery) -> None:
         try:
-            address, message = self._post.open(delivery.topic, delivery.payload, retained=delivery.retain)
+            address, message = self._post.open(delivery.topic, delivery.payload)
             match address.part, message:
                 case "reports", ReportPart():
                     await keeper.take_part(message)
