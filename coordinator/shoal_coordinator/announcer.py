@@ -34,8 +34,9 @@ class Announcer:
         self._send(topic, kind, fields, key=f"{device} {kind.__name__} {fields.get('round', '')}")
 
     def receipt(self, device: str, kind: type[M], **fields: Any) -> None:
-        """Send a receipt for a report in mode ``plain``."""
-        self._send(self._post.topics.receipt(device, self._post.identity.name), kind, fields)
+        """Send a receipt for a report in mode ``plain``; repetitions are left out while one waits."""
+        topic = self._post.topics.receipt(device, self._post.identity.name)
+        self._send(topic, kind, fields, key=f"{device} {kind.__name__} {fields.get('round', '')}")
 
     def hub(self, hub: str, kind: type[M], **fields: Any) -> None:
         """Send a message to one hub; repetitions are left out while one waits."""

@@ -30,6 +30,7 @@ from shoal_coordinator.hub.config import HubSettings
 from shoal_coordinator.hub.errors import HubRoleError, HubStoreError, UnexpectedMessageError
 from shoal_coordinator.hub.keeper import RoundKeeper
 from shoal_coordinator.hub.performer import RoundPerformer
+from shoal_coordinator.hub.receipt_lane import ReceiptLane
 from shoal_coordinator.hub.store import HubStore
 
 log = structlog.get_logger()
@@ -72,7 +73,7 @@ class HubService:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hub-log")
         # What must stay in order, and what need not.
         self._words: asyncio.Queue[Publication] = asyncio.Queue()
-        self._receipts: asyncio.Queue[Publication] = asyncio.Queue()
+        self._receipts = ReceiptLane()
         self._offer: HubOffer | None = None
         self._reminded = False
 
@@ -163,8 +164,11 @@ class HubService:
     # --- going out ------------------------------------------------------------------------------
 
     def _say(self, topic: str, message: AnyMessage) -> None:
-        lane = self._receipts if isinstance(message, Receipt) else self._words
-        lane.put_nowait(Publication(topic, self._post.encode(topic, message)))
+        publication = Publication(topic, self._post.encode(topic, message))
+        if isinstance(message, Receipt):
+            self._receipts.put((topic, message.round, message.report_id), publication)
+        else:
+            self._words.put_nowait(publication)
 
     def _offered(self, offer: HubOffer) -> None:
         self._offer = offer
@@ -176,7 +180,7 @@ class HubService:
         )
         return Publication(self._status_topic, self._post.encode(self._status_topic, status), retain=True)
 
-    async def _send(self, lane: asyncio.Queue[Publication]) -> None:
+    async def _send(self, lane: asyncio.Queue[Publication] | ReceiptLane) -> None:
         while True:
             one = await lane.get()
             try:
