@@ -4,8 +4,10 @@ Plain files, each written whole or not at all, so that ``kill -9`` at any instru
 promised. A report is on disk before its base counts as answered, and both before a byte of it is sent.
 """
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -101,9 +103,14 @@ class DeviceStore:
         return job, None
 
     def forget_round(self, plan_hash: bytes) -> None:
-        """Drop job and report of a round; that its base is answered stays."""
-        self._report_path(plan_hash).unlink(missing_ok=True)
-        self._job_path.unlink(missing_ok=True)
+        """Drop job and report of a round; that its base is answered stays.
+
+        Raises:
+            StoreError: the disk does not let go of them.
+        """
+        with _disk_faults(self._folder):
+            self._report_path(plan_hash).unlink(missing_ok=True)
+            self._job_path.unlink(missing_ok=True)
 
     @property
     def waiting_reports(self) -> int:
@@ -163,11 +170,16 @@ class DeviceStore:
         return self._folder / f"residual-{task.hex()[:16]}"
 
     def commit_residual(self, task: bytes) -> None:
-        """Let the residual of the report just persisted be the next one's start."""
+        """Let the residual of the report just persisted be the next one's start.
+
+        Raises:
+            StoreError: the disk does not take it.
+        """
         path = self.residual_path(task)
         following = path.with_name(path.name + ".next")
-        if following.exists():
-            following.replace(path)
+        with _disk_faults(path):
+            if following.exists():
+                following.replace(path)
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -205,13 +217,18 @@ class DeviceStore:
         answer = Answer(job.round, job.plan_hash)
         if self._answers.get(key) == answer:
             return
-        try:
-            with self._answers_path.open("ab") as file:
-                file.write(_record(key, answer))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StoreError(f"cannot write {self._answers_path}: {error.strerror}") from error
+        path = self._answers_path
+        with _disk_faults(path):
+            whole = path.stat().st_size
+            try:
+                with path.open("ab") as file:
+                    file.write(_record(key, answer))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                # Half a record would shift every later one out of reach.
+                os.truncate(path, whole)
+                raise
         self._answers[key] = answer
 
     def _load_answers(self) -> dict[bytes, Answer]:
@@ -230,6 +247,16 @@ class DeviceStore:
             path.touch()
             sync_folder(path.parent)
         return answers
+
+
+@contextlib.contextmanager
+def _disk_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; free some space or mend the disk"
+        ) from error
 
 
 def _record(key: bytes, answer: Answer) -> bytes:

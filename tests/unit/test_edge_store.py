@@ -1,6 +1,7 @@
 """The device's state: what was promised is still there after a power cut at any instruction."""
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,30 @@ def test_a_finished_report_is_there_after_a_restart(tmp_path: Path) -> None:
 def test_an_accepted_round_is_there_after_a_restart(tmp_path: Path) -> None:
     DeviceStore(tmp_path, CAP).persist_job(job())
     assert DeviceStore(tmp_path, CAP).restore() == (job(), None)
+
+
+def test_an_answer_that_the_disk_cuts_short_takes_no_other_with_it(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    store.persist_report(job(1), REPORT)
+    log = tmp_path / "answered.log"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 40, before[1]))
+    try:
+        with pytest.raises(StoreError, match="free some space"):
+            store._answer(job(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    store.persist_report(job(3), REPORT)
+    again = DeviceStore(tmp_path, CAP)
+    assert not again.has_answered(job(2).plan_hash)
+    assert again.has_answered(job(3).plan_hash)
+
+
+def test_a_folder_that_cannot_be_changed_is_a_named_fault(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path, CAP)
+    (tmp_path / "round.bin").mkdir()
+    with pytest.raises(StoreError, match="mend the disk"):
+        store.forget_round(job().plan_hash)
 
 
 def test_a_round_that_was_left_is_forgotten_but_not_that_it_was_answered(tmp_path: Path) -> None:
