@@ -1,9 +1,11 @@
 """What an operator sees and says, over a real broker."""
 
 import asyncio
+import signal
+import sys
 from pathlib import Path
 
-from brokers import running
+from brokers import eventually, running
 from shoal_codecs.security.identity import load_identity
 from shoal_codecs.security.post import Post
 from shoal_codecs.security.roster import load_roster
@@ -71,3 +73,21 @@ async def test_an_operator_may_watch_and_command_at_once(mosquitto: BrokerHandle
                 await operator.until(lambda view, version=version: view.version == version, 5)  # type: ignore[misc]
             await asyncio.sleep(0.1)
         assert one._link.stats.reconnects == other._link.stats.reconnects == 0
+
+
+async def test_ctrl_c_ends_a_command_that_waits(mosquitto: BrokerHandle, tmp_path: Path) -> None:
+    """Here for an answer that never comes, as there is no coordinator."""
+    folders = init_fleet(tmp_path / "f", FLEET, devices=["d"], hubs=["h1", "h2"])
+    (folders["operator"] / "config.toml").write_text(f'fleet = "{FLEET}"\n')
+    words = ("rounds", "run", "--wait", "--broker", mosquitto.url)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "shoal_coordinator", *words),
+        *("--config", str(folders["operator"] / "config.toml")),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    connected = mosquitto._log
+    await eventually(lambda: "as operator-" in connected.read_text())
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(5):
+        _, said = await process.communicate()
+    assert (process.returncode, said) == (130, b"")

@@ -5,11 +5,13 @@ import sys
 
 from shoal_codecs.lifecycle import remember_signals
 
+SERVICES = (["coordinator", "run"], ["hub", "run"])
+
 
 def main() -> None:
     """Run the command line; a named fault is one line on standard error and exit code 2."""
     # Before the imports that take time: a Ctrl-C in the middle of them ends in order too.
-    if {"run", "demo"} & set(sys.argv[1:3]):
+    if sys.argv[1:2] == ["demo"] or sys.argv[1:3] in SERVICES:
         remember_signals()
     from shoal_codecs.errors import ShoalError  # noqa: PLC0415
     from shoal_coordinator.cli.commands import app  # noqa: PLC0415
