@@ -37,6 +37,7 @@ from shoal_codecs.wire.task import (
     TaskBundle,
     TypedArray,
     encode_task,
+    gradient_levels,
     initial_weights,
     split_weights,
 )
@@ -122,9 +123,10 @@ def logits_of(x: Any, p: dict[str, Any]) -> Any:
 class TrainableDigits(tf.Module):
     """The signatures of the trainable file; any number of examples a call."""
 
-    def __init__(self, start: dict[str, np.ndarray]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.weights = {name: tf.Variable(value, name=name) for name, value in start.items()}
+        # Zeros: devices always set the weights, and a file of zeros packs well.
+        self.weights = {one.name: tf.Variable(tf.zeros(one.shape), name=one.name) for one in PARAMETERS}
 
     def read(self) -> dict[str, Any]:
         """Read every weight once."""
@@ -216,10 +218,13 @@ def reference_of(start: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> 
         mean = tf.reduce_mean(losses)
     gradients = tape.gradient(mean, p)
     flat = np.concatenate([gradients[one.name].numpy().ravel() for one in PARAMETERS])
+    levels, scales = gradient_levels(flat, PARAMETERS)
     return ReferenceGradients(
+        seed=SEED,
         x=TypedArray.of(x),
         y=TypedArray.of(y.astype(np.int32)),
-        gradient=TypedArray.of(flat.astype(np.float32)),
+        gradient=TypedArray.of(levels),
+        scales=scales,
         loss_sum=float(tf.reduce_sum(losses)),
         correct=int(np.sum(np.argmax(logits.numpy(), axis=1) == y)),
     )
@@ -290,7 +295,7 @@ def main(folder: Path) -> None:
     reference_rows = public[:: len(public) // REFERENCE_EXAMPLES][:REFERENCE_EXAMPLES]
     bundle = TaskBundle(
         name=NAME,
-        trainable=convert(TrainableDigits(start), signatures),
+        trainable=convert(TrainableDigits(), signatures),
         parameters=PARAMETERS,
         input=INPUT,
         labels=tuple(str(label) for label in range(CLASSES)),

@@ -15,7 +15,10 @@ MODEL_ID_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One version: ``digest`` of its vector, ``whole`` its blob, ``step`` an encoded step from ``parent``."""
+    """One version: ``digest`` of its vector, ``whole`` its blob, ``step`` an encoded step from ``parent``.
+
+    A version without a parent and with a step is drawn from a seed.
+    """
 
     number: int
     digest: bytes
@@ -75,11 +78,11 @@ class ModelShelf:
     def offer(self, version: ModelVersion, held: bytes) -> ModelOffer:
         """Return what a device that holds ``held`` (8 bytes, or none) needs to get ``version``.
 
-        One that holds it already, or its parent, needs nothing from the broker.
+        One that holds it already, or its parent, or can draw it from a seed, needs nothing from the broker.
         """
         step = b""
         if held != version.model_id:
-            if version.step and held == version.parent[:MODEL_ID_BYTES]:
+            if version.step and (not version.parent or held == version.parent[:MODEL_ID_BYTES]):
                 step = version.step
             else:
                 self._publish(version.whole)

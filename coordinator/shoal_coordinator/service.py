@@ -19,6 +19,7 @@ from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.retained import RetainedShelf
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.step import encode_step, initial_step
 from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.aggregation import vector_bytes
@@ -168,6 +169,7 @@ async def _newest(
             number=0,
             digest=ref.digest,
             parent=b"",
+            step=encode_step(initial_step(settings.initial_seed, ref.digest)),
             round=0,
             task=task.digest,
             whole=ref,

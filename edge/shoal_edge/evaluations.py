@@ -104,7 +104,7 @@ class Evaluations:
     async def _count(self, command: Evaluate) -> dict[str, float]:
         digest = command.model.digest
         task_path = await self._keeper.task(command.task)
-        model_path = await self._keeper.model(command.model, command.task.digest)
+        model_path = await self._keeper.model(command.model, command.task)
         if self._last[0] != digest:
             counts = await self._worker.request(
                 "evaluate",

@@ -58,26 +58,27 @@ class ModelKeeper:
         fault = fault_name(error)
         if fault == "TaskFileError":
             self._drop(task.hex())
-        if fault == "VectorFileError":
+        if fault == "VectorFileError" and model:
             self._store.drop_model(model)
 
-    async def model(self, offer: ModelOffer, task: bytes, *, keep: frozenset[bytes] = frozenset()) -> Path:
-        """Return the path of the vector that ``offer`` names; ``keep`` are vectors not to be dropped.
+    async def model(self, offer: ModelOffer, task: BlobRef, *, keep: frozenset[bytes] = frozenset()) -> Path:
+        """Return the path of the vector of ``task`` that ``offer`` names; ``keep`` are not to be dropped.
 
         Raises:
             TransportError, WorkerError, StoreError: it cannot be had.
             TimeoutError: not within the limit.
         """
         async with self._turn, asyncio.timeout(self._limit_s):
-            if not self._store.holds_model(offer.digest) and not await self._by_step(offer):
+            if not self._store.holds_model(offer.digest) and not await self._by_step(offer, task):
                 await self._whole(offer)
-            await asyncio.to_thread(self._store.adopt_model, offer.digest, task, keep=keep)
+            await asyncio.to_thread(self._store.adopt_model, offer.digest, task.digest, keep=keep)
             return self._store.model_path(offer.digest)
 
-    async def _by_step(self, offer: ModelOffer) -> bool:
+    async def _by_step(self, offer: ModelOffer, task: BlobRef) -> bool:
         """Apply the offered step to the parent, if that is held; on any fault the whole is the way."""
-        if not offer.step or not self._store.holds_model(offer.parent):
+        if not offer.step or (offer.parent and not self._store.holds_model(offer.parent)):
             return False
+        task_path = await self._fetch(task)
         try:
             step = decode_step(offer.step)
             if (step.parent, step.child) != (offer.parent, offer.digest):
@@ -85,13 +86,15 @@ class ModelKeeper:
             await self._worker.request(
                 "apply_step",
                 self._limit_s,
-                base_path=str(self._store.model_path(offer.parent)),
+                task=task.digest,
+                task_path=str(task_path),
+                base_path=str(self._store.model_path(offer.parent)) if offer.parent else "",
                 step=offer.step,
                 child_path=str(self._store.model_path(offer.digest)),
             )
         except ShoalError as error:
             log.warning("step_refused", version=offer.version, fault=fault_name(error), remedy=str(error))
-            self.forget_damaged(error, task=b"", model=offer.parent)
+            self.forget_damaged(error, task.digest, offer.parent)
             return False
         return True
 

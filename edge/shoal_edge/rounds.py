@@ -315,7 +315,7 @@ class Rounds:
     async def _fetch(self, job: Job) -> Event:
         task, model = job.invitation.task, job.invitation.model
         await self._keeper.task(task)
-        await self._keeper.model(model, task.digest, keep=frozenset({model.digest}))
+        await self._keeper.model(model, task, keep=frozenset({model.digest}))
         return ModelReady(job.plan_hash)
 
     async def _fit(self, job: Job) -> Event:

@@ -10,8 +10,10 @@ from shoal_codecs.updates.coordinates import rand_coordinates
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.step import apply_step, decode_step
 from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.step import ModelStep
 from shoal_codecs.wire.step import decode_step as decode_model_step
+from shoal_codecs.wire.task import Parameter, initial_weights
 from shoal_edge.errors import DivergedError, VectorFileError
 from shoal_edge.files import write_durably
 
@@ -61,7 +63,25 @@ def step_vector(base_path: Path, encoded: bytes) -> Vector:
     """
     step = decode_model_step(encoded)
     base = read_vector(base_path, step.parent)
-    child = _randk(base, step) if step.kind == "randk" else _sparse(base, step)
+    if step.kind == "initial":
+        raise MalformedMessageError("a step from a parent that needs none: fetch the whole model")
+    return _arrived(_randk(base, step) if step.kind == "randk" else _sparse(base, step), step)
+
+
+def first_vector(encoded: bytes, parameters: tuple[Parameter, ...]) -> Vector:
+    """Return the initial weights of a task with ``parameters`` that an encoded ``ModelStep`` draws.
+
+    Raises:
+        VectorFileError: the seed leads elsewhere than the step says.
+        MalformedMessageError: not a step, or one that needs a parent.
+    """
+    step = decode_model_step(encoded)
+    if step.kind != "initial":
+        raise MalformedMessageError("a step without the parent it needs: fetch the whole model")
+    return _arrived(initial_weights(parameters, int.from_bytes(step.seed, "big")), step)
+
+
+def _arrived(child: Vector, step: ModelStep) -> Vector:
     if digest_of(child.astype("<f4", copy=False).tobytes()) != step.child:
         raise VectorFileError("the step does not lead to the version it names: fetch the whole model")
     return check_finite(child)

@@ -21,7 +21,7 @@ from shoal_edge.trainers.errors import UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
 from shoal_edge.trainers.litert import LiteRtTrainer
 from shoal_edge.trainers.runtime import interpreter_class
-from shoal_edge.vectors import Vector, read_vector, step_vector, write_vector
+from shoal_edge.vectors import Vector, first_vector, read_vector, step_vector, write_vector
 
 Stop = Callable[[], bool]
 PREVIEW_NUMBERS = 8
@@ -65,11 +65,17 @@ class Jobs:
         return {"dimension": len(read_vector(Path(path), digest))}
 
     def apply_step(
-        self, *, base_path: str, step: bytes, child_path: str, should_stop: Stop
+        self, *, task: bytes, task_path: str, base_path: str, step: bytes, child_path: str, should_stop: Stop
     ) -> dict[str, Any]:
-        """Write the vector that ``step`` makes of the one at ``base_path``; its digest must be the step's."""
+        """Write the vector that ``step`` makes of the one at ``base_path``; its digest must be the step's.
+
+        Without a ``base_path`` the step draws the task's initial weights.
+        """
         del should_stop
-        child = step_vector(Path(base_path), step)
+        if base_path:
+            child = step_vector(Path(base_path), step)
+        else:
+            child = first_vector(step, self._ready(task, task_path).bundle.parameters)
         write_vector(Path(child_path), child)
         return {"dimension": len(child)}
 

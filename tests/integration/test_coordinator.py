@@ -26,10 +26,11 @@ from coordinator_bench import (
 from shoal_codecs.security.identity import load_identity
 from shoal_codecs.security.post import Post
 from shoal_codecs.transport.errors import BlobStorageError
-from shoal_codecs.transport.link import Link
+from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.status import FleetView
+from shoal_codecs.wire.step import decode_step, initial_step
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_coordinator.operator import Operator
 from shoal_coordinator.service import serve
@@ -53,6 +54,22 @@ async def stored(bench: Bench) -> Store:
     return await Store.open(bench.folders["coordinator"] / "data")
 
 
+async def check_that_the_first_version_is_not_sent(device: Device) -> None:
+    invitation = device.all(wire.Invitation)[0]
+    first, topics = invitation.model, device.bench.topics
+    assert (first.version, first.parent) == (0, b"")
+    assert decode_step(first.step) == initial_step(1, first.digest)
+    retained: list[str] = []
+
+    async def hear(delivery: Delivery) -> None:
+        retained.append(delivery.topic)
+
+    for ref in (first.whole, invitation.task):
+        await device.link.subscribe(topics.blob(ref.name, 0), hear)
+    await eventually(lambda: bool(retained))
+    assert retained == [topics.blob(invitation.task.name, 0)]
+
+
 async def test_rounds_through_two_hubs_make_versions_with_their_provenance(
     mosquitto: BrokerHandle, tmp_path: Path
 ) -> None:
@@ -66,6 +83,7 @@ async def test_rounds_through_two_hubs_make_versions_with_their_provenance(
             assert len({message.round for message in device.all(wire.Invitation)}) == 3
             offers = [message.model for message in device.all(wire.Evaluate)]
             assert all(offer.step and offer.parent for offer in offers)
+            await check_that_the_first_version_is_not_sent(device)
         listed = await operator.command("rounds.list")
     assert [row.outcome for row in view.rounds] == ["committed"] * 3
     assert view.accuracy == pytest.approx(0.9)

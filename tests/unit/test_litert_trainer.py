@@ -17,6 +17,7 @@ from shoal_codecs.wire.task import (
     TaskBundle,
     TypedArray,
     decode_task,
+    gradient_levels,
     initial_weights,
     split_weights,
 )
@@ -91,7 +92,10 @@ def test_the_reference_itself_is_right(trainer: LiteRtTrainer) -> None:
     loss_sum, correct, gradient = mlp_by_hand(
         trainer.initial_weights(), reference.x.numpy(), reference.y.numpy()
     )
-    assert np.abs(gradient - reference.gradient.numpy()).max() < 1e-7
+    levels, scales = gradient_levels(gradient, DIGITS.parameters)
+    assert np.abs(levels.astype(np.int32) - reference.gradient.numpy()).max() <= 1
+    assert scales == pytest.approx(reference.scales)
+    assert trainer.initial_weights() == pytest.approx(initial_weights(DIGITS.parameters, reference.seed))
     assert correct == reference.correct
     assert loss_sum == pytest.approx(reference.loss_sum)
 
@@ -267,16 +271,32 @@ def other_reference(**fields: object) -> TaskBundle:
     return changed(reference=msgspec.structs.replace(DIGITS.reference, **fields))
 
 
-def slightly_wrong_gradient() -> TypedArray:
-    gradient = DIGITS.reference.gradient.numpy().copy()
-    gradient[5000] += 1e-3 * np.abs(gradient).max()
-    return TypedArray.of(gradient)
+def wrong_gradients() -> dict[str, TaskBundle]:
+    right = DIGITS.reference.gradient.numpy()
+    slightly, flipped, transposed, missing = (right.copy() for _ in range(4))
+    slightly[5000] += 33
+    flipped[: 64 * 128] *= -1
+    turned = split_weights(right, DIGITS.parameters)["w2"].T
+    transposed[64 * 128 + 128 : -10] = turned.ravel()
+    missing[-10:] = 0
+    wrong = {"slightly": slightly, "flipped": flipped, "transposed": transposed, "missing": missing}
+    first, *others = DIGITS.reference.scales
+    return {name: other_reference(gradient=TypedArray.of(one)) for name, one in wrong.items()} | {
+        "another learning rate": other_reference(scales=tuple(2 * one for one in DIGITS.reference.scales)),
+        "one parameter too fast": other_reference(scales=(first * 1.001, *others)),
+        "from other weights": other_reference(seed=DIGITS.reference.seed + 1),
+    }
+
+
+@pytest.mark.parametrize("bundle", wrong_gradients().values(), ids=wrong_gradients().keys())
+def test_an_interpreter_that_computes_other_gradients_does_not_train(bundle: TaskBundle) -> None:
+    with pytest.raises(SelfTestError, match="gradients are off"):
+        LiteRtTrainer(bundle).self_test()
 
 
 @pytest.mark.parametrize(
     "bundle",
     [
-        other_reference(gradient=slightly_wrong_gradient()),
         other_reference(loss_sum=DIGITS.reference.loss_sum * 1.001),
         other_reference(correct=DIGITS.reference.correct + 1),
     ],

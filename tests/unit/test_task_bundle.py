@@ -1,7 +1,9 @@
 """The task file: what is encoded comes back, and nothing else is accepted."""
 
+import math
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import msgpack
@@ -12,13 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal_coordinator
+from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.task import (
     MAX_TASK_BYTES,
+    TASK_FORMAT,
+    TASK_MAGIC,
     Parameter,
     TaskBundle,
     TypedArray,
     decode_task,
     encode_task,
+    gradient_levels,
     initial_weights,
     split_weights,
 )
@@ -26,11 +32,16 @@ from shoal_codecs.wire.task_errors import InvalidTaskError
 
 DATA = Path(shoal_coordinator.__file__).parent / "demo" / "data"
 FILE = (DATA / "digits.task").read_bytes()
+HEADER = len(TASK_MAGIC) + 1
 DIGITS = decode_task(FILE)
 
 
+def file_of(packed: bytes) -> bytes:
+    return FILE[:HEADER] + zlib.compress(packed)
+
+
 def test_a_task_survives_the_way_through_bytes() -> None:
-    assert encode_task(DIGITS) == FILE
+    assert decode_task(encode_task(DIGITS)) == DIGITS
     assert DIGITS.dimension == 64 * 128 + 128 + 128 * 10 + 10
     assert DIGITS.labels == tuple("0123456789")
     assert (DIGITS.defaults.epochs, DIGITS.defaults.batch_size) == (5, 16)
@@ -38,8 +49,12 @@ def test_a_task_survives_the_way_through_bytes() -> None:
 
 
 def test_a_field_from_a_newer_author_is_ignored() -> None:
-    fields = msgpack.unpackb(FILE)
-    assert decode_task(msgpack.packb({**fields, "later": 1})) == DIGITS
+    fields = msgpack.unpackb(zlib.decompress(FILE[HEADER:]))
+    assert decode_task(file_of(msgpack.packb({**fields, "later": 1}))) == DIGITS
+
+
+def test_what_a_device_downloads_to_train_is_small() -> None:
+    assert len(FILE) < 20_000
 
 
 @given(cut=st.integers(0, len(FILE) - 1))
@@ -52,11 +67,34 @@ def test_a_truncated_task_is_refused(cut: int) -> None:
 def test_noise_is_refused(noise: bytes) -> None:
     with pytest.raises(InvalidTaskError):
         decode_task(noise)
+    with pytest.raises(InvalidTaskError):
+        decode_task(FILE[:HEADER] + noise)
+    with pytest.raises(InvalidTaskError):
+        decode_task(file_of(noise))
+
+
+def test_bytes_after_the_end_are_refused() -> None:
+    with pytest.raises(InvalidTaskError, match="after its end"):
+        decode_task(FILE + b"x")
+
+
+def test_another_format_and_a_file_of_before_there_was_one_say_what_to_do() -> None:
+    with pytest.raises(InvalidTaskError, match=r"task format 3.*update the agent"):
+        decode_task(TASK_MAGIC + bytes([TASK_FORMAT + 1]) + FILE[HEADER:])
+    with pytest.raises(InvalidTaskError, match="older Shoal"):
+        decode_task(zlib.decompress(FILE[HEADER:]))
+
+
+def test_a_small_file_that_unpacks_to_a_huge_one_is_refused() -> None:
+    bomb = file_of(bytes(MAX_TASK_BYTES + 1))
+    assert len(bomb) < 100_000
+    with pytest.raises(InvalidTaskError, match="at most"):
+        decode_task(bomb)
 
 
 def test_an_oversized_task_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(InvalidTaskError, match="at most"):
-        decode_task(bytes(MAX_TASK_BYTES + 1))
+        decode_task(FILE + bytes(MAX_TASK_BYTES))
 
 
 def changed(**fields: object) -> TaskBundle:
@@ -65,7 +103,6 @@ def changed(**fields: object) -> TaskBundle:
 
 REFERENCE = DIGITS.reference
 CONTRADICTIONS = {
-    "format": changed(format=2),
     "no parameters": changed(parameters=()),
     "twice the same name": changed(parameters=(DIGITS.parameters[0],) * 2),
     "a side of zero": changed(parameters=(Parameter("w", (0, 3)),)),
@@ -85,6 +122,9 @@ CONTRADICTIONS = {
     "a negative side": changed(
         reference=msgspec.structs.replace(REFERENCE, y=TypedArray("int32", (-1, -8), bytes(32)))
     ),
+    "a scale too few": changed(reference=msgspec.structs.replace(REFERENCE, scales=REFERENCE.scales[1:])),
+    "a scale of NaN": changed(reference=msgspec.structs.replace(REFERENCE, scales=(math.nan,) * 4)),
+    "a negative seed": changed(reference=msgspec.structs.replace(REFERENCE, seed=-1)),
     "labels of another type": changed(
         reference=msgspec.structs.replace(REFERENCE, y=TypedArray("uint8", (8,), bytes(8)))
     ),
@@ -96,7 +136,7 @@ def test_parts_that_contradict_each_other_are_refused_on_both_sides(bundle: Task
     with pytest.raises(InvalidTaskError):
         encode_task(bundle)
     with pytest.raises(InvalidTaskError):
-        decode_task(msgpack.packb(msgspec.to_builtins(bundle, builtin_types=(bytes,))))
+        decode_task(file_of(msgpack.packb(msgspec.to_builtins(bundle, builtin_types=(bytes,)))))
 
 
 def test_the_flat_vector_is_the_parameters_in_order() -> None:
@@ -116,7 +156,31 @@ def test_fresh_weights_follow_the_seed_and_stay_in_their_bounds() -> None:
         assert part.std() == pytest.approx(one.initial_bound / 3**0.5, rel=0.05)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+@pytest.mark.parametrize(
+    ("seed", "digest"), [(1, "107a3f7874c5a7ed"), (2024, "c00c120a5818cb3f"), (2**64 - 1, "e3f30f21fb65f657")]
+)
+def test_a_seed_draws_the_same_bits_everywhere_for_good(seed: int, digest: str) -> None:
+    weights = initial_weights(DIGITS.parameters, seed)
+    assert digest_of(weights.astype("<f4").tobytes()).hex()[:16] == digest
+    # The uniform distribution of numpy itself, where its arithmetic is that of this processor.
+    own = np.random.default_rng(seed)
+    for one, part in zip(DIGITS.parameters, split_weights(weights, DIGITS.parameters).values(), strict=True):
+        drawn = own.uniform(-one.initial_bound, one.initial_bound, one.shape)
+        np.testing.assert_allclose(part, drawn, rtol=0, atol=1e-7)
+    assert not np.signbit(weights[weights == 0]).any()
+
+
+def test_levels_hold_a_gradient_to_their_last_place() -> None:
+    gradient = np.random.default_rng(0).normal(size=DIGITS.dimension)
+    gradient[64 * 128 :][:128] = 0
+    levels, scales = gradient_levels(gradient, DIGITS.parameters)
+    assert np.abs(levels).max() == 32767
+    read = levels * np.repeat(scales, [one.size for one in DIGITS.parameters])
+    assert np.abs(read - gradient).max() <= max(scales[0], *scales[2:]) / 2 * 1.0001
+    assert not read[64 * 128 :][:128].any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32"])
 def test_arrays_survive_whatever_their_byte_order(dtype: str) -> None:
     values = np.arange(6).astype(np.dtype(dtype).newbyteorder(">")).reshape(2, 3)
     assert np.array_equal(TypedArray.of(values).numpy(), values)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -34,7 +35,7 @@ from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.packing import unpack_plain
 from shoal_codecs.wire.plan import TrainingPlan, coordinate_seed, encode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
-from shoal_codecs.wire.step import ModelStep, encode_step
+from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
 from shoal_edge.errors import (
     WorkerCrashedError,
     WorkerRefusedError,
@@ -75,7 +76,11 @@ class Device:
 
     @property
     def common(self) -> dict[str, Any]:
-        return {"task": TASK_REF.digest, "task_path": str(self.task), "data_path": str(self.data)}
+        return self.of_task | {"data_path": str(self.data)}
+
+    @property
+    def of_task(self) -> dict[str, Any]:
+        return {"task": TASK_REF.digest, "task_path": str(self.task)}
 
     def fit(self, plan: bytes, **changes: Any) -> dict[str, Any]:
         values: dict[str, Any] = {
@@ -166,12 +171,12 @@ async def test_a_step_leads_to_the_version_it_names(worker: WorkerClient, device
     digest = digest_of(child.astype("<f4").tobytes())
     step = ModelStep("randk", device.digest, digest, seed, kept, 0.25, pack_levels(q, 0.25, 50))
     paths = {"base_path": str(device.folder / "base"), "child_path": str(device.folder / "child")}
-    await worker.request("apply_step", LIMIT_S, step=encode_step(step), **paths)
+    await worker.request("apply_step", LIMIT_S, step=encode_step(step), **device.of_task, **paths)
     assert digest_of((device.folder / "child").read_bytes()) == digest
 
     astray = ModelStep("randk", device.digest, b"?" * 32, seed, kept, 0.25, pack_levels(q, 0.25, 50))
     with pytest.raises(WorkerRefusedError, match="fetch the whole") as caught:
-        await worker.request("apply_step", LIMIT_S, step=encode_step(astray), **paths)
+        await worker.request("apply_step", LIMIT_S, step=encode_step(astray), **device.of_task, **paths)
     assert caught.value.fault == "VectorFileError"
 
 
@@ -184,8 +189,32 @@ async def test_a_sparse_step_leads_to_the_version_it_names(worker: WorkerClient,
     digest = digest_of(child.astype("<f4").tobytes())
     step = ModelStep("sparse", device.digest, digest, b"", 3, 0.0, payload)
     paths = {"base_path": str(device.folder / "base"), "child_path": str(device.folder / "child")}
-    await worker.request("apply_step", LIMIT_S, step=encode_step(step), **paths)
+    await worker.request("apply_step", LIMIT_S, step=encode_step(step), **device.of_task, **paths)
     assert digest_of((device.folder / "child").read_bytes()) == digest
+
+
+async def test_a_seed_leads_to_the_first_version(worker: WorkerClient, device: Device) -> None:
+    target = device.folder / "child"
+
+    async def drawn(step: ModelStep, base: str = "") -> None:
+        paths = {"base_path": base, "child_path": str(target)}
+        await worker.request("apply_step", LIMIT_S, step=encode_step(step), **device.of_task, **paths)
+
+    right = initial_step(1, device.digest)
+    await drawn(right)
+    assert target.read_bytes() == (device.folder / "base").read_bytes()
+    target.unlink()
+
+    stepless = ModelStep("sparse", b"", device.digest, b"", 0, 0.0, b"")
+    from_parent = msgspec.structs.replace(right, parent=device.digest)
+    for step, base in (
+        (initial_step(2, device.digest), ""),
+        (stepless, ""),
+        (from_parent, str(device.folder / "base")),
+    ):
+        with pytest.raises(WorkerRefusedError, match="fetch the whole model"):
+            await drawn(step, base)
+        assert not target.exists()
 
 
 async def test_evaluation_counts_the_held_out_examples(worker: WorkerClient, device: Device) -> None:

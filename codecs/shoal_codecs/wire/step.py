@@ -11,17 +11,23 @@ from shoal_codecs.wire.packing import pack, unpack
 class ModelStep(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """From ``parent`` to ``child`` (digests of the float32 vectors).
 
+    ``initial``: there is no parent; the child is ``task.initial_weights`` of ``seed``, 8 bytes big-endian.
     ``randk``: ``payload`` holds ``kept`` packed integers q for the coordinates of ``seed``, and the child is
     ``parent + scale * q`` there. ``sparse``: ``payload`` is a Top-K payload with its own indices.
     """
 
-    kind: Literal["randk", "sparse"]
+    kind: Literal["initial", "randk", "sparse"]
     parent: bytes
     child: bytes
     seed: bytes
     kept: int
     scale: float
     payload: bytes
+
+
+def initial_step(seed: int, child: bytes) -> ModelStep:
+    """Return the step to version 0: ``child`` is the digest of the weights that ``seed`` draws."""
+    return ModelStep("initial", b"", child, seed.to_bytes(8, "big"), 0, 0.0, b"")
 
 
 def encode_step(step: ModelStep) -> bytes:

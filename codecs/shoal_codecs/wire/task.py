@@ -8,6 +8,7 @@ where an array is asked for, so that an idle agent may hold the types.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -21,25 +22,30 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-TASK_FORMAT = 1
+TASK_MAGIC = b"SHTK"
+TASK_FORMAT = 2
 MAX_TASK_BYTES = 64 << 20
+"""Of a task file, packed and unpacked."""
 MAX_DIMENSION = 1 << 26
+MAX_SEED = 1 << 64
 FLATBUFFER_IDENTIFIER = b"TFL3"
 T = TypeVar("T")
 DType = Literal["uint8", "int32", "float32"]
-_ITEM_BYTES: dict[DType, int] = {"uint8": 1, "int32": 4, "float32": 4}
+StoredDType = Literal["uint8", "int16", "int32", "float32"]
+GRADIENT_LEVELS = 32767
+_ITEM_BYTES: dict[StoredDType, int] = {"uint8": 1, "int16": 2, "int32": 4, "float32": 4}
 
 
 class TypedArray(msgspec.Struct, frozen=True):
     """An array as raw little-endian bytes in C order."""
 
-    dtype: DType
+    dtype: StoredDType
     shape: tuple[int, ...]
     data: bytes
 
     @classmethod
     def of(cls, values: npt.NDArray[Any]) -> TypedArray:
-        """Hold a copy of ``values``, which must be uint8, int32 or float32."""
+        """Hold a copy of ``values``, which must be uint8, int16, int32 or float32."""
         little = values.astype(values.dtype.newbyteorder("<"))
         name: Any = values.dtype.name
         if name not in _ITEM_BYTES:
@@ -98,15 +104,18 @@ class TrainingDefaults(msgspec.Struct, frozen=True):
 
 
 class ReferenceGradients(msgspec.Struct, frozen=True):
-    """What a correct runtime computes from the weights stored in the trainable model.
+    """What a correct runtime computes from the initial weights that ``seed`` draws.
 
-    ``x`` (n and the input's shape) and ``y`` (n,) int32 are a batch of raw examples; ``gradient`` (D,) is
-    the gradient of their mean loss, ``loss_sum`` their summed loss in nats.
+    ``x`` (n and the input's shape) and ``y`` (n,) int32 are a batch of raw examples; ``loss_sum`` is their
+    summed loss in nats. The gradient of their mean loss is ``gradient`` (D,), int16 levels within
+    +-``GRADIENT_LEVELS``, times one entry of ``scales`` a parameter.
     """
 
+    seed: int
     x: TypedArray
     y: TypedArray
     gradient: TypedArray
+    scales: tuple[float, ...]
     loss_sum: float
     correct: int
 
@@ -115,7 +124,8 @@ class TaskBundle(msgspec.Struct, frozen=True):
     """Everything a device downloads to train; the deployable templates stay at the coordinator.
 
     ``trainable`` is a LiteRT flatbuffer with the signatures train, evaluate, infer, get_weights and
-    set_weights; its weights are inputs and outputs named like ``parameters``.
+    set_weights; its weights are inputs and outputs named like ``parameters``. What it holds as their first
+    values is never used: zeros make the file small.
     """
 
     name: str
@@ -125,7 +135,6 @@ class TaskBundle(msgspec.Struct, frozen=True):
     labels: tuple[str, ...]
     reference: ReferenceGradients
     defaults: TrainingDefaults = TrainingDefaults()
-    format: int = TASK_FORMAT
 
     @property
     def dimension(self) -> int:
@@ -151,14 +160,33 @@ def split_weights(
 
 
 def initial_weights(parameters: Iterable[Parameter], seed: int) -> npt.NDArray[np.float32]:
-    """Draw the weights (D,) float32 of a fresh model; the same seed gives the same weights."""
+    """Draw the weights (D,) float32 of a fresh model; the same seed gives the same bits on every machine.
+
+    Raw PCG64 words, whose stream numpy keeps for good: the upper 53 bits make u in [-1, 1) exactly, the
+    weight is u times the bound, rounded once to float64 and once to float32.
+    """
     import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
 
-    rng = np.random.Generator(np.random.PCG64(seed))
-    draws = [
-        rng.uniform(-one.initial_bound, one.initial_bound, one.size).astype(np.float32) for one in parameters
-    ]
+    bits = np.random.PCG64(seed)
+    draws = []
+    for one in parameters:
+        unit = (bits.random_raw(one.size) >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+        # The sum turns the -0.0 of a bound of zero into 0.0.
+        draws.append((unit * one.initial_bound + 0.0).astype(np.float32))
     return np.concatenate(draws)
+
+
+def gradient_levels(
+    gradient: npt.NDArray[Any], parameters: Iterable[Parameter]
+) -> tuple[npt.NDArray[np.int16], tuple[float, ...]]:
+    """Return ``gradient`` (D,) as int16 levels (D,) and one scale a parameter, for ``ReferenceGradients``."""
+    import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
+
+    levels, scales = [], []
+    for part in split_weights(gradient, parameters).values():
+        scales.append(float(np.abs(part).max()) / GRADIENT_LEVELS or 1.0)
+        levels.append(np.rint(part.ravel() / scales[-1]).astype(np.int16))
+    return np.concatenate(levels), tuple(scales)
 
 
 def check_parameters(parameters: tuple[Parameter, ...]) -> None:
@@ -182,10 +210,6 @@ def check_flatbuffer(model: bytes, label: str) -> None:
 
 def check_task(bundle: TaskBundle) -> None:
     """Raise InvalidTaskError where parts of ``bundle`` contradict each other."""
-    if bundle.format != TASK_FORMAT:
-        raise InvalidTaskError(
-            f"task format {bundle.format}, this party reads {TASK_FORMAT}: update the agent"
-        )
     check_parameters(bundle.parameters)
     check_flatbuffer(bundle.trainable, "the trainable model")
     about = bundle.input
@@ -213,31 +237,60 @@ def _check_reference(bundle: TaskBundle) -> None:
         and reference.x.shape == (count, *bundle.input.shape)
         and reference.x.dtype == bundle.input.dtype
         and reference.gradient.shape == (bundle.dimension,)
-        and reference.gradient.dtype == "float32"
+        and reference.gradient.dtype == "int16"
+        and len(reference.scales) == len(bundle.parameters)
+        and all(0 < scale < math.inf for scale in reference.scales)
+        and 0 <= reference.seed < MAX_SEED
     )
     if not fits:
         raise InvalidTaskError("the reference gradients are of another model: author the task again")
 
 
 def encode_task(bundle: TaskBundle) -> bytes:
-    """Encode a checked ``bundle`` as a MessagePack map.
+    """Encode a checked ``bundle``: magic, format number (1 byte), a MessagePack map in zlib's format.
 
     Raises:
         InvalidTaskError: parts of the bundle contradict each other.
     """
     check_task(bundle)
-    return pack(bundle)
+    return TASK_MAGIC + bytes([TASK_FORMAT]) + zlib.compress(pack(bundle), 9)
 
 
 def decode_task(data: bytes) -> TaskBundle:
     """Decode and check a task file.
 
     Raises:
-        InvalidTaskError: too long, no task, or parts that contradict each other.
+        InvalidTaskError: too long, no task, of another format, or parts that contradict each other.
     """
-    bundle = unpack_file(data, TaskBundle)
+    bundle = unpack_file(_unzip(data), TaskBundle)
     check_task(bundle)
     return bundle
+
+
+def _check_size(data: bytes) -> None:
+    if len(data) > MAX_TASK_BYTES:
+        raise InvalidTaskError(
+            f"{len(data)} bytes, a task file has at most {MAX_TASK_BYTES}: take a smaller one"
+        )
+
+
+def _unzip(data: bytes) -> bytes:
+    _check_size(data)
+    begin = len(TASK_MAGIC) + 1
+    if len(data) < begin or not data.startswith(TASK_MAGIC):
+        raise InvalidTaskError("no task file: fetch it again, or author it again if it is of an older Shoal")
+    if data[begin - 1] != TASK_FORMAT:
+        raise InvalidTaskError(
+            f"task format {data[begin - 1]}, this party reads {TASK_FORMAT}: update the agent"
+        )
+    inflater = zlib.decompressobj()
+    try:
+        packed = inflater.decompress(memoryview(data)[begin:], MAX_TASK_BYTES + 1)
+    except zlib.error as error:
+        raise InvalidTaskError(f"a damaged task file ({error}): fetch it again") from error
+    if len(packed) <= MAX_TASK_BYTES and (not inflater.eof or inflater.unused_data):
+        raise InvalidTaskError("a task file that is cut short, or has bytes after its end: fetch it again")
+    return packed
 
 
 def unpack_file(data: bytes, kind: type[T]) -> T:
@@ -246,10 +299,7 @@ def unpack_file(data: bytes, kind: type[T]) -> T:
     Raises:
         InvalidTaskError: too long, or no such file.
     """
-    if len(data) > MAX_TASK_BYTES:
-        raise InvalidTaskError(
-            f"{len(data)} bytes, a task file has at most {MAX_TASK_BYTES}: take a smaller one"
-        )
+    _check_size(data)
     try:
         return unpack(data, kind)
     except (MalformedMessageError, msgspec.ValidationError) as error:

@@ -63,7 +63,7 @@ class Trainer(Protocol):
         ...
 
     def initial_weights(self) -> npt.NDArray[np.float32]:
-        """Return the weights (D,) stored in the task."""
+        """Return the weights (D,) that the task's reference begins with."""
         ...
 
     def set_weights(self, vector: npt.NDArray[np.float32]) -> None:

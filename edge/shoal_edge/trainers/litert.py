@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.wire.task import TaskBundle, split_weights
+from shoal_codecs.wire.task import GRADIENT_LEVELS, TaskBundle, initial_weights, split_weights
 from shoal_edge.data import check_examples
 from shoal_edge.trainers.base import EvaluationCounts, FitReport
 from shoal_edge.trainers.errors import (
@@ -56,7 +56,8 @@ class LiteRtTrainer:
         self._bundle = bundle
         self._interpreter = open_model(bundle.trainable)
         self._runners = self._checked_runners()
-        self._initial = self.get_weights()
+        self._initial = initial_weights(bundle.parameters, bundle.reference.seed)
+        self.set_weights(self._initial)
 
     @property
     def dimension(self) -> int:
@@ -64,7 +65,7 @@ class LiteRtTrainer:
         return self._bundle.dimension
 
     def initial_weights(self) -> Weights:
-        """Return the weights (D,) stored in the task."""
+        """Return the weights (D,) that the task's reference begins with."""
         return self._initial.copy()
 
     def set_weights(self, vector: Weights) -> None:
@@ -159,7 +160,6 @@ class LiteRtTrainer:
             SelfTestError: this interpreter computes something else.
         """
         reference = self._bundle.reference
-        wanted = reference.gradient.numpy()
         x, y = reference.x.numpy().astype(np.float32), reference.y.numpy()
         kept = self.get_weights()
         try:
@@ -171,13 +171,15 @@ class LiteRtTrainer:
             raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
         finally:
             self.set_weights(kept)
-        fault = float(np.abs(gradient - wanted).max() / np.abs(wanted).max())
+        scales = np.repeat(reference.scales, [one.size for one in self._bundle.parameters])
+        # In levels, so that each parameter is measured by its own largest gradient.
+        fault = float(np.abs(gradient / scales - reference.gradient.numpy()).max() / GRADIENT_LEVELS)
         same_loss = math.isclose(counts.loss_sum, reference.loss_sum, rel_tol=_SELF_TEST_TOLERANCE)
         if not fault <= _SELF_TEST_TOLERANCE or not same_loss or counts.correct != reference.correct:
             raise SelfTestError(
-                f"gradients are off by {fault:.1e} of the largest (at most {_SELF_TEST_TOLERANCE:g}), "
-                f"loss {counts.loss_sum:.6g} where {reference.loss_sum:.6g} is right: do not train "
-                "here; install the pinned interpreter of shoal[edge]"
+                f"gradients are off by {fault:.1e} of a parameter's largest (at most "
+                f"{_SELF_TEST_TOLERANCE:g}), loss {counts.loss_sum:.6g} where {reference.loss_sum:.6g} is "
+                "right: do not train here; install the pinned interpreter of shoal[edge]"
             )
 
     def _evaluate(self, inputs: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> EvaluationCounts:
