@@ -124,6 +124,10 @@ class Participant:
         """Ignore it: the report it names was made before a restart that lost it."""
         return []
 
+    def _plan_again(self, _event: PlanArrived) -> Actions:
+        """Ignore it: a retained plan comes once for each time it was asked for or refilled."""
+        return []
+
     def _over(self, _event: Cancelled) -> Actions:
         return self._leave()
 
@@ -178,6 +182,7 @@ class Participant:
         (Phase.CHECKING, Failed): _failed,
         (Phase.CHECKING, EvaluateAsked): _evaluate,
         (Phase.FETCHING, Invited): _invited_again,
+        (Phase.FETCHING, PlanArrived): _plan_again,
         (Phase.FETCHING, ModelReady): _train,
         (Phase.FETCHING, ReceiptArrived): _early_receipt,
         (Phase.FETCHING, Cancelled): _over,
@@ -185,6 +190,7 @@ class Participant:
         (Phase.FETCHING, Failed): _failed,
         (Phase.FETCHING, EvaluateAsked): _evaluate,
         (Phase.TRAINING, Invited): _invited_again,
+        (Phase.TRAINING, PlanArrived): _plan_again,
         (Phase.TRAINING, Trained): _trained,
         (Phase.TRAINING, ReceiptArrived): _early_receipt,
         (Phase.TRAINING, Cancelled): _over,
@@ -192,6 +198,7 @@ class Participant:
         (Phase.TRAINING, Failed): _failed,
         (Phase.TRAINING, EvaluateAsked): _evaluate,
         (Phase.REPORTING, Invited): _invited_again,
+        (Phase.REPORTING, PlanArrived): _plan_again,
         (Phase.REPORTING, ReceiptArrived): _receipt,
         (Phase.REPORTING, Cancelled): _over,
         (Phase.REPORTING, Deadline): _too_late,

@@ -106,6 +106,13 @@ def test_a_round_as_it_should_go() -> None:
     assert device.job is None
 
 
+@pytest.mark.parametrize("phase", [Phase.FETCHING, Phase.TRAINING, Phase.REPORTING])
+def test_a_plan_that_comes_twice_is_taken_once(phase: Phase) -> None:
+    device = at(phase)
+    assert device.handle(arrived()) == []
+    assert device.phase is phase
+
+
 def test_persisting_comes_before_sending() -> None:
     actions = at(Phase.TRAINING).handle(Trained(HASHES[7], REPORT))
     assert kinds(actions).index(PersistReport) < kinds(actions).index(SendReport)
