@@ -47,7 +47,10 @@ def _version(value: bool) -> None:  # noqa: FBT001 - typer's callback
 
 @app.callback()
 def root(
-    *, version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Train models across a fleet over MQTT, and put them back on it."""
 
@@ -120,7 +123,9 @@ def status(
     config: OperatorConfig = DEFAULT_OPERATOR,
     broker: Broker = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it.")] = False,
-    output: Annotated[Literal["table", "json"], typer.Option("--output", "-o")] = "table",
+    output: Annotated[
+        Literal["table", "json"], typer.Option("--output", "-o", help="A table, or JSON.")
+    ] = "table",
 ) -> None:
     """Show the fleet, the round and the releases."""
     from shoal_coordinator.cli.operate import show_status  # noqa: PLC0415
