@@ -230,7 +230,6 @@ def test_a_receipt_for_something_else_empties_nothing(word: ReceiptArrived) -> N
         (Phase.CHECKING, ModelReady(HASHES[7])),
         (Phase.CHECKING, Trained(HASHES[7], REPORT)),
         (Phase.CHECKING, receipt("hub-1")),
-        (Phase.FETCHING, arrived()),
         (Phase.FETCHING, Trained(HASHES[7], REPORT)),
         (Phase.TRAINING, ModelReady(HASHES[7])),
         (Phase.REPORTING, Trained(HASHES[7], REPORT)),
