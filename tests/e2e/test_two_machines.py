@@ -53,6 +53,8 @@ def machines() -> Iterator[Machines]:
         pytest.skip(f"not installed: {', '.join(missing) or 'mosquitto'}")
     if os.geteuid() != 0:
         pytest.skip("network namespaces are made by root only")
+    if not any(user.pw_name == "mosquitto" for user in pwd.getpwall()):
+        pytest.skip("there is no user mosquitto: install the distribution's package")
     token = secrets.token_hex(3)
     made = Machines(f"shoal-s-{token}", f"shoal-f-{token}")
     with contextlib.ExitStack() as undo:
