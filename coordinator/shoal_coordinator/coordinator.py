@@ -242,6 +242,8 @@ class CoordinatorService:
         view = await organs.fleet.hear_heartbeat(message, organs.clock_ms())
         if view is None or not view.trusted:
             return
+        if Reading.SENT in message.readings and Reading.RECEIVED in message.readings:
+            organs.traffic.stood_at(device, view.number(Reading.SENT), view.number(Reading.RECEIVED))
         plan = self.runner.plan
         if plan is not None and device in plan.cohort and view.number(Reading.ROUND) == plan.round:
             with contextlib.suppress(RoundError):

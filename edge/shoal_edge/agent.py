@@ -66,7 +66,7 @@ class EdgeAgent:
         roster = load_roster(home / "roster.bin", home / "authority.pub", settings.fleet)
         identity = load_identity(settings.name, home / "identity.key")
         roster.party(settings.name)
-        topics = Topics(settings.fleet, settings.topic_prefix)
+        topics = Topics(settings.fleet, settings.prefix)
         self.post = Post(topics, identity, roster, clock)
         self._session = os.urandom(8)
         self._status_topic = topics.device(settings.name, "status")

@@ -24,8 +24,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     name: str = ""
-    fleet: str = "fleet"
-    topic_prefix: str = ""
+    fleet: str = "demo"
+    prefix: str = ""
     folder: str = ""
     data_dir: str = ""
     examples: str = "examples.npz"
