@@ -117,17 +117,17 @@ def test_the_hash_is_over_the_bytes_and_the_signature_over_the_hash() -> None:
     assert plan_signing_bytes(data).endswith(plan_hash(data))
 
 
-def test_coordinates_hang_on_every_hub_on_the_base_and_on_the_round() -> None:
-    other = HubOffer("hub-2", OFFERS[1].key, b"\x08" * 32)
-    seeds = {
-        coordinate_seed(plan(**changes))
-        for changes in (
-            {},
-            {"round": 8},
-            {"base": b"\x09" * 32},
-            {"hubs": (OFFERS[0], other)},
-            {"hubs": OFFERS[::-1]},
-        )
-    }
-    assert len(seeds) == 5
-    assert coordinate_seed(plan(n_min=3)) == coordinate_seed(plan())
+def test_coordinates_hang_on_every_hubs_nonce_and_on_nothing_the_coordinator_chooses() -> None:
+    seed = coordinate_seed(plan())
+    for place, offer in enumerate(OFFERS):
+        fresh = list(OFFERS)
+        fresh[place] = HubOffer(offer.hub, offer.key, b"\x08" * 32)
+        assert coordinate_seed(plan(hubs=tuple(fresh))) != seed
+    chosen: tuple[dict[str, Any], ...] = (
+        {"round": 8},
+        {"base": b"\x09" * 32},
+        {"task": b"\x09" * 32},
+        {"hubs": OFFERS[::-1]},
+        {"n_min": 3},
+    )
+    assert {coordinate_seed(plan(**changes)) for changes in chosen} == {seed}

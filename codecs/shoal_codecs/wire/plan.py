@@ -199,11 +199,11 @@ def plan_signing_bytes(data: bytes) -> bytes:
 def coordinate_seed(plan: Plan) -> bytes:
     """Return the 32-byte seed of the round's coordinates.
 
-    It hangs on every hub's nonce, so that neither the coordinator nor a single hub chooses which
-    coordinates a round reveals.
+    It hangs on every hub's nonce and on nothing that the coordinator chooses: with the round's number or the
+    base in it, one could be searched for that reveals wanted coordinates. A hub that saw the others' nonces
+    before it offered its own could still search; commitments to nonces come with the hubs' log heads.
     """
     digest = hashlib.sha256(_SEED_LABEL)
-    digest.update(plan.round.to_bytes(8, "big") + plan.base)
-    for hub in plan.hubs:
+    for hub in sorted(plan.hubs, key=lambda offer: offer.hub):
         digest.update(len(hub.hub).to_bytes(2, "big") + hub.hub.encode() + hub.nonce)
     return digest.digest()
