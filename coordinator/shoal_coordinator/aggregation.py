@@ -113,7 +113,7 @@ def aggregate_sums(
         clear = unseal(private, sums[offer.hub], sum_context(plan_hash, set_digest, offer.hub))
         words.append(unpack_ring(clear, spec.words, spec.ring_bits))
     total = decode_sum(combine(words, spec.ring_bits), spec)
-    step, bounded = _bounded(step_from_sum(total, spec, server_lr), total, spec)
+    step, bounded = _bounded(step_from_sum(total, spec, server_lr), total, spec, server_lr)
     payload = pack_levels(step.q, step.scale, spec.n_max * spec.clamp)
     candidate = _stepped(plan, vector_of(base), step, payload, bounded=bounded)
     if candidate.digest == plan.base:
@@ -194,17 +194,20 @@ def aggregate_reports(
     return _whole(start, total.astype(np.float32))
 
 
-def _bounded(step: Step, total: RingSum, spec: RingSpec) -> tuple[Step, bool]:
+def _bounded(step: Step, total: RingSum, spec: RingSpec, server_lr: float) -> tuple[Step, bool]:
     """Shorten a step that no honest devices can have made: each adds at most the clip norm and rounding.
 
-    Shortened and not refused: the hubs never sum for this base again, so a refusal would let one device
-    stop the fleet for good.
+    The move itself is bounded alike, for the weight it is divided by is a device's word too: one that takes
+    the others' weights away would multiply the mean. Shortened and not refused: the hubs never sum for this
+    base again, so a refusal would let one device stop the fleet for good.
     """
     honest = spec.n_max * (spec.clip_norm * spec.levels_per_unit + math.sqrt(spec.kept))
     found = float(np.linalg.norm(total.q.astype(np.float64)))
-    if found <= honest:
+    longest = min(found, honest) * step.scale
+    longest = min(longest, server_lr * honest / spec.levels_per_unit)
+    if found * step.scale <= longest:
         return step, False
-    return Step(step.q, float(np.float32(step.scale * honest / found))), True
+    return Step(step.q, float(np.float32(longest / found))), True
 
 
 def _quantised(values: npt.NDArray[np.float64]) -> Step:

@@ -14,7 +14,7 @@ from shoal_codecs.updates.base import EncodeContext
 from shoal_codecs.updates.coordinates import rand_coordinates
 from shoal_codecs.updates.errors import PayloadLengthError, RingSumRangeError
 from shoal_codecs.updates.registry import codec
-from shoal_codecs.updates.ring import encode_ring, pack_ring
+from shoal_codecs.updates.ring import encode_ring, pack_ring, unpack_ring
 from shoal_codecs.updates.step import apply_step
 from shoal_codecs.updates.step import decode_step as unpack_levels
 from shoal_codecs.wire.blob import digest_of
@@ -136,6 +136,23 @@ def test_a_device_that_lies_about_its_levels_cannot_move_the_model_far() -> None
     weight = sum(5 * spec.limb_base**place for place in range(spec.limbs))
     honest = 5 * (spec.clip_norm + np.sqrt(spec.kept) / spec.levels_per_unit) * spec.weight_cap / weight
     assert candidate.norm <= honest * 1.0001
+
+
+def test_a_device_that_takes_the_others_weight_away_cannot_multiply_the_mean() -> None:
+    plan, given = plan_of("hubs"), updates(0.5)
+    spec = ring_spec(plan)
+    words = hub_words(plan, given)
+    first = unpack_ring(words["hub-1"], spec.words, spec.ring_bits)
+    whole = sum(min(n, spec.weight_cap) for _, n in given.values())
+    assert spec.limbs == 1
+    first[spec.kept] = (int(first[spec.kept]) - whole + 1) % (1 << spec.ring_bits)
+    words["hub-1"] = pack_ring(first, spec.ring_bits)
+    honest, candidate = sum_up(plan, sealed(plan, hub_words(plan, given))), sum_up(plan, sealed(plan, words))
+    assert not honest.bounded
+    assert candidate.bounded
+    assert (
+        candidate.norm <= plan.n_max * (spec.clip_norm + np.sqrt(spec.kept) / spec.levels_per_unit) * 1.0001
+    )
 
 
 def test_a_sum_under_another_set_does_not_open() -> None:
