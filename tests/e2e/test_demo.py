@@ -39,17 +39,17 @@ def descendants_in(folder: Path) -> list[str]:
 
 
 def test_small_fleet_with_every_event(tmp_path: Path) -> None:
-    report, printed = run_demo(tmp_path, "--devices", "4", "--rounds", "12", "--seed", "3")
+    report, printed = run_demo(tmp_path, "--devices", "4", "--rounds", "24", "--seed", "3")
     kinds = [event["kind"] for event in report["events"]]
     for kind in ("kill.agent", "back.agent", "cut.link", "back.link", "kill.hub", "back.hub"):
         assert kind in kinds, (kind, printed)
     assert "kill.broker" in kinds
     assert "back.broker" in kinds
-    assert report["rounds"] == 12
+    assert report["rounds"] == 24
     assert report["mode"] == "hubs"
     assert report["deployed"]["devices_confirmed"] == 4
     assert report["deployed"]["devices_rolled_back"] == 1
-    assert report["deployed"]["version"] == 12
+    assert report["deployed"]["version"] == 24
     states = {row["release"].split("-v")[0]: row["state"] for row in report["releases"]}
     assert states["half-way"] == "complete"
     assert states["untrained"] == "aborted"
@@ -61,22 +61,31 @@ def test_small_fleet_with_every_event(tmp_path: Path) -> None:
 
 
 def test_second_run_goes_on_from_the_stored_model(tmp_path: Path) -> None:
-    first, _ = run_demo(tmp_path, "--devices", "3", "--rounds", "4", "--calm")
+    first, _ = run_demo(tmp_path, "--devices", "3", "--rounds", "12", "--calm")
     second, _ = run_demo(tmp_path, "--devices", "3", "--rounds", "3", "--calm")
-    assert first["deployed"]["version"] == 4
-    assert second["deployed"]["version"] == 7
-    assert set(second["accuracy"]["by_round"]) == {"5", "6", "7"}
+    assert set(first["accuracy"]["by_round"]) == {str(version) for version in range(1, 13)}
+    assert set(second["accuracy"]["by_round"]) == {"13", "14", "15"}
+    # A model of so few rounds may do worse on one device than the one before: then the fleet keeps that.
+    assert min(second["accuracy"]["by_round"].values()) > first["accuracy"]["by_round"]["1"]
+    final = next(row for row in second["releases"] if row["release"].startswith("final"))
+    assert final["version"] == 15
+    if final["state"] == "complete":
+        assert second["deployed"]["version"] == 15
+    else:
+        assert final["rolled_back"] > 0
 
 
 def test_plain_mode_with_topk_on_the_embedded_broker(tmp_path: Path) -> None:
     report, _ = run_demo(
         tmp_path,
-        *("--devices", "3", "--rounds", "4", "--mode", "plain", "--codec", "topk"),
+        *("--devices", "3", "--rounds", "12", "--mode", "plain", "--codec", "topk"),
         *("--calm", "--broker", "embedded"),
     )
     assert report["broker"] == "embedded"
     assert report["mode"] == "plain"
     assert report["codec"].startswith("topk")
+    assert report["accuracy"]["federated"] > 0.6
+    # The half-way release at the least has reached everybody.
     assert report["deployed"]["devices_confirmed"] == 3
 
 

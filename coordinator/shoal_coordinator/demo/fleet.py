@@ -15,8 +15,8 @@ FLEET = "demo"
 HUBS = ("hub-1", "hub-2")
 KEEPALIVE_S = 10
 HEARTBEAT_S = 5.0
-# The digits learn as well with 0.2; the federated model comes closer to the centralised one with this.
-LEARNING_RATE = 0.3
+# With 5 % of the coordinates a round the federated model comes closer to the centralised one this way.
+LEARNING_RATE = 0.4
 FLOOR_SHARE = 0.6
 PAUSE_S, SHOW_S = 0.4, 16.0
 
