@@ -22,6 +22,7 @@ from shoal_codecs.settings import print_settings
 from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.transport.messages import Publication
 from shoal_codecs.transport.settings import LinkSettings
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.heartbeat import Reading
@@ -36,7 +37,7 @@ from shoal_coordinator.hub.config import HubSettings
 from shoal_coordinator.hub.service import HubService
 from shoal_coordinator.operator import Operator, operator_session
 from shoal_coordinator.service import serve
-from shoal_edge.shares import clear_share, ring_shares, ring_spec, seal_shares
+from shoal_edge.shares import clear_share, ring_shares, seal_shares
 
 FLEET = "bench"
 HUBS = ("hub-1", "hub-2")

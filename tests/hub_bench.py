@@ -25,6 +25,7 @@ from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.messages import Delivery
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.updates.keystream import Words
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
 from shoal_codecs.wire.messages import AnyMessage, HubStatus, HubSumPart, Message, PlanProposal, ReportPart
 from shoal_codecs.wire.plan import (
@@ -46,7 +47,6 @@ from shoal_codecs.wire.report import (
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.hub.config import HubSettings
 from shoal_coordinator.hub.service import HubService
-from shoal_coordinator.planning import ring_spec
 
 M = TypeVar("M", bound=Message)
 FLEET = "test"

@@ -18,6 +18,7 @@ from shoal_codecs.security.sealing import unseal
 from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
 from shoal_codecs.updates.coordinates import rand_coordinates
 from shoal_codecs.updates.errors import UpdateError
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import RingSpec, RingSum, decode_sum, unpack_ring
 from shoal_codecs.updates.step import Step, apply_step, step_from_sum
@@ -27,7 +28,6 @@ from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import unpack
 from shoal_codecs.wire.plan import Plan, coordinate_seed
 from shoal_codecs.wire.step import ModelStep, encode_step
-from shoal_coordinator.planning import ring_spec
 from shoal_coordinator.round_errors import (
     AggregationError,
     InvalidReportError,

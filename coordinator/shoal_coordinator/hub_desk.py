@@ -7,12 +7,12 @@ from shoal_codecs.security.identity import verify
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.security.sealing import OVERHEAD_BYTES
 from shoal_codecs.updates.bitpack import packed_size
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.plan import HubOffer, Plan, plan_signing_bytes
 from shoal_codecs.wire.status import HubRow
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.announcer import Announcer
-from shoal_coordinator.planning import ring_spec
 from shoal_coordinator.round_errors import StrangerToRoundError, SumPartError
 from shoal_coordinator.round_runner import RoundRunner
 

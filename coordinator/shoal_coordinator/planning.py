@@ -7,9 +7,9 @@ from typing import Literal
 import msgspec
 
 from shoal_codecs.updates.base import kept_for
-from shoal_codecs.updates.ring import RingSpec, ring_bits_for
+from shoal_codecs.updates.ring import ring_bits_for
 from shoal_codecs.wire.errors import InvalidPlanError
-from shoal_codecs.wire.plan import CodecPlan, HubOffer, Plan, TrainingPlan, coordinate_seed
+from shoal_codecs.wire.plan import CodecPlan, HubOffer, Plan, TrainingPlan
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
 
 SPARSE = frozenset({"randk", "topk"})
@@ -101,25 +101,6 @@ def make_plan(
         )
     except InvalidPlanError as error:
         raise InvalidRoundPlanError(f"these settings make no plan: {error}") from error
-
-
-def ring_spec(plan: Plan) -> RingSpec:
-    """Return the numbers every party of ``plan`` derives from it (mode ``hubs``).
-
-    Raises:
-        RingSpecError: a plan whose numbers make no ring.
-    """
-    codec = plan.codec
-    return RingSpec(
-        dimension=codec.dimension,
-        kept=codec.kept,
-        clip_norm=codec.clip_norm,
-        clamp=codec.clamp,
-        ring_bits=codec.ring_bits,
-        n_max=plan.n_max,
-        weight_cap=codec.weight_cap,
-        seed=coordinate_seed(plan),
-    )
 
 
 def _codec_plan(settings: PlanSettings, dimension: int, size: int) -> CodecPlan:

@@ -14,8 +14,9 @@ from shoal_codecs.secagg.additive import split
 from shoal_codecs.security.sealing import seal
 from shoal_codecs.updates.base import EncodeContext, Float32Vector, Indices
 from shoal_codecs.updates.keystream import Words
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
-from shoal_codecs.updates.ring import RingSpec, encode_ring, pack_ring
+from shoal_codecs.updates.ring import encode_ring, pack_ring
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import Plan, coordinate_seed, decode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
@@ -32,25 +33,6 @@ class Shared:
     words: Words | None = None
     first: Words | None = None
     coordinates: Indices | None = None
-
-
-def ring_spec(plan: Plan) -> RingSpec:
-    """Return the numbers every party of ``plan`` derives from it.
-
-    Raises:
-        RingSpecError: numbers that make no ring.
-    """
-    own = plan.codec
-    return RingSpec(
-        dimension=own.dimension,
-        kept=own.kept,
-        clip_norm=own.clip_norm,
-        clamp=own.clamp,
-        ring_bits=own.ring_bits,
-        n_max=plan.n_max,
-        weight_cap=own.weight_cap,
-        seed=coordinate_seed(plan),
-    )
 
 
 def ring_shares(

@@ -36,6 +36,7 @@ from shoal_codecs.transport.blobs import BlobPublisher
 from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.messages import Delivery
 from shoal_codecs.updates.coordinates import rand_coordinates
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import decode_sum, unpack_ring
 from shoal_codecs.updates.step import Step, apply_step, step_from_sum
 from shoal_codecs.updates.step import encode_step as pack_levels
@@ -67,7 +68,6 @@ from shoal_codecs.wire.report import (
 )
 from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
 from shoal_coordinator.demo.broker import BrokerHandle
-from shoal_edge.shares import ring_spec
 
 DEVICE = "device-01"
 DEVICES = 10

@@ -13,6 +13,7 @@ from shoal_codecs.security.sealing import seal
 from shoal_codecs.updates.base import EncodeContext
 from shoal_codecs.updates.coordinates import rand_coordinates
 from shoal_codecs.updates.errors import PayloadLengthError, RingSumRangeError
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import encode_ring, pack_ring, unpack_ring
 from shoal_codecs.updates.step import apply_step
@@ -29,7 +30,7 @@ from shoal_coordinator.aggregation import (
     vector_bytes,
     vector_of,
 )
-from shoal_coordinator.planning import PlanSettings, make_plan, ring_spec
+from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.round_errors import AggregationError, InvalidReportError, NoUsableReportError
 
 D = 2000

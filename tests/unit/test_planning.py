@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, encode_plan
-from shoal_coordinator.planning import PlanSettings, make_plan, ring_spec
+from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
 
 OFFERS = {name: HubOffer(name, name.encode().ljust(32), b"n" * 32) for name in ("hub-1", "hub-2")}

@@ -1,9 +1,11 @@
 """The parts of the transport that need no broker."""
 
 import asyncio
+import os
 import random
 import socket
 import ssl
+import time
 from pathlib import Path
 
 import msgspec
@@ -15,7 +17,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from shoal_codecs.transport.backoff import Backoff
-from shoal_codecs.transport.blob_store import BlobStore
+from shoal_codecs.transport.blob_store import ABANDONED_S, BlobStore
 from shoal_codecs.transport.diagnosis import diagnose
 from shoal_codecs.transport.errors import (
     BadBrokerUrlError,
@@ -298,3 +300,18 @@ def test_the_cap_of_a_store_holds(tmp_path: Path) -> None:
 def test_only_a_digest_names_a_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(BlobStorageError):
         BlobStore(tmp_path).path(name)
+
+
+def test_a_full_store_drops_parts_whose_fetch_was_given_up_and_keeps_the_others(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, cap_bytes=10_000)
+    given_up, under_way = describe(b"a" * 5000), describe(b"b" * 4000)
+    for ref in (given_up, under_way):
+        store.open_part(ref).close()
+    with pytest.raises(BlobStorageError):
+        store.put(b"c" * 3000)
+    long_ago = time.time() - 2 * ABANDONED_S
+    os.utime(tmp_path / f"{given_up.name}.part", (long_ago, long_ago))
+    ref = store.put(b"c" * 3000)
+    assert store.has(ref.name)
+    assert not (tmp_path / f"{given_up.name}.part").exists()
+    assert (tmp_path / f"{under_way.name}.part").exists()

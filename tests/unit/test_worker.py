@@ -27,6 +27,7 @@ from shoal_codecs.secagg.prg import expand
 from shoal_codecs.security.sealing import unseal
 from shoal_codecs.updates.base import EncodeContext, to_dense
 from shoal_codecs.updates.coordinates import rand_coordinates
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import decode_sum, unpack_ring
 from shoal_codecs.updates.step import apply_step, step_from_sum
@@ -42,7 +43,6 @@ from shoal_edge.errors import (
     WorkerStartError,
     WorkerTimeLimitError,
 )
-from shoal_edge.shares import ring_spec
 from shoal_edge.worker_client import WorkerClient
 
 FLEET = make_fleet()

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from shoal_codecs.wire.blob import DEFAULT_CHUNK_BYTES, BlobRef, describe, diges
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _READ_BYTES = 1024 * 1024
+# A part that was written to within this time may belong to a fetch that goes on.
+ABANDONED_S = 3600.0
 
 
 class BlobStore:
@@ -122,11 +125,22 @@ class BlobStore:
             return PartFile(self, ref, part, path)
 
     def _check_room(self, size: int) -> None:
-        if self._cap_bytes is not None and self.size_bytes() + size > self._cap_bytes:
+        if self._cap_bytes is None or self.size_bytes() + size <= self._cap_bytes:
+            return
+        self._drop_abandoned()
+        if self.size_bytes() + size > self._cap_bytes:
             raise BlobStorageError(
                 f"{size} bytes more would exceed the {self._cap_bytes} that {self._folder} may hold: "
                 "drop old blobs or raise the cap"
             )
+
+    def _drop_abandoned(self) -> None:
+        """Delete parts that nobody has added to for long: their fetch was given up."""
+        oldest = time.time() - ABANDONED_S
+        with _disk_faults(self._folder):
+            for part in self._folder.glob("*.part"):
+                if part.stat().st_mtime < oldest:
+                    part.unlink(missing_ok=True)
 
     def _sync_folder(self) -> None:
         handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)

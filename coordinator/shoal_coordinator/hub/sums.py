@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from shoal_codecs.secagg.additive import SeedSum, ShareSum
 from shoal_codecs.secagg.prg import SEED_BYTES
 from shoal_codecs.updates.bitpack import packed_size
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
 from shoal_codecs.wire.plan import Plan
-from shoal_coordinator.planning import ring_spec
 
 PREVIEW_WORDS = 8
 
