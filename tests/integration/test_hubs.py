@@ -355,10 +355,13 @@ async def test_a_hub_restarted_at_any_step_goes_on_from_its_folder(
         serving(fleet.hub("hub-2")),
     ):
 
+        second_life = asyncio.Event()
+
         async def lives() -> None:
             async with serving(fleet.hub("hub-1")):
                 await lead.first(kind, "hub-1")
             lead.heard = [one for one in lead.heard if one.sender != "hub-1" or not isinstance(one, kind)]
+            second_life.set()
             async with serving(fleet.hub("hub-1")):
                 await asyncio.Event().wait()
 
@@ -370,6 +373,7 @@ async def test_a_hub_restarted_at_any_step_goes_on_from_its_folder(
         updates = [Update(fleet, plan, device) for device in DEVICES]
         for update in updates:
             await field.report(update)
+        await second_life.wait()
         for hub in HUBS:
             await lead.first(HubSumPart, hub)
         np.testing.assert_array_equal(lead.opened_sum(plan), total(updates))
