@@ -77,7 +77,7 @@ def _device(row: DeviceRow, view: FleetView, *, wide: bool) -> tuple[Text | str,
     )
 
 
-def _rounds(view: FleetView) -> Table:
+def _rounds(view: FleetView) -> Group:
     table = Table(box=None, padding=(0, 1), title="last rounds", title_justify="left")
     for heading in (
         "round",
@@ -90,7 +90,8 @@ def _rounds(view: FleetView) -> Table:
         "bytes down",
     ):
         table.add_column(heading, justify="left" if heading == "outcome" else "right")
-    for row in view.rounds[-LAST_ROUNDS:]:
+    rows = view.rounds[-LAST_ROUNDS:]
+    for row in rows:
         if row.outcome == "committed":
             table.add_row(
                 str(row.round),
@@ -103,8 +104,11 @@ def _rounds(view: FleetView) -> Table:
                 f"{row.down_bytes:,.0f}",
             )
         else:
-            table.add_row(str(row.round), Text(f"aborted: {row.reason}", style="yellow"))
-    return table
+            table.add_row(str(row.round), Text("aborted", style="yellow"))
+    # Below the table, for in a column of it a sentence would be one word wide.
+    reasons = {row.reason: row.round for row in rows if row.outcome != "committed"}
+    words = [Text(f" round {number} aborted: {reason}", style="yellow") for reason, number in reasons.items()]
+    return Group(table, *words)
 
 
 def _releases(view: FleetView) -> list[Table | Text]:
