@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,8 @@ from rich.console import Console
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.lifecycle import until_stopped
 from shoal_codecs.logs import configure_logs
-from shoal_codecs.transport.settings import LinkSettings, parse_broker_url
+from shoal_codecs.transport.errors import BrokerUnreachableError
+from shoal_codecs.transport.settings import BrokerAddress, LinkSettings, parse_broker_url
 from shoal_codecs.wire.messages import CoordinatorEvent
 from shoal_codecs.wire.status import FleetView
 from shoal_coordinator.demo.baseline import centralised_accuracy
@@ -26,7 +27,7 @@ from shoal_coordinator.demo.preview import preview_line
 from shoal_coordinator.demo.processes import Children
 from shoal_coordinator.demo.proxy import CuttableLink
 from shoal_coordinator.demo.releases import release_everything, release_half_way
-from shoal_coordinator.demo.report import build_report, show_report
+from shoal_coordinator.demo.report import build_report, show_next, show_report
 from shoal_coordinator.demo.show import Show
 from shoal_coordinator.demo.state import DemoOptions, DemoState
 from shoal_coordinator.operator import Operator, operator_session
@@ -37,6 +38,7 @@ _SHOWN_EVENTS = frozenset(
 )
 PLAIN_COLUMNS = 110
 START_S = 60.0
+ANSWER_S = 5.0
 SCREEN_S = 0.15
 TRAIN_S = 600.0
 
@@ -88,11 +90,13 @@ async def _demo(options: DemoOptions, console: Console) -> int:
         with progress(console, state) as screen:
             drawing = asyncio.create_task(watch.run(screen))
             story = asyncio.create_task(_story(fleet, operator, children, broker, links, state))
-            await asyncio.wait({drawing, story}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (story, drawing):
-                if not task.done():
-                    task.cancel()
-            await asyncio.wait({drawing, story})
+            try:
+                await asyncio.wait({drawing, story}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                # Also after Ctrl-C: nobody may watch the children while they are being stopped.
+                drawing.cancel()
+                story.cancel()
+                await asyncio.wait({drawing, story})
             # A child that ended by itself explains better than the wait that it made vain.
             if not drawing.cancelled():
                 drawing.result()
@@ -104,15 +108,23 @@ async def _demo(options: DemoOptions, console: Console) -> int:
         options.report.parent.mkdir(parents=True, exist_ok=True)
         options.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     console.print()
-    console.print(show_report(report, view, _next_commands(fleet, folder)))
+    console.print(show_report(report, view))
+    console.print()
+    # Whole lines, so that they can be copied.
+    console.print(show_next(_next_commands(fleet, folder)), soft_wrap=True)
     return 0
 
 
 async def _broker(
     options: DemoOptions, folder: Path, state: DemoState, stack: AsyncExitStack
 ) -> BrokerHandle | None:
-    """Start the broker asked for, or take the one whose URL was given."""
+    """Start the broker asked for, or take the one whose URL was given and which answers.
+
+    Raises:
+        TransportError: the URL is none, nothing answers there, or the demo's own broker did not start.
+    """
     if "://" in options.broker:
+        await _answers(parse_broker_url(options.broker))
         state.broker_kind, state.broker_url = "given", options.broker
         return None
     broker = await start_broker(folder / "broker", kind=broker_kind(options.broker), port=options.port)
@@ -120,6 +132,25 @@ async def _broker(
     state.broker_kind, state.broker_url = broker.kind, broker.url
     state.happened("broker", f"{broker.kind} broker on {broker.url}")
     return broker
+
+
+async def _answers(address: BrokerAddress) -> None:
+    """Look once for somebody at ``address``: parties would go on trying, and say so in their logs only."""
+    where = f"{address.host}:{address.port}"
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            _, writer = await asyncio.open_connection(address.host, address.port)
+    except TimeoutError:
+        raise BrokerUnreachableError(
+            f"no answer from {where} within {ANSWER_S:.0f} s: check the network, the firewall and the port"
+        ) from None
+    except OSError as error:
+        raise BrokerUnreachableError(
+            f"nothing listens at {where} ({error.strerror or error}): start the broker or correct its URL"
+        ) from None
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _cuttable(fleet: DemoFleet, state: DemoState, stack: AsyncExitStack) -> dict[str, CuttableLink]:
@@ -145,13 +176,15 @@ async def _story(
     options = state.options
     view = await operator.until(lambda view: _present(view, state), START_S)
     state.first_version = view.version
-    state.happened(
-        "start", f"{options.devices} devices, {len(view.hubs)} hubs and the coordinator are connected"
-    )
+    goal = state.goal = max(view.target, view.version + options.rounds)
+    text = f"{options.devices} devices, {len(view.hubs)} hubs and the coordinator are connected"
+    if view.target > view.version:
+        text += f"; the run before was stopped on its way to version {view.target}, which comes first"
+    state.happened("start", text)
     state.stage = "training"
-    goal = state.first_version + options.rounds
     baseline = asyncio.create_task(centralised_accuracy(fleet.task, fleet.shards, goal, options.seed))
-    await operator.command("rounds.run", count=options.rounds)
+    if goal > view.target:
+        await operator.command("rounds.run", count=goal - max(view.target, view.version))
     if options.mode == "hubs":
         await operator.until(lambda view: view.version >= min(goal, state.first_version + 2), TRAIN_S)
         await _show_preview(fleet, state)
@@ -213,12 +246,19 @@ def _present(view: FleetView, state: DemoState) -> bool:
 
 def _next_commands(fleet: DemoFleet, folder: Path) -> list[str]:
     script = Path(sys.argv[0])
-    edge = script.with_name("shoal-edge")
+    shoal, edge = _as_typed(script), _as_typed(script.with_name("shoal-edge"))
+    operator = _as_typed(fleet.operator / "config.toml")
     return [
-        f"{edge} predict --config {shlex.quote(str(fleet.config_of(fleet.devices[0])))}",
-        f"{script} demo --data-dir {shlex.quote(str(folder))}    (goes on from the stored model)",
-        f"{script} status --config {shlex.quote(str(fleet.operator / 'config.toml'))}  (while a fleet runs)",
+        f"{edge} predict --config {_as_typed(fleet.config_of(fleet.devices[0]))}",
+        f"{shoal} demo --data-dir {_as_typed(folder)}  # goes on from the stored model",
+        f"{shoal} status --config {operator}  # while it runs",
     ]
+
+
+def _as_typed(path: Path) -> str:
+    """Return ``path`` as one would type it here, from the working folder where it lies below that."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 class UnknownBrokerError(ShoalError):

@@ -16,7 +16,14 @@ from shoal_coordinator.demo.state import DemoEvent, DemoState
 _BARS = " ▁▂▃▄▅▆▇█"
 _PHASES = {"training": "green", "fetching": "cyan", "checking": "cyan", "reporting": "blue"}
 _EVENTS_SHOWN = 9
+_SPARKS = 56
+_DEVICES_SHOWN = 40
+# The head, the borders of three panels, the rows about the model, and the line where the cursor stands.
+_FIXED_LINES = 12
+# Borders and the column of times.
+_EVENT_MARGIN = 12
 PLAIN_EVERY = 5
+_MEASURE = Console()
 
 
 def sparkline(values: list[float], low: float = 0.0, high: float = 1.0) -> str:
@@ -25,8 +32,8 @@ def sparkline(values: list[float], low: float = 0.0, high: float = 1.0) -> str:
     return "".join(_BARS[max(0, min(top, round((v - low) / (high - low) * top)))] for v in values)
 
 
-def screen(state: DemoState) -> Group:
-    """Return the whole picture of ``state``."""
+def screen(state: DemoState, width: int, height: int) -> Group:
+    """Return the whole picture of ``state`` for a terminal of ``width`` columns and ``height`` lines."""
     view = state.view
     head = Table.grid(expand=True, padding=(0, 1))
     head.add_column(ratio=3)
@@ -38,18 +45,19 @@ def screen(state: DemoState) -> Group:
     parts: list[Panel | Table] = [head]
     if view is not None:
         parts += [_rounds(view, state), _devices(view)]
-    parts.append(_events(state.events[-_EVENTS_SHOWN:]))
+    lines = height - _FIXED_LINES - (-(-len(view.devices[:_DEVICES_SHOWN]) // 2) if view else 0)
+    parts.append(_events(newest_that_fit(state.events[-_EVENTS_SHOWN:], width - _EVENT_MARGIN, lines)))
     return Group(*parts)
 
 
 def _rounds(view: FleetView, state: DemoState) -> Panel:
     rows = [row for row in view.rounds if row.outcome == "committed"]
-    recent = rows[-60:]
+    recent = rows[-_SPARKS:]
     last = rows[-1] if rows else None
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
-    done, wanted = view.version - state.first_version, state.options.rounds
+    done, wanted = view.version - state.first_version, state.rounds
     bar = Table.grid(padding=(0, 1))
     bar.add_row(ProgressBar(total=wanted, completed=min(done, wanted), width=40), f"{done} of {wanted}")
     table.add_row("rounds", bar)
@@ -60,11 +68,10 @@ def _rounds(view: FleetView, state: DemoState) -> Panel:
         ),
     )
     if last:
-        ring = f"{last.up_bytes:,.0f} up, {last.down_bytes:,.0f} down"
         table.add_row(
             "a round",
-            f"{last.devices} devices, {last.seconds:.2f} s, bytes a device: {ring} "
-            f"(fp32 {4 * view.parameters:,})",
+            f"{last.devices} devices, {last.seconds:.2f} s, each {last.up_bytes:,.0f} bytes up, "
+            f"{last.down_bytes:,.0f} down (fp32 {4 * view.parameters:,})",
         )
     hubs = ", ".join(f"{hub.name} {'up' if hub.online else 'DOWN'}" for hub in view.hubs)
     table.add_row("mode", f"{view.mode}, {view.codec}" + (f", {hubs}" if hubs else ""))
@@ -74,13 +81,15 @@ def _rounds(view: FleetView, state: DemoState) -> Panel:
 def _devices(view: FleetView) -> Panel:
     table = Table.grid(padding=(0, 3), expand=False)
     for _ in range(2):
-        table.add_column()
-    cells = [_device(row) for row in view.devices[:40]]
+        table.add_column(no_wrap=True)
+    cells = [_device(row) for row in view.devices[:_DEVICES_SHOWN]]
     half = -(-len(cells) // 2)
     for index in range(half):
         right = cells[index + half] if index + half < len(cells) else Text()
         table.add_row(cells[index], right)
-    return Panel(table, border_style="dim", title="devices", title_align="left")
+    return Panel(
+        table, border_style="dim", title="devices: what each does, examples, release", title_align="left"
+    )
 
 
 def _device(row: DeviceRow) -> Text:
@@ -89,11 +98,22 @@ def _device(row: DeviceRow) -> Text:
     text.append(f"{row.name:<11}")
     phase = row.phase or "idle"
     text.append(f"{phase if row.online else 'offline':<10}", style=_PHASES.get(phase, "dim"))
-    text.append(f"{row.examples:>4} examples  ", style="dim")
+    text.append(f"{row.examples:>4}  ", style="dim")
     text.append(f"v{row.release_version}" if row.release_version >= 0 else "-", style="magenta")
     if row.updater and row.updater not in {"idle", "confirmed"}:
         text.append(f" {row.updater}", style="yellow")
     return text
+
+
+def newest_that_fit(events: list[DemoEvent], columns: int, lines: int) -> list[DemoEvent]:
+    """Return the newest of ``events`` that fill ``lines`` of ``columns``; the last one always."""
+    fit = len(events)
+    for event in reversed(events):
+        lines -= len(Text(event.text).wrap(_MEASURE, max(1, columns)))
+        if lines < 0:
+            break
+        fit -= 1
+    return events[min(fit, max(0, len(events) - 1)) :]
 
 
 def _events(events: list[DemoEvent]) -> Panel:
@@ -151,14 +171,16 @@ class LiveProgress:
 
     def update(self) -> None:
         """Draw the present state."""
-        self._live.update(screen(self._state))
+        self._live.update(screen(self._state, *self._live.console.size))
 
 
 @contextmanager
 def progress(console: Console, state: DemoState) -> Iterator[PlainProgress | LiveProgress]:
     """Show ``state`` as fits ``console``: a live screen on a terminal, lines otherwise."""
     if console.is_terminal:
-        with Live(screen(state), console=console, refresh_per_second=8, transient=False) as live:
+        with Live(
+            screen(state, *console.size), console=console, refresh_per_second=8, transient=False
+        ) as live:
             yield LiveProgress(live, state)
     else:
         plain = PlainProgress(console, state)

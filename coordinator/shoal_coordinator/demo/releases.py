@@ -15,7 +15,7 @@ _ENDED = {"complete", "aborted", "withdrawn"}
 
 async def release_half_way(operator: Operator, state: DemoState) -> None:
     """Release the version at half of the rounds while training goes on, so that there is one to replace."""
-    goal = state.first_version + max(1, state.options.rounds // 2)
+    goal = state.first_version + max(1, state.rounds // 2)
     view = await operator.until(lambda view: view.version >= goal, RELEASE_S * 4)
     await _release(operator, state, view.version, f"half-way-v{view.version}")
 

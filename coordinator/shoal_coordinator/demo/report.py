@@ -80,11 +80,11 @@ def final_release(releases: list[ReleaseRow]) -> ReleaseRow | None:
     return complete[-1] if complete else None
 
 
-def show_report(report: dict[str, Any], view: FleetView, next_commands: list[str]) -> Group:
+def show_report(report: dict[str, Any], view: FleetView) -> Group:
     """Return the closing tables."""
     accuracy, traffic = report["accuracy"], report["bytes"]
     fp32 = traffic["fp32_per_device_round"]
-    table = Table(title="What came of it", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table = Table(title="What came of it", title_justify="left", show_header=False, box=None, padding=(0, 1))
     table.add_column(style="bold")
     table.add_column()
     table.add_row(
@@ -115,11 +115,12 @@ def show_report(report: dict[str, Any], view: FleetView, next_commands: list[str
         text = f"{release['release']}: {release['state']}, {release['confirmed']} confirmed"
         text += f", {release['rolled_back']} rolled back" if release["rolled_back"] else ""
         table.add_row("release", Text(text, style="yellow" if bad else "green"))
-    return Group(table, Text(), _who_holds_what(view), Text(), _next(next_commands))
+    return Group(table, Text(), _who_holds_what(view))
 
 
 def _who_holds_what(view: FleetView) -> Table:
-    table = Table(title="Who runs what", title_justify="left", box=None, padding=(0, 2))
+    title = "Who runs what, and bytes since its agent started"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
     for heading in ("device", "release", "version", "examples", "held out", "sent", "received"):
         names = heading in {"device", "release"}
         table.add_column(heading, justify="left" if names else "right", no_wrap=names)
@@ -136,7 +137,8 @@ def _who_holds_what(view: FleetView) -> Table:
     return table
 
 
-def _next(commands: list[str]) -> Text:
+def show_next(commands: list[str]) -> Text:
+    """Return the commands to try next, each on a line of its own."""
     text = Text("Try next\n", style="bold")
     for command in commands:
         text.append(f"  {command}\n", style="cyan")

@@ -82,7 +82,9 @@ class Show:
     async def _kill_broker(self, broker: BrokerHandle) -> None:
         before = self._require_view()
         await broker.kill()
-        self._state.happened("kill.broker", f"{broker.kind} killed with -9 in round {before.round}")
+        self._state.happened(
+            "kill.broker", f"the {broker.kind} broker killed with -9 in round {before.round}"
+        )
         await asyncio.sleep(AWAY_S)
         await broker.restart()
         after = await self._next_version()
@@ -93,13 +95,13 @@ class Show:
         )
 
     async def _reach(self, share: float) -> None:
-        version = self._state.first_version + round(self._state.options.rounds * share)
+        version = self._state.first_version + round(self._state.rounds * share)
         await self._operator.until(lambda view: view.version >= version, RECOVERY_S)
 
     async def _next_version(self) -> FleetView:
         """Wait until a round that opened after now has committed."""
         present = self._require_view()
-        goal = min(present.version + 2, self._state.first_version + self._state.options.rounds)
+        goal = min(present.version + 2, self._state.goal)
         return await self._operator.until(lambda view: view.version >= goal, RECOVERY_S)
 
     def _require_view(self) -> FleetView:

@@ -45,6 +45,7 @@ class DemoState:
     events: list[DemoEvent] = field(default_factory=list)
     centralised: float = 0.0
     first_version: int = 0
+    goal: int = 0
     releases: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     started_ms: int = field(default_factory=lambda: int(time.time() * 1000))
@@ -53,6 +54,11 @@ class DemoState:
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self.started
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of this run: those asked for or, where more, those that a stopped run left to do."""
+        return self.goal - self.first_version if self.goal else self.options.rounds
 
     def happened(self, kind: str, text: str) -> None:
         """Note an event."""
