@@ -354,7 +354,6 @@ async def test_a_hub_restarted_at_any_step_goes_on_from_its_folder(
         party(fleet, "field", post_as=DEVICES[0]) as field,
         serving(fleet.hub("hub-2")),
     ):
-
         second_life = asyncio.Event()
 
         async def lives() -> None:

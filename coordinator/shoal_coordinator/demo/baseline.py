@@ -40,6 +40,8 @@ async def centralised_accuracy(task: Path, shards: list[Path], rounds: int, seed
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # A Ctrl-C in the terminal is the launcher's; here it would look like a failure.
+        start_new_session=True,
     )
     try:
         out, err = await _output(process)
