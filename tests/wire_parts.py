@@ -7,7 +7,9 @@ from shoal_codecs.security.post import Post
 from shoal_codecs.security.roster import Party, Role, Roster, RosterBody, open_roster, sign_roster
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.blob import describe
-from shoal_codecs.wire.plan import CodecPlan, HubOffer, Plan, TrainingPlan
+from shoal_codecs.wire.hubs import HubPromise, NeverReleased
+from shoal_codecs.wire.plan import CodecPlan, HubOffer, Plan, PrivacyPlan, SinglePlan, TrainingPlan
+from shoal_codecs.wire.single import Prekey
 from shoal_codecs.wire.topics import Topics
 
 FLEET = "herd"
@@ -87,6 +89,25 @@ def codec_plan(**changes: Any) -> CodecPlan:
     return CodecPlan(**(fields | changes))
 
 
+def private_plan(**changes: Any) -> PrivacyPlan:
+    """Return a privacy part that holds for ``plan()``, or one with ``changes``."""
+    fields: dict[str, Any] = {"mechanism": "skellam", "noise": 250_000.0, "corrupt": 1, "delta": 1e-5}
+    return PrivacyPlan(**(fields | changes))
+
+
+def single_plan(**changes: Any) -> Plan:
+    """Return a plan of mode ``single`` that holds, or one whose part for the mode has ``changes``."""
+    fields: dict[str, Any] = {
+        "neighbours": 2,
+        "threshold": 2,
+        "prekeys": (b"\x31" * 16, b"\x32" * 16, b"\x33" * 16),
+        "shares_ms": NOW_MS + 10_000,
+        "masked_ms": NOW_MS + 40_000,
+    }
+    own = HubOffer("coordinator", b"\x04" * 32, b"\x05" * 32)
+    return plan(mode="single", hubs=(own,), single=SinglePlan(**(fields | changes)))
+
+
 def every_message() -> list[wire.AnyMessage]:
     """Return one message of every kind, every field filled."""
     return [_fill(kind) for kind in wire.AnyMessage.__args__]
@@ -106,23 +127,43 @@ def _fill(kind: type[Any]) -> wire.AnyMessage:
 
 
 _OFFER = wire.ModelOffer(
-    version=3, digest=b"\x21" * 32, whole=describe(b"vector"), parent=b"\x22" * 32, step=b"step"
+    version=3,
+    digest=b"\x21" * 32,
+    whole=describe(b"vector"),
+    parent=b"\x22" * 32,
+    step=b"step",
+    chain=(describe(b"older step"), describe(b"newer step")),
 )
 _VALUES: dict[Any, Any] = {
+    ("RevealWanted", "task"): b"\x2b" * 32,
+    ("SingleDelivery", "members"): b"\x07",
+    ("SingleUnmaskWanted", "signatures"): {"device-02": b"\x28" * 64},
     "accepted": True,
     "action": "rounds.run",
     "agent_version": "0.1.0",
+    "alive": b"\x05",
     "arguments": {"count": 2},
+    "base": b"\x2a" * 32,
+    "boxes": {"device-02": b"box"},
+    "bundles": (Prekey(b"\x41" * 32, b"\x42" * 32, b"\x43" * 32, b"\x44" * 64),),
     "candidate": (40, 38),
+    "certificate": b"\x2b" * 64,
+    "certificates": (NeverReleased(b"\x2c" * 32, {"hub-1": b"\x2b" * 64}),),
+    "challenge": b"\x2d" * 32,
     "command_id": b"\x12" * 8,
     "correct": 30,
     "count": 2,
     "credit": 1,
     "data": b"piece",
+    "dead": b"\x02",
     "digest": b"\x23" * 32,
+    "draw": b"\x45" * 32,
+    "draws": {"device-02": b"\x45" * 32},
     "examples": 33,
     "fields": {"round": 7},
     "full": True,
+    "head": b"\x2e" * 32,
+    "hub": "hub-2",
     "index": 1,
     "kind": "round.committed",
     "loss_sum": 6.5,
@@ -130,11 +171,15 @@ _VALUES: dict[Any, Any] = {
     "members": ("device-01", "device-02"),
     "model": _OFFER,
     "model_id": b"\x24" * 8,
-    "offer": HubOffer("hub-1", b"\x04" * 32, b"\x05" * 32),
+    "offer": HubPromise("hub-1", b"\x04" * 32, b"\x05" * 32, b"\x29" * 64),
+    "nonce": b"\x2f" * 32,
     "online": True,
     "plan": b"plan",
     "plan_hash": b"\x25" * 32,
     "plan_id": b"\x25" * 8,
+    "position": 9,
+    "prekeys": (Prekey(b"\x41" * 32, b"\x42" * 32, b"\x43" * 32, b"\x44" * 64),),
+    "promises": (HubPromise("hub-1", b"\x04" * 32, b"\x05" * 32, b"\x29" * 64),),
     "readings": {0: "idle", 6: 120, 14: 41.5, 24: None},
     "reason": "no reason",
     "received": 4800,
@@ -143,15 +188,18 @@ _VALUES: dict[Any, Any] = {
     "report_id": b"\x26" * 32,
     "reports": {"device-01": b"\x26" * 32},
     "round": 7,
+    "sealed": b"sealed",
     "sent": 1900,
     "sequence": 12,
     "session": b"\x13" * 8,
     "set_digest": b"\x27" * 32,
     "signature": b"\x28" * 64,
     "signatures": {"hub-1": b"\x28" * 64},
+    "source": describe(b"encoded step"),
     "state": "confirmed",
     "task": describe(bytes(range(256)) * 8, 1024),
     "text": "round 7 made version 3",
+    "to": "hub-2",
     "version": 3,
     "view": b"view",
 }

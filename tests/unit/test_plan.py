@@ -19,7 +19,7 @@ from shoal_codecs.wire.plan import (
     plan_hash,
     plan_signing_bytes,
 )
-from wire_parts import codec_plan, plan
+from wire_parts import NOW_MS, codec_plan, plan, private_plan, single_plan
 
 OFFERS = plan().hubs
 INFINITE, NOT_A_NUMBER = float("inf"), float("nan")
@@ -32,7 +32,7 @@ def test_a_plan_comes_back_as_it_was_signed() -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 1}, "format 1"),
         ({"task": b"short"}, "not 32 bytes"),
         ({"base": b""}, "not 32 bytes"),
         ({"hubs": (OFFERS[0], HubOffer("hub-2", b"", b"\x07" * 32))}, "not 32 bytes"),
@@ -63,9 +63,24 @@ def test_a_plan_comes_back_as_it_was_signed() -> None:
         ({"training": TrainingPlan(5, INFINITE, 16)}, "epochs"),
         ({"training": TrainingPlan(5, NOT_A_NUMBER, 16)}, "epochs"),
         ({"training": TrainingPlan(5, 0.2, 0)}, "epochs"),
-        ({"noise_mu": -1.0}, "noise"),
-        ({"noise_mu": NOT_A_NUMBER}, "noise"),
-        ({"corrupt": -1}, "noise"),
+        ({"codec": codec_plan(range_factor=0.0)}, "range factor"),
+        ({"codec": codec_plan(range_factor=NOT_A_NUMBER)}, "range factor"),
+        ({"codec": codec_plan(source=b"short")}, "not 32 bytes"),
+        ({"hubs": (OFFERS[0], HubOffer("hub-2", b"k" * 32, b"n" * 32, b"c"))}, "not 32 bytes"),
+        ({"privacy": private_plan(noise=-1.0)}, "protects nothing"),
+        ({"privacy": private_plan(noise=NOT_A_NUMBER)}, "protects nothing"),
+        ({"privacy": private_plan(noise=INFINITE)}, "protects nothing"),
+        ({"privacy": private_plan(delta=0.0)}, "protects nothing"),
+        ({"privacy": private_plan(corrupt=-1)}, "corrupt"),
+        ({"privacy": private_plan(corrupt=2)}, "nobody whose noise counts"),
+        ({"privacy": private_plan(clip_bit=-1.0)}, "coordinates of the ring"),
+        ({"privacy": private_plan(metric_levels=INFINITE)}, "coordinates of the ring"),
+        ({"privacy": private_plan(mechanism="central")}, "'central' does not work in mode 'hubs'"),
+        ({"norm_check": -1.0}, "norm check"),
+        ({"norm_check": NOT_A_NUMBER}, "norm check"),
+        ({"norm_check": 1.6, "privacy": private_plan()}, "norm check"),
+        ({"mode": "single", "hubs": OFFERS[:1]}, "do not belong together"),
+        ({"single": single_plan().single}, "do not belong together"),
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused(changes: dict[str, Any], fault: str) -> None:
@@ -131,3 +146,29 @@ def test_coordinates_hang_on_every_hubs_nonce_and_on_nothing_the_coordinator_cho
         {"n_min": 3},
     )
     assert {coordinate_seed(plan(**changes)) for changes in chosen} == {seed}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"threshold": 0}, "cannot open secrets"),
+        ({"threshold": 3}, "cannot open secrets"),
+        ({"neighbours": 3}, "among 2 others"),
+        ({"prekeys": (b"\x31" * 16,) * 3}, "prekey of its own"),
+        ({"prekeys": (b"\x31" * 16, b"\x32" * 16)}, "prekey of its own"),
+        ({"prekeys": (b"\x31" * 16, b"\x32" * 16, b"short")}, "prekey of its own"),
+        ({"shares_ms": NOW_MS}, "follow each other"),
+        ({"masked_ms": NOW_MS + 10_000}, "follow each other"),
+        ({"masked_ms": NOW_MS + 60_000}, "follow each other"),
+    ],
+)
+def test_a_plan_whose_part_for_mode_single_does_not_hold_is_refused(
+    changes: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(InvalidPlanError, match=fault):
+        single_plan(**changes)
+
+
+def test_the_new_parts_of_a_plan_come_back_as_they_were_signed() -> None:
+    for made in (single_plan(), plan(privacy=private_plan(clip_bit=9.0)), plan(norm_check=1.6)):
+        assert decode_plan(encode_plan(made)) == made

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shoal_codecs.wire.errors import InvalidNameError, InvalidTopicError
-from shoal_codecs.wire.topics import Address, Topics, check_name
+from shoal_codecs.wire.topics import SINGLE_PHASES, Address, Topics, check_name
 
 TOPICS = Topics("herd")
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
@@ -19,6 +19,9 @@ def test_every_topic_that_is_made_is_parsed_to_whose_it_is(device: str, hub: str
         assert TOPICS.parse(TOPICS.device(device, part)) == Address("devices", device, part)
     for part in ("status", "control", "events"):
         assert TOPICS.parse(TOPICS.hub(hub, part)) == Address("hubs", hub, part)
+    assert TOPICS.parse(TOPICS.prekeys(device)) == Address("prekeys", device, "prekeys")
+    for phase in SINGLE_PHASES:
+        assert TOPICS.parse(TOPICS.single(7, phase, device)) == Address("rounds", "7", phase, device)
 
 
 def test_topics_without_a_party_are_parsed_too() -> None:
@@ -36,7 +39,13 @@ def test_names_that_cannot_stand_in_a_topic_are_refused(name: str) -> None:
         check_name(name)
     with pytest.raises(InvalidNameError):
         Topics(name)
-    for topic in (TOPICS.device(name, "heartbeat"), TOPICS.report("hub-1", name), TOPICS.report(name, "d")):
+    for topic in (
+        TOPICS.device(name, "heartbeat"),
+        TOPICS.report("hub-1", name),
+        TOPICS.report(name, "d"),
+        TOPICS.prekeys(name),
+        TOPICS.single(7, "shares", name),
+    ):
         with pytest.raises(InvalidTopicError):
             TOPICS.parse(topic)
 
@@ -55,11 +64,13 @@ def test_signatures_do_not_see_the_prefix() -> None:
 @given(st.text(max_size=60) | st.text("abdehstuvc/+#-1", max_size=40))
 @example("devices/d/status/x")
 @example("hubs/h/reports/0")
+@example("rounds/7/single/shares")
+@example("rounds/7/single/masked/d")
 @example("devices")
 def test_any_other_topic_is_a_named_fault(rest: str) -> None:
     for topic in (rest, TOPICS.prefix + rest, f"{TOPICS.prefix}/{rest}"):
         with contextlib.suppress(InvalidTopicError):
             address = TOPICS.parse(topic)
-            assert address.kind in {"devices", "hubs", "rounds", "blobs", "coordinator"}
+            assert address.kind in {"devices", "hubs", "rounds", "blobs", "prekeys", "coordinator"}
     with pytest.raises(InvalidTopicError):
         TOPICS.parse("shoal/other/" + rest)

@@ -116,6 +116,8 @@ class Post:
         match address:
             case Address("devices", device, "status" | "heartbeat" | "events"):
                 fits = message.sender == device
+            case Address("prekeys", device) | Address("rounds", _, "shares" | "consent" | "unmask", device):
+                fits = message.sender == device
             case Address("devices", _, "receipts", hub) | Address("hubs", hub, "status" | "events"):
                 fits = message.sender == hub and role in {"hub", "coordinator"}
             case Address("hubs", _, "reports", device):

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from shoal_codecs.wire.blob import BlobRef
-from shoal_codecs.wire.plan import HubOffer
+from shoal_codecs.wire.hubs import HubPromise, NeverReleased
+from shoal_codecs.wire.single import Prekey
 
 PROTOCOL_VERSION = 1
 
@@ -98,6 +99,40 @@ class ReportPart(Message, frozen=True, kw_only=True, tag="rt"):
     data: bytes
 
 
+class Prekeys(Message, frozen=True, kw_only=True, tag="pk"):
+    """Retained: key bundles this device has not used yet, for rounds of mode ``single``."""
+
+    bundles: tuple[Prekey, ...]
+
+
+class SingleShares(Message, frozen=True, kw_only=True, tag="s1"):
+    """Mode ``single``: shares of this device's secrets, each box sealed to the neighbour that it names.
+
+    ``draw`` is the nonce (32 bytes) that drew the neighbours.
+    """
+
+    round: int
+    plan_hash: bytes
+    draw: bytes
+    boxes: dict[str, bytes]
+
+
+class SingleConsent(Message, frozen=True, kw_only=True, tag="s4"):
+    """Mode ``single``: this device's signature over the one split into alive and dead that it stands by."""
+
+    round: int
+    plan_hash: bytes
+    signature: bytes
+
+
+class SingleUnmask(Message, frozen=True, kw_only=True, tag="s6"):
+    """Mode ``single``: the shares that open masks, sealed to the coordinator's key of the round."""
+
+    round: int
+    plan_hash: bytes
+    sealed: bytes
+
+
 # --- what the coordinator says to a device ------------------------------------------------------
 
 
@@ -105,7 +140,8 @@ class ModelOffer(msgspec.Struct, frozen=True, array_like=True):
     """A model version and the ways to get it: by a small step from its parent, or whole.
 
     ``digest`` is the BLAKE3 of the little-endian float32 vector; ``step`` an encoded ``step.ModelStep``
-    from ``parent``, empty where there is none.
+    from ``parent``, empty where there is none. ``chain`` are encoded steps as blobs, oldest first, that
+    lead from ``parent`` to this version when ``step`` does not.
     """
 
     version: int
@@ -113,15 +149,20 @@ class ModelOffer(msgspec.Struct, frozen=True, array_like=True):
     whole: BlobRef
     parent: bytes = b""
     step: bytes = b""
+    chain: tuple[BlobRef, ...] = ()
 
 
 class Invitation(Message, frozen=True, kw_only=True, tag="in"):
-    """Please take part in ``round``; the plan is retained on ``rounds/{round}``."""
+    """Please take part in ``round``; the plan is retained on ``rounds/{round}``.
+
+    ``source`` is the encoded step that codec ``global_topk`` takes coordinates from, None for other codecs.
+    """
 
     round: int
     plan_hash: bytes
     task: BlobRef
     model: ModelOffer
+    source: BlobRef | None = None
 
 
 class Cancel(Message, frozen=True, kw_only=True, tag="cn"):
@@ -138,6 +179,38 @@ class Evaluate(Message, frozen=True, kw_only=True, tag="el"):
     round: int
     task: BlobRef
     model: ModelOffer
+
+
+class SingleDelivery(Message, frozen=True, kw_only=True, tag="s2"):
+    """Mode ``single``: who shared (a bitmap over the cohort), and the boxes meant for this device by sender.
+
+    ``draws`` are the nonces (32 bytes) of the members that share masks or boxes with it.
+    """
+
+    round: int
+    plan_hash: bytes
+    members: bytes
+    draws: dict[str, bytes]
+    boxes: dict[str, bytes]
+
+
+class SingleSurvivors(Message, frozen=True, kw_only=True, tag="s3"):
+    """Mode ``single``: whose masked vectors are here and whose are not (bitmaps); please consent, once."""
+
+    round: int
+    plan_hash: bytes
+    alive: bytes
+    dead: bytes
+
+
+class SingleUnmaskWanted(Message, frozen=True, kw_only=True, tag="s5"):
+    """Mode ``single``: your neighbours consented to these sets (bitmaps); please open the masks."""
+
+    round: int
+    plan_hash: bytes
+    alive: bytes
+    dead: bytes
+    signatures: dict[str, bytes]
 
 
 class ReleaseOrder(Message, frozen=True, kw_only=True, tag="ro"):
@@ -163,17 +236,43 @@ class HeartbeatWanted(Message, frozen=True, kw_only=True, tag="hw"):
 
 
 class PlanNotice(Message, frozen=True, kw_only=True, tag="pl"):
-    """Retained on ``rounds/{round}``: the plan as signed and everybody's signature over it."""
+    """Retained on ``rounds/{round}``: the plan as signed and everybody's signature over it.
+
+    ``certificates`` are of the earlier plans on the same base; ``prekeys`` (mode ``single``) the key bundles
+    that the plan names, in the cohort's order.
+    """
 
     plan: bytes
     signatures: dict[str, bytes]
+    certificates: tuple[NeverReleased, ...] = ()
+    prekeys: tuple[Prekey, ...] = ()
+
+
+class RevealWanted(Message, frozen=True, kw_only=True, tag="rv"):
+    """The coordinator plans a round on ``base`` with these promises: every hub shall show its nonce."""
+
+    task: bytes
+    base: bytes
+    promises: tuple[HubPromise, ...]
+
+
+class NonceRevealed(Message, frozen=True, kw_only=True, tag="nr"):
+    """A hub shows the nonce it promised, for one set of promises only; ``challenge`` is a digest."""
+
+    set_digest: bytes
+    nonce: bytes
+    challenge: bytes
 
 
 class PlanProposal(Message, frozen=True, kw_only=True, tag="pp"):
-    """The coordinator proposes a plan; ``signature`` is its own over the plan."""
+    """The coordinator proposes a plan; ``signature`` is its own over the plan.
+
+    ``certificates`` are of the earlier plans on the same base.
+    """
 
     plan: bytes
     signature: bytes
+    certificates: tuple[NeverReleased, ...] = ()
 
 
 class PlanSigned(Message, frozen=True, kw_only=True, tag="ps"):
@@ -208,11 +307,25 @@ class RoundAborted(Message, frozen=True, kw_only=True, tag="ra"):
 
 
 class HubStatus(Message, frozen=True, kw_only=True, tag="hs"):
-    """Retained, and the Will: a hub is there, and the key and nonce it offers to the next plan."""
+    """Retained, and the Will: a hub is there, and what it promises to the next plan.
+
+    ``head`` is the newest link of the chain over its log, ``position`` how many links there are.
+    """
 
     online: bool
     session: bytes
-    offer: HubOffer | None = None
+    offer: HubPromise | None = None
+    position: int = 0
+    head: bytes = b""
+
+
+class PeerLog(Message, frozen=True, kw_only=True, tag="lg"):
+    """The newest head of ``hub``'s log that this hub knows of, for the process with ``session``."""
+
+    hub: str
+    session: bytes
+    position: int
+    head: bytes
 
 
 class Receipt(Message, frozen=True, kw_only=True, tag="rc"):
@@ -225,20 +338,45 @@ class Receipt(Message, frozen=True, kw_only=True, tag="rc"):
 
 
 class ReportSet(Message, frozen=True, kw_only=True, tag="st"):
-    """The reports a hub holds when it closes: device name to report id."""
+    """The reports a hub holds when it closes: device name to report id; and its log's head."""
 
     round: int
     plan_hash: bytes
     reports: dict[str, bytes]
+    position: int = 0
+    head: bytes = b""
+
+
+class HubChallenge(Message, frozen=True, kw_only=True, tag="hc"):
+    """Norm check: the secret (32 bytes) whose digest stands in the plan, shown once reports are fixed."""
+
+    round: int
+    plan_hash: bytes
+    set_digest: bytes
+    challenge: bytes
+
+
+class HubProjections(Message, frozen=True, kw_only=True, tag="hp"):
+    """Norm check: projections of the shares of a set, sealed to the hub ``to``; a piece of them."""
+
+    round: int
+    plan_hash: bytes
+    set_digest: bytes
+    to: str
+    index: int
+    count: int
+    data: bytes
 
 
 class Agreement(Message, frozen=True, kw_only=True, tag="ag"):
-    """A hub binds itself, once, to the one set of reports that all hubs hold."""
+    """A hub binds itself, once, to the one set of reports that all hubs hold; and its log's head."""
 
     round: int
     plan_hash: bytes
     set_digest: bytes
     members: tuple[str, ...]
+    position: int = 0
+    head: bytes = b""
 
 
 class HubSumPart(Message, frozen=True, kw_only=True, tag="sm"):
@@ -253,11 +391,15 @@ class HubSumPart(Message, frozen=True, kw_only=True, tag="sm"):
 
 
 class RoundAbandoned(Message, frozen=True, kw_only=True, tag="ab"):
-    """A hub has not released its sum of this plan, never will, and has destroyed the round's key."""
+    """A hub has not released its sum of this plan, never will, and has destroyed the round's key.
+
+    ``certificate`` is its signature over ``hubs.never_released_bytes``, for whoever asks later.
+    """
 
     round: int
     plan_hash: bytes
     reason: str
+    certificate: bytes = b""
 
 
 # --- the operator -------------------------------------------------------------------------------
@@ -301,6 +443,13 @@ AnyMessage = (
     | BlobWanted
     | InstallReport
     | ReportPart
+    | Prekeys
+    | SingleShares
+    | SingleConsent
+    | SingleUnmask
+    | SingleDelivery
+    | SingleSurvivors
+    | SingleUnmaskWanted
     | Invitation
     | Cancel
     | Evaluate
@@ -308,14 +457,19 @@ AnyMessage = (
     | ReleaseWithdrawn
     | HeartbeatWanted
     | PlanNotice
+    | RevealWanted
+    | NonceRevealed
     | PlanProposal
     | PlanSigned
     | PlanRefused
     | RoundCommitted
     | RoundAborted
     | HubStatus
+    | PeerLog
     | Receipt
     | ReportSet
+    | HubChallenge
+    | HubProjections
     | Agreement
     | HubSumPart
     | RoundAbandoned
@@ -328,7 +482,7 @@ AnyMessage = (
 UNSIGNED = (Heartbeat, ReportPart, PlanNotice)
 """Sent without a frame signature: telemetry that only steers scheduling, and what is signed inside."""
 
-REPEATABLE = (DeviceStatus, HubStatus, CoordinatorStatus)
+REPEATABLE = (DeviceStatus, HubStatus, CoordinatorStatus, Prekeys)
 """May come again with the same message id: a Will is fixed for the life of a process and sent at each cut,
 and what is kept retained comes at each subscription. Anything else is a copy, whatever the broker calls it.
 """

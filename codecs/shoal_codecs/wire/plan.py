@@ -6,26 +6,35 @@ round binds itself to it (secret sharing, step 3 of mode ``hubs``).
 
 import hashlib
 import math
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from shoal_codecs.wire.errors import InvalidPlanError, MalformedMessageError
 from shoal_codecs.wire.packing import pack, unpack
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 MAX_PLAN_BYTES = 1 << 20
+Mode: TypeAlias = Literal["hubs", "single", "plain"]
+SHARED_MODES = frozenset({"hubs", "single"})
+PREKEY_ID_BYTES = 16
 _HASH_LABEL = b"shoal/1 plan hash\x00"
 _SEED_LABEL = b"shoal/1 coordinates\x00"
 _SIGN_LABEL = b"shoal/1 plan signature\x00"
 
 
 class HubOffer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A hub's X25519 key (32 bytes) and nonce (32 bytes) for one round, named in the plan."""
+    """A receiver of reports, as one plan names it: its X25519 key and nonce for this round, 32 bytes each.
+
+    In the modes ``single`` and ``plain`` the coordinator is the only one. ``challenge`` (mode ``hubs``) is
+    the digest of the secret that the hub shows for the norm check once reports are fixed.
+    """
 
     hub: str
     key: bytes
     nonce: bytes
+    challenge: bytes = b""
 
 
 class CodecPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +42,9 @@ class CodecPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``name`` is a codec's wire name, ``dimension`` the length of the model vector, ``kept`` the coordinates
     sent. ``clip_norm`` bounds the L2 norm after the rescale, ``clamp`` the integer levels, ``ring_bits`` the
-    ring (0 in mode ``plain``), ``weight_cap`` the examples beyond which a device weighs no more.
+    ring (0 in mode ``plain``), ``weight_cap`` the examples beyond which a device weighs no more. Level
+    ``clamp`` stands for ``range_factor * clip_norm / sqrt(kept)``. ``source`` (codec ``global_topk``) is the
+    digest of the encoded step to the base, whose largest coordinates are half of the round's.
     """
 
     name: str
@@ -43,6 +54,8 @@ class CodecPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clamp: int
     ring_bits: int
     weight_cap: int
+    range_factor: float = 6.0
+    source: bytes = b""
 
 
 class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,17 +66,50 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: int
 
 
+class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The noise of a round; what it costs follows from the plan alone.
+
+    ``noise`` is, for ``skellam``, the variance in squared levels of the noise of ``n_min - corrupt`` devices
+    together, of which each adds its part; for ``central`` the standard deviation and for the local mechanisms
+    the scale, in units of the clip norm. ``corrupt`` devices' noise does not count. ``clip_bit`` and
+    ``metric_levels`` are the levels of the coordinates that carry whether an update was clipped, and loss
+    and accuracy; 0 where they do not travel.
+    """
+
+    mechanism: Literal["skellam", "central", "local-gaussian", "local-laplace"]
+    noise: float
+    corrupt: int
+    delta: float
+    clip_bit: float = 0.0
+    metric_levels: float = 0.0
+
+
+class SinglePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What mode ``single`` adds: ``neighbours`` hold shares of a device's secrets, ``threshold`` open them.
+
+    ``prekeys`` are the ids (16 bytes) of the key bundles used, in the cohort's order. Shares are taken until
+    ``shares_ms``, masked vectors until ``masked_ms``; consents and unmasking until the plan closes.
+    """
+
+    neighbours: int
+    threshold: int
+    prekeys: tuple[bytes, ...]
+    shares_ms: int
+    masked_ms: int
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One round, as coordinator and hubs sign it.
 
-    ``task``, ``base`` and ``roster`` are digests; ``hubs`` is ordered (in mode ``plain`` it holds the
-    coordinator alone). A hub closes when every device of ``cohort`` has reported, ``patience_ms`` after
-    the ``quorum``-th report, or at ``closes_ms``; fewer than ``n_min`` reports are never summed.
-    ``noise_mu`` and ``corrupt`` belong to differential privacy and are 0 without it.
+    ``task``, ``base`` and ``roster`` are digests; ``hubs`` is ordered (in the modes ``single`` and ``plain``
+    it holds the coordinator alone). A hub closes when every device of ``cohort`` has reported,
+    ``patience_ms`` after the ``quorum``-th report, or at ``closes_ms``; fewer than ``n_min`` reports are
+    never summed.
+    ``norm_check`` is the slack of the check of shares against the clip norm, 0 for none (mode ``hubs``).
     """
 
     format: int = PLAN_FORMAT
-    mode: Literal["hubs", "plain"]
+    mode: Mode
     fleet: str
     round: int
     task: bytes
@@ -79,8 +125,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     patience_ms: int
     opens_ms: int
     closes_ms: int
-    noise_mu: float = 0.0
-    corrupt: int = 0
+    privacy: PrivacyPlan | None = None
+    single: SinglePlan | None = None
+    norm_check: float = 0.0
+
+    @property
+    def shared(self) -> bool:
+        """Whether nobody sees one device's update."""
+        return self.mode in SHARED_MODES
 
     def __post_init__(self) -> None:
         """Refuse a plan whose parts contradict each other.
@@ -92,7 +144,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def _check(plan: Plan) -> None:
-    for holds, fault in (*_form(plan), *_numbers(plan)):
+    for holds, fault in (*_form(plan), *_numbers(plan), *_extras(plan)):
         if not holds:
             raise InvalidPlanError(fault)
 
@@ -104,6 +156,7 @@ def _form(plan: Plan) -> tuple[tuple[bool, str], ...]:
         plan.base,
         plan.roster,
         *(part for hub in plan.hubs for part in (hub.key, hub.nonce)),
+        *(part for part in (plan.codec.source, *(hub.challenge for hub in plan.hubs)) if part),
     )
     return (
         (plan.format == PLAN_FORMAT, f"plan format {plan.format} is not {PLAN_FORMAT}: update this party"),
@@ -130,7 +183,6 @@ def _form(plan: Plan) -> tuple[tuple[bool, str], ...]:
 
 def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
     codec, training = plan.codec, plan.training
-    shared = plan.mode == "hubs"
     ring = 1 << codec.ring_bits if 2 <= codec.ring_bits <= 32 else 0
     return (
         (
@@ -141,25 +193,75 @@ def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
             0 < codec.clip_norm < math.inf and codec.clamp >= 1 and codec.weight_cap >= 1,
             "clip norm, clamp and weight cap must be positive and finite",
         ),
+        (0 < codec.range_factor < math.inf, "the range factor must be positive and finite"),
+        # With noise the ring has to hold more: whoever takes part checks that where the noise is known.
         (
-            not shared or plan.n_max * codec.clamp < ring // 2,
+            not plan.shared or plan.n_max * codec.clamp < ring // 2,
             (
                 f"{plan.n_max} devices at clamp {codec.clamp} overflow a ring of {codec.ring_bits} bits: "
                 "widen the ring or lower the clamp"
             ),
         ),
         (
-            not shared or plan.n_max < ring,
+            not plan.shared or plan.n_max < ring,
             f"{plan.n_max} devices leave no room for weights in a ring of {codec.ring_bits} bits",
         ),
         (
             training.epochs >= 1 and training.batch_size >= 1 and 0 < training.learning_rate < math.inf,
             "epochs, batch size and learning rate must be positive and finite",
         ),
-        (
-            0 <= plan.noise_mu < math.inf and plan.corrupt >= 0,
-            "noise and corrupt share are neither negative nor infinite",
-        ),
+    )
+
+
+def _extras(plan: Plan) -> Iterator[tuple[bool, str]]:
+    yield (
+        (plan.single is not None) == (plan.mode == "single"),
+        f"mode {plan.mode!r} and a part for mode 'single' do not belong together",
+    )
+    yield (
+        0 <= plan.norm_check < math.inf
+        and (not plan.norm_check or (plan.mode == "hubs" and plan.privacy is None)),
+        "the norm check belongs to mode 'hubs' without noise: switch one of them off",
+    )
+    if plan.privacy is not None:
+        yield from _private(plan, plan.privacy)
+    if plan.single is not None:
+        yield from _single(plan, plan.single)
+
+
+def _private(plan: Plan, privacy: PrivacyPlan) -> Iterator[tuple[bool, str]]:
+    levels = (privacy.clip_bit, privacy.metric_levels)
+    yield (
+        0 < privacy.noise < math.inf and 0 < privacy.delta < 1,
+        f"noise {privacy.noise:g} with delta {privacy.delta:g} protects nothing: set both, or neither",
+    )
+    yield (
+        0 <= privacy.corrupt < plan.n_min,
+        f"{privacy.corrupt} corrupt devices of {plan.n_min} leave nobody whose noise counts",
+    )
+    yield (
+        all(0 <= level < math.inf for level in levels) and (plan.shared or not any(levels)),
+        "clip bit and metrics are coordinates of the ring: they need a shared mode",
+    )
+    fits = {"skellam": plan.shared, "central": plan.mode == "plain"}.get(privacy.mechanism, True)
+    yield fits, f"mechanism {privacy.mechanism!r} does not work in mode {plan.mode!r}"
+
+
+def _single(plan: Plan, single: SinglePlan) -> Iterator[tuple[bool, str]]:
+    others = len(plan.cohort) - 1
+    yield (
+        1 <= single.threshold <= single.neighbours <= others,
+        f"{single.threshold} of {single.neighbours} neighbours among {others} others cannot open secrets",
+    )
+    yield (
+        len(single.prekeys) == len(plan.cohort)
+        and all(len(name) == PREKEY_ID_BYTES for name in single.prekeys)
+        and len(set(single.prekeys)) == len(single.prekeys),
+        "the plan must name one prekey of its own for every device of the cohort",
+    )
+    yield (
+        plan.opens_ms < single.shares_ms < single.masked_ms < plan.closes_ms,
+        "shares, masked vectors and unmasking must follow each other within the plan's window",
     )
 
 
@@ -200,8 +302,8 @@ def coordinate_seed(plan: Plan) -> bytes:
     """Return the 32-byte seed of the round's coordinates.
 
     It hangs on every hub's nonce and on nothing that the coordinator chooses: with the round's number or the
-    base in it, one could be searched for that reveals wanted coordinates. A hub that saw the others' nonces
-    before it offered its own could still search; commitments to nonces come with the hubs' log heads.
+    base in it, one could be searched for that reveals wanted coordinates. Hubs promise their nonces before
+    any of them shows one (``wire.hubs``), so that none can search either.
     """
     digest = hashlib.sha256(_SEED_LABEL)
     for hub in sorted(plan.hubs, key=lambda offer: offer.hub):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from shoal_codecs.wire.errors import InvalidNameError, InvalidTopicError
 
+SINGLE_PHASES = ("shares", "consent", "unmask")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
@@ -27,9 +28,9 @@ def check_name(name: str) -> str:
 class Address:
     """A parsed topic: whose it is and what part of it.
 
-    ``kind`` is one of ``devices hubs rounds blobs coordinator``; ``name`` is the device, hub, round or
-    digest; ``part`` the rest (``heartbeat``, ``receipts``, ``reports``, a chunk number); ``peer`` the
-    hub of a receipt or the device of a report, else empty.
+    ``kind`` is one of ``devices hubs rounds blobs prekeys coordinator``; ``name`` is the device, hub, round
+    or digest; ``part`` the rest (``heartbeat``, ``receipts``, ``reports``, ``shares``, a chunk number);
+    ``peer`` the hub of a receipt or the device of a report or of a phase of mode ``single``, else empty.
     """
 
     kind: str
@@ -77,6 +78,14 @@ class Topics:
         """Topic of the retained plan of a round."""
         return f"{self.prefix}/rounds/{number}"
 
+    def single(self, number: int | str, phase: str, device: str) -> str:
+        """Topic of ``device`` in a phase of mode ``single``: ``shares``, ``consent`` or ``unmask``."""
+        return f"{self.prefix}/rounds/{number}/single/{phase}/{device}"
+
+    def prekeys(self, device: str) -> str:
+        """Topic of the key bundles that ``device`` has parked."""
+        return f"{self.prefix}/prekeys/{device}"
+
     def blob(self, digest_hex: str, chunk: int | str) -> str:
         """Topic of one retained chunk."""
         return f"{self.prefix}/blobs/{digest_hex}/{chunk}"
@@ -104,8 +113,8 @@ class Topics:
         """
         address = self._address(topic)
         # Names reach logs and screens: what could not be enrolled does not get that far.
-        names = [address.name] if address.kind in {"devices", "hubs"} else []
-        names += [address.peer] if address.part in {"receipts", "reports"} else []
+        names = [address.name] if address.kind in {"devices", "hubs", "prekeys"} else []
+        names += [address.peer] if address.part in {"receipts", "reports", *SINGLE_PHASES} else []
         if not all(_NAME.fullmatch(name) for name in names):
             raise InvalidTopicError(
                 f"{topic[:120]!r} holds a name that no party can have: name its sender as names may be"
@@ -122,13 +131,26 @@ class Topics:
                 return Address("hubs", hub, part)
             case ["hubs", hub, "reports", _shard, device]:
                 return Address("hubs", hub, "reports", device)
-            case ["rounds", number]:
-                return Address("rounds", number, "plan")
+            case ["prekeys", device]:
+                return Address("prekeys", device, "prekeys")
+            case ["rounds", *rest]:
+                return self._round_address(topic, rest)
             case ["blobs", digest, chunk]:
                 return Address("blobs", digest, chunk)
             case ["coordinator", "beacon" | "status" | "events" | "commands" as part]:
                 return Address("coordinator", "coordinator", part)
             case _:
-                raise InvalidTopicError(
-                    f"{topic[:120]!r} is no topic of this protocol: look at what publishes there"
-                )
+                raise _unknown(topic)
+
+    def _round_address(self, topic: str, rest: list[str]) -> Address:
+        match rest:
+            case [number]:
+                return Address("rounds", number, "plan")
+            case [number, "single", "shares" | "consent" | "unmask" as phase, device]:
+                return Address("rounds", number, phase, device)
+            case _:
+                raise _unknown(topic)
+
+
+def _unknown(topic: str) -> InvalidTopicError:
+    return InvalidTopicError(f"{topic[:120]!r} is no topic of this protocol: look at what publishes there")
