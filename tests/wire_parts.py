@@ -171,7 +171,7 @@ _VALUES: dict[Any, Any] = {
     "members": ("device-01", "device-02"),
     "model": _OFFER,
     "model_id": b"\x24" * 8,
-    "offer": HubPromise("hub-1", b"\x04" * 32, b"\x05" * 32, b"\x29" * 64),
+    "offer": HubOffer("hub-1", b"\x04" * 32, b"\x05" * 32),
     "nonce": b"\x2f" * 32,
     "online": True,
     "plan": b"plan",

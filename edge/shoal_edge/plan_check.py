@@ -161,8 +161,10 @@ def _check_promises(plan: Plan, rules: DeviceRules) -> None:
         raise UnsupportedCodecError(
             f"{codec.dimension} parameters are over {MAX_DIMENSION}: take a smaller model"
         )
-    if plan.noise_mu or plan.corrupt:
-        raise UnsupportedNoiseError("the plan promises noise that this agent cannot add: update the agent")
+    if plan.privacy is not None or plan.norm_check:
+        raise UnsupportedNoiseError(
+            "the plan promises noise or a norm check that this agent cannot see to: update the agent"
+        )
     if plan.n_min < rules.n_min:
         raise CohortFloorError(
             f"the plan sums {plan.n_min} devices, this one insists on {rules.n_min}: raise n_min"

@@ -36,7 +36,7 @@ from shoal_codecs.wire.messages import (
     RoundAborted,
     RoundCommitted,
 )
-from shoal_codecs.wire.plan import CodecPlan, Plan, encode_plan, plan_signing_bytes
+from shoal_codecs.wire.plan import CodecPlan, Plan, PrivacyPlan, encode_plan, plan_signing_bytes
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_coordinator.hub.errors import HubFolderBusyError, HubRoleError
 from shoal_coordinator.hub.service import HubService
@@ -272,6 +272,8 @@ async def test_an_uninvited_device_is_refused(bench: Bench) -> None:
         ({"closes_ms": 2_000, "opens_ms": 1_000}, "PlanWindowError"),
         ({"opens_ms": 1 << 52, "closes_ms": 1 << 53}, "PlanWindowError"),
         ({"cohort": (*DEVICES[:3], "coordinator")}, "PlanCohortError"),
+        ({"norm_check": 1.6}, "PlanPromiseError"),
+        ({"privacy": PrivacyPlan("skellam", 1e6, 1, 1e-5)}, "PlanPromiseError"),
     ],
 )
 async def test_plans_a_hub_may_not_sign_are_refused(

@@ -24,7 +24,7 @@ from shoal_codecs.wire.blob import describe
 from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.messages import PlanNotice
 from shoal_codecs.wire.packing import pack
-from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan, plan_hash, plan_signing_bytes
+from shoal_codecs.wire.plan import HubOffer, Plan, PrivacyPlan, encode_plan, plan_hash, plan_signing_bytes
 from shoal_edge.errors import (
     AnsweredBaseError,
     CohortFloorError,
@@ -189,9 +189,14 @@ def test_a_codec_that_does_not_work_here(mode: str, name: str) -> None:
         judge(plan_of(mode=mode, codec=codec))
 
 
-def test_noise_that_this_agent_cannot_add() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"privacy": PrivacyPlan("skellam", 1e6, 1, 1e-5)}, {"norm_check": 1.6}],
+    ids=lambda one: next(iter(one)),
+)
+def test_a_promise_that_this_agent_cannot_keep(changes: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedNoiseError):
-        judge(plan_of(noise_mu=1.5))
+        judge(plan_of(**changes))
 
 
 def test_a_floor_under_the_device_s_own() -> None:

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, encode_plan
@@ -37,6 +38,12 @@ def test_the_usual_plan_has_the_numbers_of_its_cohort() -> None:
     assert [offer.hub for offer in plan.hubs] == ["hub-1", "hub-2"]
     assert plan.opens_ms < NOW < plan.closes_ms
     assert ring_spec(plan).words == 481 + ring_spec(plan).limbs
+
+
+def test_the_scale_of_the_ring_is_the_one_that_was_signed() -> None:
+    plan = plan_for()
+    wider = replace(plan, codec=replace(plan.codec, range_factor=12.0))
+    assert ring_spec(wider).levels_per_unit == ring_spec(plan).levels_per_unit / 2
 
 
 def test_hubs_stand_in_the_order_of_the_roster() -> None:

@@ -35,6 +35,10 @@ class PlanModeError(PlanRefusedError):
     """A plan in whose mode hubs have no part."""
 
 
+class PlanPromiseError(PlanRefusedError):
+    """A plan that promises what this hub cannot keep."""
+
+
 class PlanRosterError(PlanRefusedError):
     """A plan made for another fleet or another roster than the one this hub holds."""
 

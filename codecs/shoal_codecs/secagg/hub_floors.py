@@ -12,6 +12,7 @@ from shoal_codecs.secagg.hub_errors import (
     PlanHubsError,
     PlanModeError,
     PlanOfferError,
+    PlanPromiseError,
     PlanRefusedError,
     PlanRosterError,
     PlanSizeError,
@@ -81,6 +82,11 @@ def _belonging(
     plan: Plan, hub: str, roster: Roster, offer: HubOffer
 ) -> Iterator[tuple[bool, type[PlanRefusedError], str]]:
     yield plan.mode == "hubs", PlanModeError, f"mode {plan.mode!r} has no part for hubs: propose mode 'hubs'"
+    yield (
+        plan.privacy is None and not plan.norm_check,
+        PlanPromiseError,
+        "the plan promises noise or a norm check, which this hub cannot see to: update the hub",
+    )
     yield (
         plan.fleet == roster.fleet,
         PlanRosterError,

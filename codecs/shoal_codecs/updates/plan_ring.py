@@ -20,4 +20,5 @@ def ring_spec(plan: Plan) -> RingSpec:
         n_max=plan.n_max,
         weight_cap=codec.weight_cap,
         seed=coordinate_seed(plan),
+        range_factor=codec.range_factor,
     )

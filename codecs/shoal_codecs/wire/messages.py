@@ -10,6 +10,7 @@ import msgspec
 
 from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.hubs import HubPromise, NeverReleased
+from shoal_codecs.wire.plan import HubOffer
 from shoal_codecs.wire.single import Prekey
 
 PROTOCOL_VERSION = 1
@@ -307,14 +308,14 @@ class RoundAborted(Message, frozen=True, kw_only=True, tag="ra"):
 
 
 class HubStatus(Message, frozen=True, kw_only=True, tag="hs"):
-    """Retained, and the Will: a hub is there, and what it promises to the next plan.
+    """Retained, and the Will: a hub is there, and what it offers to the next plan.
 
     ``head`` is the newest link of the chain over its log, ``position`` how many links there are.
     """
 
     online: bool
     session: bytes
-    offer: HubPromise | None = None
+    offer: HubOffer | None = None
     position: int = 0
     head: bytes = b""
 
