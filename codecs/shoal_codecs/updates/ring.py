@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.privacy.sensitivity import rounded_l2_squared
 from shoal_codecs.updates.base import (
     SEED_BYTES,
     Float32Vector,
@@ -214,10 +215,7 @@ def _round_within_norm(
     scaled: npt.NDArray[np.float64], spec: RingSpec, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """Round stochastically until the norm keeps its bound (Kairouz et al. 2021, section 4.2)."""
-    reach = spec.clip_norm * spec.levels_per_unit
-    root = math.sqrt(spec.kept)
-    # beta = exp(-1/2), so sqrt(2 ln(1/beta)) is 1.
-    bound = min((reach + root) ** 2, reach**2 + spec.kept / 4 + reach + root / 2)
+    bound = rounded_l2_squared(spec.clip_norm * spec.levels_per_unit, spec.kept)
     for _ in range(_ROUNDING_DRAWS):
         levels = round_stochastically(scaled, rng)
         if float(np.dot(levels, levels)) <= bound:

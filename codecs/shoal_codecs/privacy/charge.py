@@ -1,0 +1,81 @@
+"""What one round costs, from its plan alone: coordinator, hubs and devices come to the same number."""
+
+import math
+
+import msgspec
+
+from shoal_codecs.privacy.accountant import (
+    ORDERS,
+    epsilon_of,
+    gaussian_rdp,
+    laplace_rdp,
+    skellam_rdp,
+)
+from shoal_codecs.privacy.errors import PrivacyNumberError, UnprivatePlanError
+from shoal_codecs.privacy.sensitivity import Sensitivity, ring_sensitivity
+from shoal_codecs.wire.plan import Plan, PrivacyPlan
+
+METRICS = 2
+
+
+class Charge(msgspec.Struct, frozen=True, array_like=True):
+    """A price: the RDP at each of ``accountant.ORDERS``. Prices of several rounds add up.
+
+    Raises:
+        PrivacyNumberError: not one finite number, zero or more, for each order.
+    """
+
+    rdp: tuple[float, ...] = (0.0,) * len(ORDERS)
+
+    def __post_init__(self) -> None:
+        """Refuse what would not be a price."""
+        if len(self.rdp) != len(ORDERS) or not all(0 <= spent < math.inf for spent in self.rdp):
+            raise PrivacyNumberError(
+                f"a charge has {len(ORDERS)} finite numbers, zero or more: restore the ledger"
+            )
+
+    def __add__(self, other: "Charge") -> "Charge":
+        """Return the price of both."""
+        return Charge(tuple(map(sum, zip(self.rdp, other.rdp, strict=True))))
+
+    def times(self, rounds: int) -> "Charge":
+        """Return the price of so many rounds alike."""
+        return Charge(tuple(rounds * spent for spent in self.rdp))
+
+    def epsilon(self, delta: float) -> float:
+        """Return what the price means with ``delta``."""
+        return epsilon_of(self.rdp, delta)
+
+
+def sensitivity_of(plan: Plan) -> Sensitivity:
+    """Return what one device can add to the ring of ``plan`` (a shared mode)."""
+    codec, privacy = plan.codec, plan.privacy
+    reach = codec.clamp * math.sqrt(codec.kept) / codec.range_factor
+    extra: tuple[float, ...] = ()
+    if privacy is not None:
+        extra = tuple(level for level in (privacy.clip_bit, *(privacy.metric_levels,) * METRICS) if level > 0)
+    return ring_sensitivity(reach, codec.kept, extra)
+
+
+def charge_of(plan: Plan) -> Charge:
+    """Return what taking part in ``plan`` costs a device, whoever works it out.
+
+    The noise of ``corrupt`` devices is not counted: ``privacy.noise`` is what the others add together. There
+    is no discount for being chosen by chance, for everybody can see who takes part.
+
+    Raises:
+        UnprivatePlanError: the plan adds no noise.
+        PrivacyNumberError: numbers that no formula holds for.
+    """
+    privacy = plan.privacy
+    if privacy is None:
+        raise UnprivatePlanError(f"round {plan.round} adds no noise: give its settings a privacy mechanism")
+    if privacy.mechanism == "skellam":
+        bounds = sensitivity_of(plan)
+        return Charge(tuple(skellam_rdp(privacy.noise, bounds, order) for order in ORDERS))
+    return _direct(privacy)
+
+
+def _direct(privacy: PrivacyPlan) -> Charge:
+    formula = laplace_rdp if privacy.mechanism == "local-laplace" else gaussian_rdp
+    return Charge(tuple(formula(privacy.noise, order) for order in ORDERS))

@@ -1,0 +1,27 @@
+"""Every fault of privacy accounting."""
+
+from shoal_codecs.errors import ShoalError
+
+
+class PrivacyError(ShoalError):
+    """Noise, budgets or charges that cannot be what they claim to be."""
+
+
+class PrivacyNumberError(PrivacyError):
+    """A number outside what its formula holds for."""
+
+
+class UnprivatePlanError(PrivacyError):
+    """A charge was asked for of a plan without noise: its price has no bound."""
+
+
+class BudgetUnreachableError(PrivacyError):
+    """No noise that is worth adding keeps the budget."""
+
+
+class BudgetExceededError(PrivacyError):
+    """More rounds than the budget holds."""
+
+
+class FleetTooSmallError(PrivacyError):
+    """So few devices that the noise a budget needs leaves nothing to learn."""

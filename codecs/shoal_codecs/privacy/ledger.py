@@ -1,0 +1,113 @@
+"""A device's ledger of what it has spent, over all tasks: pure, and framed for a file that only grows.
+
+A plan is charged once, however often it is asked for; another plan is charged anew, also on the same base,
+for it is rounded and noised afresh. Nothing is refunded. Where records cannot be read the budget counts as
+spent: a lost ledger must not buy a second one.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+from shoal_codecs.privacy.charge import Charge
+from shoal_codecs.privacy.errors import BudgetExceededError, PrivacyError
+from shoal_codecs.wire.errors import MalformedMessageError
+from shoal_codecs.wire.packing import pack, unpack
+
+_LENGTH_BYTES = 4
+_CHECK_BYTES = 8
+_LABEL = b"shoal/1 ledger\x00"
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One charge: for which plan (its hash), of which task and round, at which time."""
+
+    plan_hash: bytes
+    task: bytes
+    round: int
+    at_ms: int
+    charge: Charge
+
+
+class Ledger:
+    """What was spent; ``exhausted`` says why nothing more may be, empty while it may."""
+
+    def __init__(self, entries: Iterable[Entry] = (), exhausted: str = "") -> None:
+        self.exhausted = exhausted
+        self.entries: dict[bytes, Entry] = {}
+        self.total = Charge()
+        for entry in entries:
+            self.book(entry)
+
+    def book(self, entry: Entry) -> bool:
+        """Count ``entry``; return False if its plan was counted before."""
+        if entry.plan_hash in self.entries:
+            return False
+        self.entries[entry.plan_hash] = entry
+        self.total += entry.charge
+        return True
+
+    def spent(self, delta: float) -> float:
+        """Return the epsilon spent so far, infinite where it cannot be known."""
+        return math.inf if self.exhausted else self.total.epsilon(delta) if self.entries else 0.0
+
+    def check(self, plan_hash: bytes, charge: Charge, epsilon: float, delta: float) -> None:
+        """Refuse a charge that would pass the budget (``epsilon``, ``delta``).
+
+        Raises:
+            BudgetExceededError: it would, or the ledger cannot be read.
+        """
+        if self.exhausted:
+            raise BudgetExceededError(self.exhausted)
+        if plan_hash in self.entries:
+            return
+        after = (self.total + charge).epsilon(delta)
+        if after > epsilon:
+            raise BudgetExceededError(
+                f"this round would bring epsilon from {self.spent(delta):.2f} to {after:.2f}, the device "
+                f"allows {epsilon:g}: leave the device out, or let its owner raise the budget"
+            )
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Return the record of ``entry``: its length, the packed entry, and a checksum of both."""
+    body = pack(entry)
+    head = len(body).to_bytes(_LENGTH_BYTES, "big") + body
+    return head + _checksum(head)
+
+
+def decode_ledger(data: bytes | None) -> Ledger:
+    """Return the ledger in ``data``, the whole file; None says that there is none.
+
+    A file that is missing, torn or damaged makes an exhausted ledger that still holds what could be read.
+    """
+    if data is None:
+        return Ledger(
+            exhausted="the privacy ledger is missing, so that its budget counts as spent: restore it"
+        )
+    entries: list[Entry] = []
+    start = 0
+    while start < len(data):
+        end = start + _LENGTH_BYTES + int.from_bytes(data[start : start + _LENGTH_BYTES], "big")
+        head, check = data[start:end], data[end : end + _CHECK_BYTES]
+        if len(check) != _CHECK_BYTES or check != _checksum(head):
+            return _damaged(entries, start)
+        try:
+            entries.append(unpack(head[_LENGTH_BYTES:], Entry))
+        except (msgspec.ValidationError, MalformedMessageError, PrivacyError):
+            return _damaged(entries, start)
+        start = end + _CHECK_BYTES
+    return Ledger(entries)
+
+
+def _damaged(entries: list[Entry], place: int) -> Ledger:
+    return Ledger(
+        entries,
+        f"the privacy ledger is damaged at byte {place}, so that its budget counts as spent: restore it",
+    )
+
+
+def _checksum(head: bytes) -> bytes:
+    return hashlib.sha256(_LABEL + head).digest()[:_CHECK_BYTES]
