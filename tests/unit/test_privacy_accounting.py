@@ -90,6 +90,21 @@ def test_skellam_noise_of_large_variance_is_gaussian_noise(sigma: float) -> None
         assert found == pytest.approx(gaussian_rdp(sigma, order), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("variance", "order", "price"),
+    [
+        # 2 * 1 / 8, and (3 * 1 + 6 * 1) / 64 of the two bounds on what integers cost more than a Gaussian.
+        (4.0, 2.0, 0.25 + 0.140625),
+        # 2 * 1 / 0.5, and 3 * 1 / 0.5: at this variance the other bound would be 36.
+        (0.25, 2.0, 4.0 + 6.0),
+    ],
+)
+def test_skellam_noise_is_charged_by_the_published_formula(
+    variance: float, order: float, price: float
+) -> None:
+    assert skellam_rdp(variance, Sensitivity(1.0, 1.0), order) == pytest.approx(price)
+
+
 @pytest.mark.parametrize("variance", [4.0, 9.0, 30.0, 200.0])
 @pytest.mark.parametrize("shift", [1, 2, 3])
 @pytest.mark.parametrize("order", [2.0, 3.0, 5.0])
