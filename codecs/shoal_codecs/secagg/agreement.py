@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 
+from shoal_codecs.wire.packing import prefixed
+
 _SET_LABEL = b"shoal/1 report set\x00"
 _SUM_LABEL = b"shoal/1 sum\x00"
 
@@ -19,8 +21,7 @@ def set_digest(reports: Mapping[str, bytes]) -> bytes:
     """Return the 32-byte digest of a set of reports: a label, then each name, length first, and its id."""
     digest = hashlib.sha256(_SET_LABEL)
     for device in sorted(reports):
-        name = device.encode()
-        digest.update(len(name).to_bytes(2, "big") + name + reports[device])
+        digest.update(prefixed(device) + reports[device])
     return digest.digest()
 
 

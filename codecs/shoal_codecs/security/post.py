@@ -30,6 +30,7 @@ from shoal_codecs.wire.messages import (
     PlanNotice,
     ReportPart,
 )
+from shoal_codecs.wire.packing import prefixed
 from shoal_codecs.wire.topics import Address, Topics
 
 M = TypeVar("M", bound=Message)
@@ -40,10 +41,7 @@ _SIGN_LABEL = b"shoal/1 message\x00"
 
 def signing_bytes(fleet: str, relative_topic: str, content: bytes) -> bytes:
     """Return what a frame's signature covers: the message and where in which fleet it was said."""
-    place = b"".join(
-        len(part).to_bytes(2, "big") + part for part in (fleet.encode(), relative_topic.encode())
-    )
-    return _SIGN_LABEL + place + content
+    return _SIGN_LABEL + prefixed(fleet) + prefixed(relative_topic) + content
 
 
 class Post:

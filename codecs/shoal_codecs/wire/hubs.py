@@ -4,6 +4,8 @@ import hashlib
 
 import msgspec
 
+from shoal_codecs.wire.packing import prefixed
+
 _PROMISE_LABEL = b"shoal/1 hub promise\x00"
 _COMMITMENT_LABEL = b"shoal/1 hub commitment\x00"
 _CHALLENGE_LABEL = b"shoal/1 norm challenge\x00"
@@ -41,27 +43,22 @@ def challenge_digest(challenge: bytes) -> bytes:
 
 def promise_commitment(hub: str, key: bytes, nonce: bytes, challenge: bytes) -> bytes:
     """Return the commitment (32 bytes) to ``nonce`` and to ``challenge``, which is a ``challenge_digest``."""
-    return hashlib.sha256(_COMMITMENT_LABEL + _named(hub) + key + nonce + challenge).digest()
+    return hashlib.sha256(_COMMITMENT_LABEL + prefixed(hub) + key + nonce + challenge).digest()
 
 
 def promise_signing_bytes(fleet: str, hub: str, key: bytes, commitment: bytes) -> bytes:
     """Return what a hub signs for its promise."""
-    return _PROMISE_LABEL + _named(fleet) + _named(hub) + key + commitment
+    return _PROMISE_LABEL + prefixed(fleet) + prefixed(hub) + key + commitment
 
 
 def promise_set_digest(promises: tuple[HubPromise, ...]) -> bytes:
     """Return the digest (32 bytes) of the promises that belong to one plan, whatever their order."""
     digest = hashlib.sha256(_SET_LABEL)
     for promise in sorted(promises, key=lambda one: one.hub):
-        digest.update(_named(promise.hub) + promise.key + promise.commitment)
+        digest.update(prefixed(promise.hub) + promise.key + promise.commitment)
     return digest.digest()
 
 
 def never_released_bytes(plan_hash: bytes) -> bytes:
     """Return what a hub signs when it has destroyed the key of the plan with ``plan_hash``."""
     return _NEVER_LABEL + plan_hash
-
-
-def _named(name: str) -> bytes:
-    data = name.encode()
-    return len(data).to_bytes(2, "big") + data

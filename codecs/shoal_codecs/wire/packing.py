@@ -50,3 +50,9 @@ def unpack_plain(data: bytes) -> Any:
         raise MalformedMessageError(
             f"no MessagePack of this protocol ({fault}): look at what its sender runs, and who may write here"
         ) from error
+
+
+def prefixed(text: str) -> bytes:
+    """Return ``text`` as UTF-8 after its length in two bytes: what signatures and digests take names in."""
+    data = text.encode()
+    return len(data).to_bytes(2, "big") + data

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from shoal_codecs.wire.errors import InvalidPlanError, MalformedMessageError
-from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.packing import pack, prefixed, unpack
 
 PLAN_FORMAT = 2
 MAX_PLAN_BYTES = 1 << 20
@@ -307,5 +307,5 @@ def coordinate_seed(plan: Plan) -> bytes:
     """
     digest = hashlib.sha256(_SEED_LABEL)
     for hub in sorted(plan.hubs, key=lambda offer: offer.hub):
-        digest.update(len(hub.hub).to_bytes(2, "big") + hub.hub.encode() + hub.nonce)
+        digest.update(prefixed(hub.hub) + hub.nonce)
     return digest.digest()

@@ -5,7 +5,7 @@ import hashlib
 import msgspec
 
 from shoal_codecs.wire.errors import MalformedMessageError
-from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.packing import pack, prefixed, unpack
 
 _SIGN_LABEL = b"shoal/1 report\x00"
 _ID_LABEL = b"shoal/1 report id\x00"
@@ -42,7 +42,7 @@ def report_signing_bytes(plan_hash: bytes, device: str, digests: tuple[bytes, ..
 
 def share_context(plan_hash: bytes, device: str, hub: str) -> bytes:
     """Return the associated data under which a share is sealed."""
-    return _SEAL_LABEL + _bound(plan_hash, device) + len(hub).to_bytes(2, "big") + hub.encode()
+    return _SEAL_LABEL + _bound(plan_hash, device) + prefixed(hub)
 
 
 def encode_report(report: Report) -> bytes:
@@ -69,4 +69,4 @@ def decode_report(data: bytes, hubs: int) -> Report:
 
 
 def _bound(plan_hash: bytes, device: str) -> bytes:
-    return plan_hash + len(device).to_bytes(2, "big") + device.encode()
+    return plan_hash + prefixed(device)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from shoal_codecs.wire.errors import MalformedMessageError
+from shoal_codecs.wire.packing import prefixed
 from shoal_codecs.wire.plan import PREKEY_ID_BYTES
 
 _PREKEY_LABEL = b"shoal/1 prekey\x00"
@@ -34,7 +35,7 @@ def draw_commitment(nonce: bytes) -> bytes:
 
 def prekey_signing_bytes(fleet: str, device: str, mask_key: bytes, seal_key: bytes, draw: bytes) -> bytes:
     """Return what a device signs for a bundle of its keys."""
-    return _PREKEY_LABEL + _named(fleet) + _named(device) + mask_key + seal_key + draw
+    return _PREKEY_LABEL + prefixed(fleet) + prefixed(device) + mask_key + seal_key + draw
 
 
 def prekey_id(fleet: str, device: str, prekey: Prekey) -> bytes:
@@ -50,7 +51,7 @@ def consent_bytes(plan_hash: bytes, alive: bytes, dead: bytes) -> bytes:
 
 def unmask_context(plan_hash: bytes, device: str) -> bytes:
     """Return the associated data under which a device seals the shares that open others' masks."""
-    return _UNMASK_LABEL + plan_hash + _named(device)
+    return _UNMASK_LABEL + plan_hash + prefixed(device)
 
 
 def bitmap_of(names: Iterable[str], cohort: Sequence[str]) -> bytes:
@@ -79,8 +80,3 @@ def names_in(bitmap: bytes, cohort: Sequence[str]) -> tuple[str, ...]:
             f"{len(bitmap)} bytes are no set of {len(cohort)} devices: make it from the plan's cohort"
         )
     return tuple(name for place, name in enumerate(cohort) if bitmap[place // 8] >> place % 8 & 1)
-
-
-def _named(name: str) -> bytes:
-    data = name.encode()
-    return len(data).to_bytes(2, "big") + data
