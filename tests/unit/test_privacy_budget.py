@@ -104,6 +104,27 @@ def test_a_plan_without_noise_has_no_price() -> None:
         charge_of(plan())
 
 
+@pytest.mark.parametrize(
+    ("mechanism", "noise", "range_factor"),
+    [
+        ("skellam", 1e6, 1e-300),
+        ("skellam", 1e300, 6.0),
+        ("skellam", 1e-300, 6.0),
+        ("local-gaussian", 1e-200, 6.0),
+        ("local-gaussian", 1e200, 6.0),
+        ("local-laplace", 1e-308, 6.0),
+    ],
+)
+def test_numbers_that_cannot_be_counted_with_are_named(
+    mechanism: str, noise: float, range_factor: float
+) -> None:
+    made = plan(
+        privacy=private_plan(mechanism=mechanism, noise=noise), codec=codec_plan(range_factor=range_factor)
+    )
+    with pytest.raises(PrivacyNumberError):
+        charge_of(made)
+
+
 def test_every_coordinate_that_travels_is_charged() -> None:
     bare, bit = plan(privacy=private_plan()), plan(privacy=private_plan(clip_bit=20.0))
     full = plan(privacy=private_plan(clip_bit=20.0, metric_levels=30.0))

@@ -1,6 +1,7 @@
 """What one round costs, from its plan alone: coordinator, hubs and devices come to the same number."""
 
 import math
+from collections.abc import Iterator
 
 import msgspec
 
@@ -70,12 +71,18 @@ def charge_of(plan: Plan) -> Charge:
     privacy = plan.privacy
     if privacy is None:
         raise UnprivatePlanError(f"round {plan.round} adds no noise: give its settings a privacy mechanism")
+    try:
+        return Charge(tuple(_price(plan, privacy)))
+    except ArithmeticError as error:
+        raise PrivacyNumberError(
+            f"the noise or the range of round {plan.round} is too large or too small to be counted with: "
+            "correct the plan's settings"
+        ) from error
+
+
+def _price(plan: Plan, privacy: PrivacyPlan) -> Iterator[float]:
     if privacy.mechanism == "skellam":
         bounds = sensitivity_of(plan)
-        return Charge(tuple(skellam_rdp(privacy.noise, bounds, order) for order in ORDERS))
-    return _direct(privacy)
-
-
-def _direct(privacy: PrivacyPlan) -> Charge:
+        return (skellam_rdp(privacy.noise, bounds, order) for order in ORDERS)
     formula = laplace_rdp if privacy.mechanism == "local-laplace" else gaussian_rdp
-    return Charge(tuple(formula(privacy.noise, order) for order in ORDERS))
+    return (formula(privacy.noise, order) for order in ORDERS)
