@@ -125,6 +125,8 @@ async def test_a_canary_that_dies_in_its_test_and_a_coordinator_that_starts_agai
                 await online(operator, *DEVICES)
                 await operator.command("release.create", version=FINAL, name="final")
                 await until(lambda: canary.releases.record.state == "testing")
+                # The state is durable before the test begins, not when it is first seen.
+                await until(lambda: canary.worker.pid is not None)
             assert stands("final", "canary")(await operator.until(stands("final", "canary"), 10))
         async with bench.coordinator(), bench.device("device-1") as back:
             row = await ended(operator, "final")
