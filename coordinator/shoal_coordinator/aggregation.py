@@ -16,11 +16,12 @@ from shoal_codecs.secagg.additive import combine
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.security.sealing import unseal
 from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
-from shoal_codecs.updates.coordinates import rand_coordinates
 from shoal_codecs.updates.errors import UpdateError
+from shoal_codecs.updates.model_step import pack_leading
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import RingSpec, RingSum, decode_sum, unpack_ring
+from shoal_codecs.updates.selection import Selection, select_coordinates
 from shoal_codecs.updates.step import Step, apply_step, step_from_sum
 from shoal_codecs.updates.step import encode_step as pack_levels
 from shoal_codecs.wire.blob import digest_of
@@ -96,10 +97,12 @@ def aggregate_sums(
     sums: Mapping[str, bytes],
     private: bytes,
     server_lr: float = 1.0,
+    source: bytes = b"",
 ) -> Candidate:
     """Open the hubs' ``sums``, add them up and apply the mean to ``base`` (a model blob).
 
-    ``private`` is the coordinator's X25519 key.
+    ``private`` is the coordinator's X25519 key, ``source`` the encoded step that a ``global_topk`` plan
+    takes coordinates from.
 
     Raises:
         UnsealError: a sum sealed for another key, set, plan or hub.
@@ -107,7 +110,7 @@ def aggregate_sums(
         SecAggError: sums that do not belong together.
         AggregationError: ``base`` is no vector.
     """
-    spec = ring_spec(plan)
+    spec = ring_spec(plan, source)
     words = []
     for offer in plan.hubs:
         clear = unseal(private, sums[offer.hub], sum_context(plan_hash, set_digest, offer.hub))
@@ -115,7 +118,7 @@ def aggregate_sums(
     total = decode_sum(combine(words, spec.ring_bits), spec)
     step, bounded = _bounded(step_from_sum(total, spec, server_lr), total, spec, server_lr)
     payload = pack_levels(step.q, step.scale, spec.n_max * spec.clamp)
-    candidate = _stepped(plan, vector_of(base), step, payload, bounded=bounded)
+    candidate = _stepped(plan, vector_of(base), spec.selection, step, payload, bounded=bounded)
     if candidate.digest == plan.base:
         return unmoved(plan, base, "the devices' updates add up to nothing")
     return candidate
@@ -131,12 +134,14 @@ def unmoved(plan: Plan, base: bytes, fault: str) -> Candidate:
         AggregationError: ``base`` is no vector.
     """
     start = vector_of(base)
-    chosen = start[rand_coordinates(coordinate_seed(plan), start.size, plan.codec.kept)]
+    selection = _drawn(plan)
+    chosen = start[selection.indices]
     place = int(np.argmin(np.abs(chosen)))
     levels = np.zeros(chosen.size, dtype=np.int32)
     levels[place] = 1
     step = Step(levels, max(float(np.spacing(np.abs(chosen[place]))), _LEAST_MOVE))
-    return replace(_stepped(plan, start, step, pack_levels(levels, step.scale, 1)), fault=fault)
+    payload = pack_levels(levels, step.scale, 1)
+    return replace(_stepped(plan, start, selection, step, payload), fault=fault)
 
 
 def open_update(plan: Plan, share: bytes) -> PlainUpdate:
@@ -187,8 +192,9 @@ def aggregate_reports(
     if start.shape != total.shape:
         raise AggregationError(f"the plan has {total.size} weights, the model {start.size}: plan anew")
     if plan.codec.name == "randk":
-        step = _quantised(total[rand_coordinates(coordinate_seed(plan), total.size, plan.codec.kept)])
-        return _stepped(plan, start, step, pack_levels(step.q, step.scale, STEP_LEVELS))
+        selection = _drawn(plan)
+        step = _quantised(total[selection.indices])
+        return _stepped(plan, start, selection, step, pack_levels(step.q, step.scale, STEP_LEVELS))
     if plan.codec.name == "topk":
         return _sparse(plan, start, total.astype(np.float32))
     return _whole(start, total.astype(np.float32))
@@ -217,21 +223,33 @@ def _quantised(values: npt.NDArray[np.float64]) -> Step:
     return Step(levels, scale)
 
 
+def _drawn(plan: Plan) -> Selection:
+    """Return the coordinates that the plan's seed draws, none of them leading."""
+    return select_coordinates(coordinate_seed(plan), plan.codec.dimension, plan.codec.kept)
+
+
 def _stepped(
-    plan: Plan, start: Float32Vector, step: Step, payload: bytes, *, bounded: bool = False
+    plan: Plan,
+    start: Float32Vector,
+    selection: Selection,
+    step: Step,
+    payload: bytes,
+    *,
+    bounded: bool = False,
 ) -> Candidate:
-    seed = coordinate_seed(plan)
-    child = apply_step(start, rand_coordinates(seed, start.size, plan.codec.kept), step)
+    child = apply_step(start, selection.indices, step)
     data = vector_bytes(child)
     encoded = encode_step(
         ModelStep(
             kind="randk",
             parent=plan.base,
             child=digest_of(data),
-            seed=seed,
+            seed=coordinate_seed(plan),
             kept=plan.codec.kept,
             scale=step.scale,
             payload=payload,
+            led=selection.leading.size,
+            leading=pack_leading(selection),
         )
     )
     return _candidate(start, child, _inline(encoded), bounded=bounded)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_codecs.updates.base import EncodeContext, to_dense
-from shoal_codecs.updates.coordinates import rand_coordinates
+from shoal_codecs.updates.model_step import ANY_LEVEL, step_selection
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.step import apply_step, decode_step
 from shoal_codecs.wire.blob import digest_of
@@ -18,8 +18,6 @@ from shoal_edge.errors import DivergedError, VectorFileError
 from shoal_edge.files import write_durably
 
 Vector = npt.NDArray[np.float32]
-# The digest says whether the result is right; this bound only keeps the levels in 32 bits.
-_ANY_LEVEL = (1 << 31) - 1
 
 
 def read_vector(path: Path, digest: bytes) -> Vector:
@@ -88,8 +86,8 @@ def _arrived(child: Vector, step: ModelStep) -> Vector:
 
 
 def _randk(base: Vector, step: ModelStep) -> Vector:
-    coordinates = rand_coordinates(step.seed, base.size, step.kept)
-    return apply_step(base, coordinates, decode_step(step.payload, step.kept, _ANY_LEVEL))
+    coordinates = step_selection(step, base.size).indices
+    return apply_step(base, coordinates, decode_step(step.payload, step.kept, ANY_LEVEL))
 
 
 def _sparse(base: Vector, step: ModelStep) -> Vector:

@@ -53,3 +53,7 @@ class ExampleCountError(UpdateError):
 
 class RingSumRangeError(UpdateError):
     """A sum holds what no set of honest devices could have added up to."""
+
+
+class UnledRoundError(UpdateError):
+    """The step that a round takes coordinates from is not there, or not the one that led to its base."""

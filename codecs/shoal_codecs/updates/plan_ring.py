@@ -1,14 +1,20 @@
 """The ring of a plan: the numbers that device, hubs and coordinator each derive from it alone."""
 
+from shoal_codecs.updates.model_step import leading_coordinates
 from shoal_codecs.updates.ring import RingSpec
+from shoal_codecs.updates.selection import NO_LEADING
 from shoal_codecs.wire.plan import Plan, coordinate_seed
 
 
-def ring_spec(plan: Plan) -> RingSpec:
-    """Return what every party of ``plan`` encodes and decodes with (mode ``hubs``).
+def ring_spec(plan: Plan, source: bytes | None = None) -> RingSpec:
+    """Return what every party of ``plan`` encodes and decodes with (the shared modes).
+
+    ``source`` is the encoded step that a ``global_topk`` plan takes coordinates from. Hubs leave it out:
+    they add words and never ask which coordinates these are.
 
     Raises:
         RingSpecError: a plan whose numbers make no ring.
+        UnledRoundError: ``source`` is not the step that the plan names.
     """
     codec = plan.codec
     return RingSpec(
@@ -21,4 +27,5 @@ def ring_spec(plan: Plan) -> RingSpec:
         weight_cap=codec.weight_cap,
         seed=coordinate_seed(plan),
         range_factor=codec.range_factor,
+        leading=NO_LEADING if source is None else leading_coordinates(source, codec, plan.base),
     )

@@ -5,7 +5,7 @@ in the `RingSpec`, which follows from the signed plan.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -26,7 +26,6 @@ from shoal_codecs.updates.bitpack import (
     unpack_words,
     word_dtype,
 )
-from shoal_codecs.updates.coordinates import rand_coordinates
 from shoal_codecs.updates.errors import (
     ExampleCountError,
     RingOverflowError,
@@ -36,6 +35,7 @@ from shoal_codecs.updates.errors import (
 )
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.rounding import round_stochastically
+from shoal_codecs.updates.selection import NO_LEADING, Selection, select_coordinates
 
 MIN_RING_BITS = 2
 # Conditional rounding accepts a draw with probability 1 - exp(-1/2) or more: 64 draws do not fail.
@@ -49,7 +49,7 @@ class RingSpec:
     `dimension` D and `kept` k: model parameters, and how many of them are sent. `clip_norm` C: L2
     bound on the weighted, rescaled update. `clamp` L: largest level. `ring_bits` w. `n_max`: the
     most devices whose words are ever added. `weight_cap` W: examples above which a device counts no
-    more. `seed`: 32 bytes the coordinates derive from. `range_factor`: level L stands for
+    more. `seed`: 32 bytes the coordinates derive from, `leading` those that the last step chose. `range_factor`: level L stands for
     range_factor * C / sqrt(k), a multiple of the root mean square of a vector at the clip norm.
     `conditional`: redraw a rounding that outgrows the norm bound; needed for sensitivity under
     noise, a slight bias otherwise.
@@ -66,6 +66,7 @@ class RingSpec:
     seed: bytes
     range_factor: float = 6.0
     conditional: bool = False
+    leading: Indices = field(default_factory=lambda: NO_LEADING)
 
     def __post_init__(self) -> None:
         if not 1 <= self.kept <= self.dimension:
@@ -111,10 +112,15 @@ class RingSpec:
         """Words of one encoded update: k values, then the weight's limbs."""
         return self.kept + self.limbs
 
-    @cached_property
+    @property
     def coordinates(self) -> Indices:
         """The round's coordinates, int64[k], increasing."""
-        return rand_coordinates(self.seed, self.dimension, self.kept)
+        return self.selection.indices
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The round's coordinates and their rescale."""
+        return select_coordinates(self.seed, self.dimension, self.kept, self.leading)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,7 +159,8 @@ def encode_ring(update: Float32Vector, examples: int, spec: RingSpec, rng: np.ra
     chosen = update[spec.coordinates].astype(np.float64)
     # Clipping comes after weight and rescale: clipping first would let the rescale multiply the
     # norm, and with it what one device can do to the sum, by 1/p.
-    chosen *= weight / spec.weight_cap * (spec.dimension / spec.kept)
+    chosen *= weight / spec.weight_cap
+    spec.selection.rescale(chosen)
     norm = float(np.linalg.norm(chosen))
     chosen *= min(1.0, spec.clip_norm / norm) * spec.levels_per_unit if norm else 0.0
     np.clip(chosen, -spec.clamp, spec.clamp, out=chosen)

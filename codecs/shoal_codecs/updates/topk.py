@@ -8,7 +8,6 @@ from shoal_codecs.updates.base import (
     EncodeContext,
     Encoded,
     Float32Vector,
-    Indices,
     Payload,
     SparseUpdate,
     check_vector,
@@ -16,6 +15,7 @@ from shoal_codecs.updates.base import (
 from shoal_codecs.updates.errors import NonFiniteUpdateError, PayloadLengthError
 from shoal_codecs.updates.indexcode import HEADER_BYTES, pack_indices, unpack_indices
 from shoal_codecs.updates.rounding import block_bytes, pack_blocks, unpack_blocks
+from shoal_codecs.updates.selection import largest
 
 
 class TopKCodec:
@@ -39,7 +39,7 @@ class TopKCodec:
                 wanted += context.residual
             if not np.isfinite(wanted).all():
                 raise NonFiniteUpdateError("update plus residual overflow; start a new residual")
-        indices = _largest(wanted, context.kept)
+        indices = largest(np.abs(wanted), context.kept)
         blocks, sent = pack_blocks(wanted[indices], context.block, rng=None)
         wanted[indices] -= sent
         return Encoded(blocks + pack_indices(indices, context.dimension), wanted)
@@ -55,15 +55,3 @@ class TopKCodec:
         indices = unpack_indices(view[split:], context.kept, context.dimension)
         values = unpack_blocks(view[:split], context.kept, context.block)
         return SparseUpdate(context.dimension, indices, values)
-
-
-def _largest(values: Float32Vector, count: int) -> Indices:
-    """Return the int64[count] positions of the largest magnitudes, increasing; ties: lower first.
-
-    Not argpartition, whose choice among equals differs between processors.
-    """
-    magnitudes = np.abs(values)
-    threshold = np.partition(magnitudes, values.size - count)[values.size - count]
-    above = np.flatnonzero(magnitudes > threshold)
-    tied = np.flatnonzero(magnitudes == threshold)[: count - len(above)]
-    return np.sort(np.concatenate((above, tied))).astype(np.int64)

@@ -12,8 +12,10 @@ class ModelStep(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     """From ``parent`` to ``child`` (digests of the float32 vectors).
 
     ``initial``: there is no parent; the child is ``task.initial_weights`` of ``seed``, 8 bytes big-endian.
-    ``randk``: ``payload`` holds ``kept`` packed integers q for the coordinates of ``seed``, and the child is
-    ``parent + scale * q`` there. ``sparse``: ``payload`` is a Top-K payload with its own indices.
+    ``randk``: ``payload`` holds ``kept`` packed integers q for the round's coordinates, and the child is
+    ``parent + scale * q`` there; the coordinates are the ``led`` coded in ``leading`` (codec ``global_topk``)
+    and those that ``seed`` draws among the rest. ``sparse``: ``payload`` is a Top-K payload with its own
+    indices.
     """
 
     kind: Literal["initial", "randk", "sparse"]
@@ -23,6 +25,8 @@ class ModelStep(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     kept: int
     scale: float
     payload: bytes
+    led: int = 0
+    leading: bytes = b""
 
 
 def initial_step(seed: int, child: bytes) -> ModelStep:
