@@ -170,6 +170,7 @@ def test_the_next_rounds_leaders_follow_from_the_encoded_step_alone() -> None:
     step = step_of(chosen, q, b"b" * 32)
     source = encode_step(step)
     plan = CodecPlan("global_topk", 100, 20, 1.0, 7, 8, 1, source=digest_of(source))
+    assert chosen.is_leading is not None
     moves = np.abs(q) * np.where(chosen.is_leading, 1.0, 10 / 90)
     expected = np.sort(chosen.indices[np.argsort(-moves, kind="stable")[:10]])
     assert leading_coordinates(source, plan, b"b" * 32).tolist() == expected.tolist()

@@ -49,8 +49,9 @@ class RingSpec:
     `dimension` D and `kept` k: model parameters, and how many of them are sent. `clip_norm` C: L2
     bound on the weighted, rescaled update. `clamp` L: largest level. `ring_bits` w. `n_max`: the
     most devices whose words are ever added. `weight_cap` W: examples above which a device counts no
-    more. `seed`: 32 bytes the coordinates derive from, `leading` those that the last step chose. `range_factor`: level L stands for
-    range_factor * C / sqrt(k), a multiple of the root mean square of a vector at the clip norm.
+    more. `seed`: 32 bytes the coordinates derive from, `leading` those that the last step chose.
+    `range_factor`: level L stands for range_factor * C / sqrt(k), a multiple of the root mean square
+    of a vector at the clip norm.
     `conditional`: redraw a rounding that outgrows the norm bound; needed for sensitivity under
     noise, a slight bias otherwise.
     Raises RingOverflowError where n_max * L does not fit, RingSpecError for anything else.
