@@ -46,11 +46,25 @@ class ModelShelf:
         self._recent: list[ModelVersion] = []
         self.task = task
         self.candidate: ModelVersion | None = None
+        self.source: BlobRef | None = None
 
     @property
     def newest(self) -> ModelVersion:
         """The last committed version."""
         return self._recent[-1]
+
+    @property
+    def last_step(self) -> bytes:
+        """The encoded step that led from an earlier version to the newest, empty where there is none."""
+        return self.newest.step if self.newest.parent else b""
+
+    def lead(self, source: BlobRef | None) -> None:
+        """Put the step that a round takes its coordinates from on the broker, and the last one's away."""
+        earlier, self.source = self.source, source
+        if earlier is not None and earlier != source:
+            self._clear(earlier)
+        if source is not None:
+            self._publish(source)
 
     @property
     def has_any(self) -> bool:
@@ -99,6 +113,8 @@ class ModelShelf:
         known = [self.task, *(version.whole for version in self._recent)]
         if self.candidate is not None:
             known.append(self.candidate.whole)
+        if self.source is not None:
+            known.append(self.source)
         for ref in known:
             if ref.digest == digest:
                 self._publish(ref, again=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
+from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.plain import plain_offer
@@ -59,6 +60,7 @@ class Opening:
                 offers=offers,
                 hubs=names,
                 now_ms=now_ms,
+                source=digest_of(step) if (step := self._models.last_step) else b"",
             )
         except (CohortTooSmallError, MissingOfferError) as error:
             self.block(str(error))

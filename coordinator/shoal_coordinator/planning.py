@@ -7,20 +7,27 @@ from typing import Literal
 import msgspec
 
 from shoal_codecs.updates.base import kept_for
+from shoal_codecs.updates.registry import SPARSE
 from shoal_codecs.updates.ring import ring_bits_for
+from shoal_codecs.updates.rounding import LEVELS
 from shoal_codecs.wire.errors import InvalidPlanError
-from shoal_codecs.wire.plan import CodecPlan, HubOffer, Plan, TrainingPlan
+from shoal_codecs.wire.plan import (
+    LED_CODEC,
+    SHARED_CODECS,
+    CodecPlan,
+    HubOffer,
+    Plan,
+    TrainingPlan,
+)
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
-
-SPARSE = frozenset({"randk", "topk"})
-INT8_LEVELS = 127
 
 
 class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What rounds have in common.
 
     ``kept_share`` of the coordinates are sent by sparse codecs. ``clamp`` is the largest level of one device
-    in the ring. ``minimum`` devices are the floor; ``quorum_share`` of the cohort starts ``patience_ms``.
+    in the ring and stands for ``range_factor`` times the root mean square of a value at the clip norm.
+    ``minimum`` devices are the floor; ``quorum_share`` of the cohort starts ``patience_ms``.
     ``window_ms`` is how long a round is open. ``clock_slack_ms`` opens it that much in the past, for devices
     whose clocks are late.
     """
@@ -30,7 +37,8 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     codec: str = "randk"
     kept_share: float = 0.05
     clip_norm: float = 4.0
-    clamp: int = INT8_LEVELS
+    clamp: int = LEVELS
+    range_factor: float = 6.0
     weight_cap: int = 150
     epochs: int = 5
     learning_rate: float = 0.2
@@ -55,12 +63,13 @@ def make_plan(
     offers: Mapping[str, HubOffer],
     hubs: Sequence[str],
     now_ms: int,
+    source: bytes = b"",
 ) -> Plan:
     """Return the plan of round ``number``.
 
     ``task``, ``base`` and ``roster`` are 32-byte digests, ``dimension`` the length of the model vector.
     ``hubs`` are the roster's hubs in their order (the coordinator alone in mode ``plain``) and ``offers``
-    what each offers now.
+    what each offers now. ``source`` is the digest of the encoded step to the base, empty where there is none.
 
     Raises:
         CohortTooSmallError: fewer devices than the floor.
@@ -86,7 +95,7 @@ def make_plan(
             roster=roster,
             cohort=tuple(sorted(cohort)),
             hubs=tuple(offers[hub] for hub in hubs),
-            codec=_codec_plan(settings, dimension, size),
+            codec=_codec_plan(settings, dimension, size, source),
             training=TrainingPlan(
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
@@ -103,13 +112,15 @@ def make_plan(
         raise InvalidRoundPlanError(f"these settings make no plan: {error}") from error
 
 
-def _codec_plan(settings: PlanSettings, dimension: int, size: int) -> CodecPlan:
+def _codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes) -> CodecPlan:
     shared = settings.mode == "hubs"
-    if shared and settings.codec != "randk":
+    if shared and settings.codec not in SHARED_CODECS:
         raise InvalidRoundPlanError(
             f"codec {settings.codec!r} cannot be secret-shared: each device's coordinates or scales differ; "
-            "use randk, or mode plain"
+            f"use {' or '.join(sorted(SHARED_CODECS))}, or mode plain"
         )
+    if not shared and settings.codec == LED_CODEC:
+        raise InvalidRoundPlanError(f"codec {LED_CODEC!r} is for secret sharing: use topk in mode plain")
     sparse = settings.codec in SPARSE
     return CodecPlan(
         name=settings.codec,
@@ -119,6 +130,8 @@ def _codec_plan(settings: PlanSettings, dimension: int, size: int) -> CodecPlan:
         clamp=settings.clamp,
         ring_bits=ring_bits_for(size, settings.clamp) if shared else 0,
         weight_cap=settings.weight_cap,
+        range_factor=settings.range_factor,
+        source=source if settings.codec == LED_CODEC else b"",
     )
 
 

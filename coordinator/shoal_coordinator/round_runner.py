@@ -48,11 +48,13 @@ class RoundRunner:
     async def open(self, plan: Plan) -> None:
         """Begin the round of ``plan``."""
         self._set_up(encode_plan(plan), None)
+        await self._lead(plan)
         await self.feed(on.Begun())
 
     async def resume(self, snapshot: on.RoundSnapshot) -> None:
         """Go on with a round that an earlier process left."""
         machine = self._set_up(snapshot.plan, snapshot)
+        await self._lead(machine.facts.plan)
         stored = await self._collector.restore() if self._collector else ()
         await self.feed(on.Restored())
         for report in stored:
@@ -115,6 +117,12 @@ class RoundRunner:
             self._collector = PlainCollector(plan, self.plan_hash, parts.identity, parts.roster, folder)
         structlog.contextvars.bind_contextvars(round=plan.round, version=parts.models.newest.number)
         return machine
+
+    async def _lead(self, plan: Plan) -> None:
+        """Offer devices the step that the round's coordinates come from, if it has one."""
+        parts = self._parts
+        ref = await asyncio.to_thread(parts.blobs.put, parts.models.last_step) if plan.codec.source else None
+        parts.models.lead(ref)
 
     def _tear_down(self) -> None:
         if self._timer is not None:
@@ -194,6 +202,7 @@ class RoundRunner:
                 plan_hash=self.plan_hash,
                 task=models.task,
                 model=models.offer(models.newest, fleet.model_held(device)),
+                source=models.source,
             )
 
     async def _ask_evaluation(self, machine: RoundMachine, devices: tuple[str, ...]) -> None:
@@ -257,7 +266,14 @@ class RoundRunner:
         private = parts.identity.sealing_private()
         try:
             return aggregate_sums(
-                plan, self.plan_hash, base, work.set_digest, work.sums, private, parts.server_lr
+                plan,
+                self.plan_hash,
+                base,
+                work.set_digest,
+                work.sums,
+                private,
+                parts.server_lr,
+                parts.models.last_step,
             )
         except (SecurityError, SecAggError, UpdateError) as error:
             return unmoved(plan, base, f"{type(error).__name__}: {error}")
@@ -291,6 +307,7 @@ class RoundRunner:
                 parts.announcer.hub(hub, wire.RoundAborted, **ends, reason=reason)
         for device in cohort:
             parts.announcer.device(device, wire.Cancel, **ends, reason=reason)
+        parts.models.lead(None)
         if outcome.version is not None:
             parts.models.promote(outcome.version)
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from shoal_codecs.errors import ShoalError
+from shoal_codecs.updates.errors import UnledRoundError
 from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.messages import ModelOffer
@@ -74,6 +75,27 @@ class ModelKeeper:
             await asyncio.to_thread(self._store.adopt_model, offer.digest, task.digest, keep=keep)
             return self._store.model_path(offer.digest)
 
+    async def source(self, digest: bytes, ref: BlobRef | None) -> Path:
+        """Return the path of the encoded step with ``digest``: the one applied last, or fetched as ``ref``.
+
+        Raises:
+            UnledRoundError: it is not here, and none is offered.
+            TransportError, StoreError: it cannot be had.
+            TimeoutError: not within the limit.
+        """
+        async with self._turn, asyncio.timeout(self._limit_s):
+            path = await asyncio.to_thread(self._store.step_path, digest)
+            if path is None and ref is not None:
+                fetched = await self._fetch(ref)
+                await asyncio.to_thread(lambda: self._store.keep_step(fetched.read_bytes()))
+                self._drop(ref.name)
+                path = await asyncio.to_thread(self._store.step_path, digest)
+        if path is None:
+            raise UnledRoundError(
+                "the step that the round's coordinates come from is not here and not offered: invite again"
+            )
+        return path
+
     async def _by_step(self, offer: ModelOffer, task: BlobRef) -> bool:
         """Apply the offered step to the parent, if that is held; on any fault the whole is the way."""
         if not offer.step or (offer.parent and not self._store.holds_model(offer.parent)):
@@ -96,6 +118,8 @@ class ModelKeeper:
             log.warning("step_refused", version=offer.version, fault=fault_name(error), remedy=str(error))
             self.forget_damaged(error, task.digest, offer.parent)
             return False
+        if step.parent:
+            await asyncio.to_thread(self._store.keep_step, offer.step)
         return True
 
     async def _whole(self, offer: ModelOffer) -> None:

@@ -11,7 +11,7 @@ from shoal_codecs.security.errors import BadSignatureError
 from shoal_codecs.security.identity import verify
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.wire.messages import Invitation, PlanNotice
-from shoal_codecs.wire.plan import Plan, decode_plan, plan_hash, plan_signing_bytes
+from shoal_codecs.wire.plan import SHARED_CODECS, Plan, decode_plan, plan_hash, plan_signing_bytes
 from shoal_codecs.wire.task import MAX_DIMENSION, MAX_TASK_BYTES
 from shoal_edge.errors import (
     AnsweredBaseError,
@@ -32,7 +32,11 @@ from shoal_edge.errors import (
 )
 
 # Names only: the codecs themselves need numpy, which lives in the worker.
-CODECS = {"hubs": frozenset({"randk"}), "plain": frozenset({"dense", "int8", "topk", "randk"})}
+CODECS = {
+    "hubs": SHARED_CODECS,
+    "single": SHARED_CODECS,
+    "plain": frozenset({"dense", "int8", "topk", "randk"}),
+}
 FLOAT_BYTES = 4
 
 
@@ -92,6 +96,11 @@ def report_bytes_bound(plan: Plan) -> int:
         # A weight takes at most 32 limbs.
         return -(-(plan.codec.kept + 32) * plan.codec.ring_bits // 8) + per_hub * len(plan.hubs)
     return 2 * FLOAT_BYTES * plan.codec.dimension + per_hub
+
+
+def most_step_bytes(dimension: int) -> int:
+    """Return an upper bound in bytes on an encoded step: a level and a coordinate for every parameter."""
+    return 2 * FLOAT_BYTES * dimension + 1024
 
 
 def _check_place(plan: Plan, invitation: Invitation, rules: DeviceRules) -> None:
@@ -179,6 +188,13 @@ def _check_offer(plan: Plan, invitation: Invitation) -> None:
         raise OfferMismatchError(
             f"the model offered has {model.whole.size} bytes, {plan.codec.dimension} parameters take "
             f"{FLOAT_BYTES * plan.codec.dimension}: plan anew"
+        )
+    source = invitation.source
+    if plan.codec.source and source is not None and source.digest != plan.codec.source:
+        raise OfferMismatchError("the invitation offers another step than the plan takes coordinates from")
+    if source is not None and source.size > most_step_bytes(plan.codec.dimension):
+        raise OfferMismatchError(
+            f"a step of {source.size} bytes is more than {plan.codec.dimension} parameters need: plan anew"
         )
     if task.size > MAX_TASK_BYTES:
         raise OfferMismatchError(f"a task of {task.size} bytes is over {MAX_TASK_BYTES}: take a smaller one")

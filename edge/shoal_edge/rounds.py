@@ -316,7 +316,13 @@ class Rounds:
         task, model = job.invitation.task, job.invitation.model
         await self._keeper.task(task)
         await self._keeper.model(model, task, keep=frozenset({model.digest}))
+        await self._source(job)
         return ModelReady(job.plan_hash)
+
+    async def _source(self, job: Job) -> str:
+        """Return the path of the step that the plan takes coordinates from, empty where it takes none."""
+        digest = job.plan.codec.source if job.plan else b""
+        return str(await self._keeper.source(digest, job.invitation.source)) if digest else ""
 
     async def _fit(self, job: Job) -> Event:
         task, model, plan = job.invitation.task, job.invitation.model, job.plan
@@ -330,6 +336,7 @@ class Rounds:
             model_path=str(self._store.model_path(model.digest)),
             data_path=str(self._settings.examples_path),
             plan=job.plan_bytes,
+            source_path=await self._source(job),
             device=self._post.identity.name,
             residual_path=str(self._store.residual_path(task.digest)),
             preview=self._settings.show_update_preview,

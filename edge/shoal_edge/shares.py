@@ -36,17 +36,23 @@ class Shared:
 
 
 def ring_shares(
-    update: Float32Vector, examples: int, plan_bytes: bytes, device: str, rng: np.random.Generator
+    update: Float32Vector,
+    examples: int,
+    plan_bytes: bytes,
+    device: str,
+    rng: np.random.Generator,
+    source: bytes = b"",
 ) -> Shared:
     """Return one share per hub of ``update`` (D,), weighted by ``examples``; together they add up to it.
 
+    ``source`` is the encoded step that a ``global_topk`` plan takes coordinates from.
     The first hub's plaintext is its share in full, every other one's the 32-byte seed of its share.
 
     Raises:
         UpdateError, SecAggError: an update or a plan that cannot be shared.
     """
     plan = decode_plan(plan_bytes)
-    spec = ring_spec(plan)
+    spec = ring_spec(plan, source)
     words = encode_ring(update, examples, spec, rng)
     seeds = [os.urandom(SEED_BYTES) for _ in plan.hubs[1:]]
     first = split(words, spec.ring_bits, len(plan.hubs), seeds, plan_hash(plan_bytes), device)

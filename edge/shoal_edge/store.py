@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.packing import pack, unpack
 from shoal_edge.errors import DamagedStateError, OutboxFullError, StoreError
@@ -163,6 +164,22 @@ class DeviceStore:
         """Digest of the task used last."""
         return self._held.task or None
 
+    # --- the step that led to a model ------------------------------------------------------------
+
+    def keep_step(self, step: bytes) -> None:
+        """Keep an encoded model step, the newest only: the next round may take its coordinates from it."""
+        write_durably(self._step_path, step)
+
+    def step_path(self, digest: bytes) -> Path | None:
+        """Return where the encoded step with ``digest`` is, None where it is not the one kept."""
+        path = self._step_path
+        try:
+            return path if digest_of(path.read_bytes()) == digest else None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from error
+
     # --- error feedback -------------------------------------------------------------------------
 
     def residual_path(self, task: bytes) -> Path:
@@ -186,6 +203,10 @@ class DeviceStore:
     @property
     def _job_path(self) -> Path:
         return self._folder / "round.bin"
+
+    @property
+    def _step_path(self) -> Path:
+        return self._folder / "step.bin"
 
     @property
     def _answers_path(self) -> Path:

@@ -87,12 +87,16 @@ class Jobs:
         model_path: str,
         data_path: str,
         plan: bytes,
+        source_path: str,
         device: str,
         residual_path: str,
         preview: bool,
         should_stop: Stop,
     ) -> dict[str, Any]:
-        """Train on the plan's base and return the sealed shares and a few metrics, never the update."""
+        """Train on the plan's base and return the sealed shares and a few metrics, never the update.
+
+        ``source_path`` has the encoded step that the plan takes coordinates from; empty where it takes none.
+        """
         started = time.perf_counter()
         ready, promised = self._ready(task, task_path), decode_plan(plan)
         base = self._model(ready, model_path, promised.base)
@@ -111,7 +115,8 @@ class Jobs:
         )
         update = ready.trainer.get_weights() - base
         if promised.mode == "hubs":
-            shared = ring_shares(update, len(train), plan, device, rng)
+            source = Path(source_path).read_bytes() if source_path else b""
+            shared = ring_shares(update, len(train), plan, device, rng, source)
         else:
             shared = clear_share(update, len(train), promised, rng, Path(residual_path))
         answer: dict[str, Any] = {

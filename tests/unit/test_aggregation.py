@@ -12,7 +12,8 @@ from shoal_codecs.security.identity import Identity, sealing_public_of
 from shoal_codecs.security.sealing import seal
 from shoal_codecs.updates.base import EncodeContext
 from shoal_codecs.updates.coordinates import rand_coordinates
-from shoal_codecs.updates.errors import PayloadLengthError, RingSumRangeError
+from shoal_codecs.updates.errors import PayloadLengthError, RingSumRangeError, UnledRoundError
+from shoal_codecs.updates.model_step import largest_moves, step_selection
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import encode_ring, pack_ring, unpack_ring
@@ -41,7 +42,7 @@ BASE = np.random.default_rng(5).normal(size=D).astype(np.float32)
 Vector = npt.NDArray[np.float32]
 
 
-def plan_of(mode: str, codec_name: str = "randk", **changes: object) -> Plan:
+def plan_of(mode: str, codec_name: str = "randk", source: bytes = b"", **changes: object) -> Plan:
     settings = PlanSettings(fleet="f", mode=mode, codec=codec_name, **changes)  # type: ignore[arg-type]
     hubs = ("hub-1", "hub-2") if mode == "hubs" else ("coordinator",)
     return make_plan(
@@ -55,6 +56,7 @@ def plan_of(mode: str, codec_name: str = "randk", **changes: object) -> Plan:
         offers={hub: HubOffer(hub, b"k" * 32, hub.encode().ljust(32)) for hub in hubs},
         hubs=hubs,
         now_ms=10**12,
+        source=source,
     )
 
 
@@ -66,9 +68,9 @@ def updates(scale: float = 0.02) -> dict[str, tuple[Vector, int]]:
     }
 
 
-def hub_words(plan: Plan, given: dict[str, tuple[Vector, int]]) -> dict[str, bytes]:
+def hub_words(plan: Plan, given: dict[str, tuple[Vector, int]], source: bytes = b"") -> dict[str, bytes]:
     """What both hubs would release, made with the real sharing."""
-    spec, m = ring_spec(plan), plan_hash(encode_plan(plan))
+    spec, m = ring_spec(plan, source), plan_hash(encode_plan(plan))
     first, second = ShareSum(spec.words, spec.ring_bits), SeedSum(spec.words, spec.ring_bits, m, 2)
     rng = np.random.default_rng(1)
     for index, (name, (update, examples)) in enumerate(given.items()):
@@ -116,6 +118,39 @@ def test_a_device_that_applies_the_step_holds_the_same_bits() -> None:
     assert step.child == candidate.digest == digest_of(candidate.data)
     assert step.parent == plan.base
     assert not candidate.bounded
+
+
+def test_a_led_round_steps_on_its_own_coordinates_and_leads_the_next() -> None:
+    earlier = plan_of("hubs", kept_share=0.1)
+    first = sum_up(earlier, sealed(earlier, hub_words(earlier, updates())))
+    base, source = vector_of(first.data), first.step
+    plan = msgspec.structs.replace(
+        plan_of("hubs", "global_topk", source=digest_of(source), kept_share=0.1), base=first.digest
+    )
+    m = plan_hash(encode_plan(plan))
+    sums = sealed(plan, hub_words(plan, updates(0.004), source))
+    private = COORDINATOR.sealing_private()
+    candidate = aggregate_sums(plan, m, first.data, SET, sums, private, 1.0, source)
+    chosen = ring_spec(plan, source).selection
+    moved = vector_of(candidate.data) - base
+    assert set(np.flatnonzero(moved)) <= set(chosen.indices)
+    assert chosen.leading.size == 100
+    mean = np.average(
+        [u for u, _ in updates(0.004).values()],
+        axis=0,
+        weights=[min(n, plan.codec.weight_cap) for _, n in updates(0.004).values()],
+    )
+    level = 5 * plan.codec.weight_cap / (ring_spec(plan).levels_per_unit * 450)
+    assert np.abs(moved[chosen.leading] - mean[chosen.leading]).max() <= level
+    explored = np.setdiff1d(chosen.indices, chosen.leading)
+    assert np.abs(moved[explored] - 19 * mean[explored]).max() <= level
+    step = decode_step(candidate.step)
+    levels = unpack_levels(step.payload, step.kept, plan.n_max * plan.codec.clamp)
+    child = apply_step(base, step_selection(step, D).indices, levels)
+    assert vector_bytes(child) == candidate.data
+    assert largest_moves(step, D, 100).size == 100
+    with pytest.raises(UnledRoundError):
+        aggregate_sums(plan, m, first.data, SET, sums, private)
 
 
 def test_a_device_that_lies_about_its_levels_cannot_move_the_model_far() -> None:

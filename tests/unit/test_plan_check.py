@@ -70,6 +70,25 @@ def test_an_honest_plan_is_taken(mode: str) -> None:
     assert judge(plan) == plan
 
 
+def test_a_step_that_is_not_the_plans_source_is_refused() -> None:
+    step = describe(b"encoded step")
+    plan = plan_of(codec=codec_plan(4, name="global_topk", source=step.digest))
+    invitation = invitation_to(plan, MODEL)
+    assert judge(plan, invitation=msgspec.structs.replace(invitation, source=step)) == plan
+    # A device that applied the step itself needs no offer of it.
+    assert judge(plan, invitation=invitation) == plan
+    for other in (
+        describe(b"another step"),
+        msgspec.structs.replace(step, size=1 << 20, chunk_bytes=1 << 20),
+    ):
+        with pytest.raises(OfferMismatchError, match="step"):
+            judge(plan, invitation=msgspec.structs.replace(invitation, source=other))
+    with pytest.raises(InvalidPlanError, match="takes no coordinates"):
+        plan_of(codec=codec_plan(4, source=step.digest))
+    with pytest.raises(InvalidPlanError, match="takes no coordinates"):
+        plan_of(mode="plain", codec=codec_plan(4, name="global_topk", source=step.digest, ring_bits=0))
+
+
 def test_another_plan_than_the_invitation_s() -> None:
     plan = plan_of()
     with pytest.raises(PlanHashMismatchError):

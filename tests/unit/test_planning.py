@@ -71,6 +71,16 @@ def test_a_hub_without_an_offer_is_named() -> None:
         plan_for(offers={"hub-1": OFFERS["hub-1"]})
 
 
+def test_a_led_plan_names_the_step_that_led_to_its_base() -> None:
+    settings = PlanSettings(fleet="field", mode="hubs", codec="global_topk", kept_share=0.1)
+    plan = plan_for(settings=settings, source=b"s" * 32)
+    assert (plan.codec.source, plan.codec.kept) == (b"s" * 32, 961)
+    assert plan_for(settings=settings).codec.source == b""
+    assert plan_for(source=b"s" * 32).codec.source == b""
+    with pytest.raises(InvalidRoundPlanError, match="use topk"):
+        plan_for(settings=PlanSettings(fleet="field", mode="plain", codec="global_topk"))
+
+
 def test_top_k_is_never_planned_as_shared() -> None:
     with pytest.raises(InvalidRoundPlanError, match="randk"):
         plan_for(settings=PlanSettings(fleet="field", mode="hubs", codec="topk"))

@@ -86,6 +86,7 @@ class Device:
         values: dict[str, Any] = {
             "model_path": str(self.folder / "base"),
             "plan": plan,
+            "source_path": "",
             "device": DEVICE,
             "residual_path": str(self.folder / "residual"),
             "preview": False,
@@ -124,6 +125,34 @@ async def test_both_shares_add_up_to_the_update(worker: WorkerClient, device: De
         "ciphertexts", "examples", "steps", "loss_before", "loss_after", "norm", "seconds", "preview"
     }  # fmt: skip
     assert answer["loss_after"] < answer["loss_before"]
+
+
+async def test_a_led_round_takes_its_coordinates_from_the_last_step(
+    worker: WorkerClient, device: Device
+) -> None:
+    moved = np.zeros(480, dtype=np.int32)
+    moved[::3] = np.arange(1, 161)
+    last = ModelStep("randk", bytes(32), device.digest, bytes(32), 480, 0.25, pack_levels(moved, 0.25, 200))
+    source = encode_step(last)
+    (device.folder / "step").write_bytes(source)
+    led = codec_plan(4, name="global_topk", source=digest_of(source))
+    plan = make_plan(FLEET, device.digest, codec=led)
+    data = encode_plan(plan)
+    spec = ring_spec(plan, source)
+    assert set(spec.selection.leading) == set(rand_coordinates(bytes(32), TASK.dimension, 480)[::3])
+    fit = device.fit(data, preview=True, source_path=str(device.folder / "step"))
+    answer = await worker.request("fit_and_report", LIMIT_S, **fit)
+    first = unpack_ring(opened(answer, data, "hub-1", 0), spec.words, spec.ring_bits)
+    second = expand(opened(answer, data, "hub-2", 1), plan_hash(data), DEVICE, 2, spec.words, spec.ring_bits)
+    total = decode_sum(combine([first, second], spec.ring_bits), spec)
+    level = step_from_sum(total, spec).scale
+    moves = total.q * level
+    assert spec.selection.is_leading is not None
+    moves[~spec.selection.is_leading] /= spec.selection.factor
+    np.testing.assert_allclose(moves[-8:], answer["preview"]["update"], rtol=0, atol=level + 1e-4)
+    with pytest.raises(WorkerRefusedError) as caught:
+        await worker.request("fit_and_report", LIMIT_S, **device.fit(data))
+    assert caught.value.fault == "UnledRoundError"
 
 
 async def test_the_update_stays_in_the_worker_unless_asked_for(worker: WorkerClient, device: Device) -> None:

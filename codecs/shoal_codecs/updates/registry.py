@@ -8,9 +8,12 @@ from shoal_codecs.updates.dense import DenseCodec, Int8Codec
 from shoal_codecs.updates.errors import UnknownCodecError
 from shoal_codecs.updates.randk import RandKCodec
 from shoal_codecs.updates.topk import TopKCodec
+from shoal_codecs.wire.plan import LED_CODEC
 
 _ALL: tuple[Codec, ...] = (DenseCodec(), Int8Codec(), TopKCodec(), RandKCodec())
 
+SPARSE = frozenset({"randk", "topk", LED_CODEC})
+"""Codecs that send the kept coordinates only; the secret-shared ones of them are ``ring``'s."""
 CODECS: Mapping[str, Codec] = MappingProxyType({each.name: each for each in _ALL})
 
 

@@ -18,6 +18,9 @@ PLAN_FORMAT = 2
 MAX_PLAN_BYTES = 1 << 20
 Mode: TypeAlias = Literal["hubs", "single", "plain"]
 SHARED_MODES = frozenset({"hubs", "single"})
+LED_CODEC = "global_topk"
+SHARED_CODECS = frozenset({"randk", LED_CODEC})
+"""What can be secret-shared: one coordinate set and one scale for all devices."""
 PREKEY_ID_BYTES = 16
 _HASH_LABEL = b"shoal/1 plan hash\x00"
 _SEED_LABEL = b"shoal/1 coordinates\x00"
@@ -217,6 +220,10 @@ def _extras(plan: Plan) -> Iterator[tuple[bool, str]]:
     yield (
         (plan.single is not None) == (plan.mode == "single"),
         f"mode {plan.mode!r} and a part for mode 'single' do not belong together",
+    )
+    yield (
+        not plan.codec.source or (plan.shared and plan.codec.name == LED_CODEC),
+        f"codec {plan.codec.name!r} in mode {plan.mode!r} takes no coordinates from a step",
     )
     yield (
         0 <= plan.norm_check < math.inf
