@@ -95,6 +95,12 @@ def private_plan(**changes: Any) -> PrivacyPlan:
     return PrivacyPlan(**(fields | changes))
 
 
+def plain_plan(**changes: Any) -> Plan:
+    """Return a plan of mode ``plain`` that holds, or one with ``changes``."""
+    own = HubOffer("coordinator", b"\x04" * 32, b"\x05" * 32)
+    return plan(**({"mode": "plain", "hubs": (own,)} | changes))
+
+
 def single_plan(**changes: Any) -> Plan:
     """Return a plan of mode ``single`` that holds, or one whose part for the mode has ``changes``."""
     fields: dict[str, Any] = {

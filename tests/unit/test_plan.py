@@ -73,8 +73,8 @@ def test_a_plan_comes_back_as_it_was_signed() -> None:
         ({"privacy": private_plan(delta=0.0)}, "protects nothing"),
         ({"privacy": private_plan(corrupt=-1)}, "corrupt"),
         ({"privacy": private_plan(corrupt=2)}, "nobody whose noise counts"),
-        ({"privacy": private_plan(clip_bit=-1.0)}, "coordinates of the ring"),
-        ({"privacy": private_plan(metric_levels=INFINITE)}, "coordinates of the ring"),
+        ({"privacy": private_plan(clip_bit=-1)}, "coordinates of the ring"),
+        ({"privacy": private_plan(metric_levels=-1)}, "coordinates of the ring"),
         ({"privacy": private_plan(mechanism="central")}, "'central' does not work in mode 'hubs'"),
         ({"norm_check": -1.0}, "norm check"),
         ({"norm_check": NOT_A_NUMBER}, "norm check"),
@@ -170,5 +170,5 @@ def test_a_plan_whose_part_for_mode_single_does_not_hold_is_refused(
 
 
 def test_the_new_parts_of_a_plan_come_back_as_they_were_signed() -> None:
-    for made in (single_plan(), plan(privacy=private_plan(clip_bit=9.0)), plan(norm_check=1.6)):
+    for made in (single_plan(), plan(privacy=private_plan(clip_bit=9)), plan(norm_check=1.6)):
         assert decode_plan(encode_plan(made)) == made

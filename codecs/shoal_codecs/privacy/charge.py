@@ -13,10 +13,9 @@ from shoal_codecs.privacy.accountant import (
     skellam_rdp,
 )
 from shoal_codecs.privacy.errors import PrivacyNumberError, UnprivatePlanError
-from shoal_codecs.privacy.sensitivity import Sensitivity, ring_sensitivity
+from shoal_codecs.privacy.plan_noise import extra_levels, grid_sensitivity
+from shoal_codecs.privacy.sensitivity import Sensitivity
 from shoal_codecs.wire.plan import Plan, PrivacyPlan
-
-METRICS = 2
 
 
 class Charge(msgspec.Struct, frozen=True, array_like=True):
@@ -50,12 +49,7 @@ class Charge(msgspec.Struct, frozen=True, array_like=True):
 
 def sensitivity_of(plan: Plan) -> Sensitivity:
     """Return what one device can add to the ring of ``plan`` (a shared mode)."""
-    codec, privacy = plan.codec, plan.privacy
-    reach = codec.clamp * math.sqrt(codec.kept) / codec.range_factor
-    extra: tuple[float, ...] = ()
-    if privacy is not None:
-        extra = tuple(level for level in (privacy.clip_bit, *(privacy.metric_levels,) * METRICS) if level > 0)
-    return ring_sensitivity(reach, codec.kept, extra)
+    return grid_sensitivity(plan.codec, extra_levels(plan.privacy))
 
 
 def charge_of(plan: Plan) -> Charge:

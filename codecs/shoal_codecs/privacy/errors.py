@@ -25,3 +25,15 @@ class BudgetExceededError(PrivacyError):
 
 class FleetTooSmallError(PrivacyError):
     """So few devices that the noise a budget needs leaves nothing to learn."""
+
+
+class NoiseSizeError(PrivacyError):
+    """Noise that is too small or too large to be drawn."""
+
+
+class PrivateCodecError(PrivacyError):
+    """A codec whose choice of coordinates would tell what noise is meant to hide."""
+
+
+class CoarseScaleError(PrivacyError):
+    """Levels so coarse that rounding moves the sum further than updates do."""

@@ -32,6 +32,15 @@ def rounded_l2_squared(reach: float, kept: int) -> float:
     return min((reach + root) ** 2, reach**2 + kept / 4 + reach + root / 2)
 
 
+def rounded_l1(reach: float, kept: int) -> float:
+    """Return the bound on the L1 norm that a vector of L1 norm ``reach`` keeps when it is rounded.
+
+    Rounding keeps the norm on the average; by Hoeffding's inequality one draw breaks this bound with a
+    probability of at most exp(-1/2).
+    """
+    return reach + math.sqrt(kept) / 2
+
+
 def ring_sensitivity(reach: float, kept: int, extra: tuple[float, ...] = ()) -> Sensitivity:
     """Return what one device of a round can add to its ring.
 

@@ -128,16 +128,21 @@ def check_vector(vector: Float32Vector, dimension: int) -> Float32Vector:
 
     Raises VectorShapeError or NonFiniteUpdateError.
     """
-    if vector.dtype != np.float32 or vector.shape != (dimension,):
-        raise VectorShapeError(
-            f"expected float32 of shape ({dimension},), got {vector.dtype} of {vector.shape}; "
-            "flatten the model's weights in the task's order"
-        )
+    check_shape(vector, dimension)
     if not np.isfinite(vector).all():
         raise NonFiniteUpdateError(
             "the update holds NaN or infinity: training diverged; drop it and lower the step size"
         )
     return vector
+
+
+def check_shape(vector: Float32Vector, dimension: int) -> None:
+    """Raise VectorShapeError unless `vector` is a float32[dimension]."""
+    if vector.dtype != np.float32 or vector.shape != (dimension,):
+        raise VectorShapeError(
+            f"expected float32 of shape ({dimension},), got {vector.dtype} of {vector.shape}; "
+            "flatten the model's weights in the task's order"
+        )
 
 
 def check_length(payload: Payload, expected: int, what: str) -> None:

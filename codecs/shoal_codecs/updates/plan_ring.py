@@ -1,5 +1,6 @@
 """The ring of a plan: the numbers that device, hubs and coordinator each derive from it alone."""
 
+from shoal_codecs.privacy.plan_noise import device_variance
 from shoal_codecs.updates.model_step import leading_coordinates
 from shoal_codecs.updates.ring import RingSpec
 from shoal_codecs.updates.selection import NO_LEADING
@@ -16,7 +17,7 @@ def ring_spec(plan: Plan, source: bytes | None = None) -> RingSpec:
         RingSpecError: a plan whose numbers make no ring.
         UnledRoundError: ``source`` is not the step that the plan names.
     """
-    codec = plan.codec
+    codec, privacy = plan.codec, plan.privacy
     return RingSpec(
         dimension=codec.dimension,
         kept=codec.kept,
@@ -28,4 +29,7 @@ def ring_spec(plan: Plan, source: bytes | None = None) -> RingSpec:
         seed=coordinate_seed(plan),
         range_factor=codec.range_factor,
         leading=NO_LEADING if source is None else leading_coordinates(source, codec, plan.base),
+        noise=device_variance(plan),
+        clip_bit=privacy.clip_bit if privacy else 0,
+        metric_levels=privacy.metric_levels if privacy else 0,
     )

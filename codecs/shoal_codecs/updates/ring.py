@@ -11,13 +11,15 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.privacy.noise_table import skellam_table
+from shoal_codecs.privacy.ring_width import bits_for, overflow, sum_reach
 from shoal_codecs.privacy.sensitivity import rounded_l2_squared
 from shoal_codecs.updates.base import (
     SEED_BYTES,
     Float32Vector,
     Indices,
     Payload,
-    check_vector,
+    check_shape,
 )
 from shoal_codecs.updates.bitpack import (
     MAX_BITS,
@@ -34,12 +36,11 @@ from shoal_codecs.updates.errors import (
     WordWidthError,
 )
 from shoal_codecs.updates.keystream import Words
-from shoal_codecs.updates.rounding import round_stochastically
+from shoal_codecs.updates.ring_extras import DeviceMetrics, encode_extras
+from shoal_codecs.updates.ring_levels import Chosen, add_noise, check_finite, write_levels
 from shoal_codecs.updates.selection import NO_LEADING, Selection, select_coordinates
 
 MIN_RING_BITS = 2
-# Conditional rounding accepts a draw with probability 1 - exp(-1/2) or more: 64 draws do not fail.
-_ROUNDING_DRAWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +53,10 @@ class RingSpec:
     more. `seed`: 32 bytes the coordinates derive from, `leading` those that the last step chose.
     `range_factor`: level L stands for range_factor * C / sqrt(k), a multiple of the root mean square
     of a vector at the clip norm.
-    `conditional`: redraw a rounding that outgrows the norm bound; needed for sensitivity under
-    noise, a slight bias otherwise.
-    Raises RingOverflowError where n_max * L does not fit, RingSpecError for anything else.
+    `noise`: variance of the Skellam noise that each device adds to each word, in squared levels; 0 for
+    none. Under noise every device weighs the same, roundings that outgrow their norm bound are drawn
+    again, and `clip_bit` and `metric_levels` are the levels of further coordinates (0: none).
+    Raises RingOverflowError where the largest sum does not fit, RingSpecError for anything else.
     """
 
     dimension: int
@@ -66,7 +68,9 @@ class RingSpec:
     weight_cap: int
     seed: bytes
     range_factor: float = 6.0
-    conditional: bool = False
+    noise: float = 0.0
+    clip_bit: int = 0
+    metric_levels: int = 0
     leading: Indices = field(default_factory=lambda: NO_LEADING)
 
     def __post_init__(self) -> None:
@@ -83,17 +87,41 @@ class RingSpec:
             raise RingSpecError(f"the coordinate seed has {SEED_BYTES} bytes, got {len(self.seed)}")
         if not MIN_RING_BITS <= self.ring_bits <= MAX_BITS:
             raise RingSpecError(f"ring_bits {self.ring_bits} is outside {MIN_RING_BITS}..{MAX_BITS}")
-        if self.n_max * self.clamp >= 1 << (self.ring_bits - 1):
-            raise RingOverflowError(
-                f"{self.n_max} devices at level {self.clamp} add up to {self.n_max * self.clamp}, "
-                f"and a ring of {self.ring_bits} bits holds less than {1 << (self.ring_bits - 1)}: "
-                "use a wider ring, fewer devices or a lower clamp"
-            )
+        self._check_extras()
+        fault = overflow(self.ring_bits, self.n_max, self._highest, self.noise, self.words)
+        if fault:
+            raise RingOverflowError(fault)
+
+    def _check_extras(self) -> None:
+        levels = (self.clip_bit, self.metric_levels)
+        if not 0 <= self.noise < math.inf or min(levels) < 0:
+            raise RingSpecError(f"noise {self.noise} and levels {levels} of further coordinates make no ring")
+        if max(levels) and not self.private:
+            raise RingSpecError("clip bit and metrics travel under noise only: add noise, or leave them out")
 
     @property
     def levels_per_unit(self) -> float:
         """Scale S: quantiser levels per unit of the clipped update."""
         return self.clamp * math.sqrt(self.kept) / (self.range_factor * self.clip_norm)
+
+    @property
+    def private(self) -> bool:
+        """Whether devices add noise."""
+        return self.noise > 0
+
+    @property
+    def extras(self) -> int:
+        """Words after the update's: the clip bit, then loss and accuracy."""
+        return (self.clip_bit > 0) + 2 * (self.metric_levels > 0)
+
+    @property
+    def reach(self) -> int:
+        """The largest level that a sum of n_max devices has."""
+        return math.floor(sum_reach(self.n_max, self._highest, self.noise, self.words))
+
+    @property
+    def _highest(self) -> int:
+        return max(self.clamp, self.clip_bit, self.metric_levels)
 
     @property
     def limb_base(self) -> int:
@@ -102,7 +130,9 @@ class RingSpec:
 
     @property
     def limbs(self) -> int:
-        """Words that carry the weight, least significant first."""
+        """Words that carry the weight, least significant first; none under noise."""
+        if self.private:
+            return 0
         needed, reach = 1, self.limb_base
         while reach <= self.weight_cap:
             needed, reach = needed + 1, reach * self.limb_base
@@ -110,8 +140,8 @@ class RingSpec:
 
     @property
     def words(self) -> int:
-        """Words of one encoded update: k values, then the weight's limbs."""
-        return self.kept + self.limbs
+        """Words of one encoded update: k values, then the weight's limbs or the further coordinates."""
+        return self.kept + self.limbs + self.extras
 
     @property
     def coordinates(self) -> Indices:
@@ -126,53 +156,91 @@ class RingSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RingSum:
-    """A lifted sum: `q` int32[k] in levels, `weight` the total of min(n_i, W)."""
+    """A lifted sum: `q` int32[k] in levels, `weight` the total of min(n_i, W).
+
+    Under noise `weight` is n_max * W, whoever took part: the denominator must not tell who did, and a
+    device that is missing counts as one that moved nothing. `extras` int64 are the further coordinates.
+    """
 
     q: npt.NDArray[np.int32]
     weight: int
+    extras: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-def ring_bits_for(n_max: int, clamp: int) -> int:
-    """Return the narrowest ring in which `n_max` devices at +-`clamp` cannot overflow.
+def ring_bits_for(n_max: int, clamp: int, noise: float = 0.0, words: int = 1) -> int:
+    """Return the narrowest ring in which `n_max` devices at +-`clamp` do not overflow.
 
+    `clamp`: the largest level of any coordinate. `noise`: variance of each device's noise, in squared
+    levels; `words`: length of the vector, further coordinates included.
     Raises RingOverflowError where not even 32 bits suffice.
     """
     if n_max < 1 or clamp < 1:
         raise RingSpecError(f"n_max {n_max} and clamp {clamp} must both be at least 1")
-    bits = max(MIN_RING_BITS, (n_max * clamp).bit_length() + 1)
+    bits = max(MIN_RING_BITS, bits_for(n_max, clamp, noise, words))
     if bits > MAX_BITS:
+        noisy = f" and noise of {math.sqrt(n_max * noise):.6g} levels" if noise else ""
         raise RingOverflowError(
-            f"{n_max} devices at level {clamp} need {bits} bits, and a ring has at most {MAX_BITS}"
+            f"{n_max} devices at level {clamp}{noisy} need {bits} bits, and a ring has at most {MAX_BITS}"
         )
     return bits
 
 
-def encode_ring(update: Float32Vector, examples: int, spec: RingSpec, rng: np.random.Generator) -> Words:
+def encode_ring(
+    update: Float32Vector,
+    examples: int,
+    spec: RingSpec,
+    rng: np.random.Generator,
+    metrics: DeviceMetrics | None = None,
+) -> Words:
     """Encode one device's update and weight as uint[spec.words] modulo 2**w, ready to be shared.
 
-    `update`: float32[D], new weights minus base. `examples` n_i: what it was trained on.
-    Raises VectorShapeError, NonFiniteUpdateError or ExampleCountError.
+    `update`: float32[D], new weights minus base. `examples` n_i: what it was trained on. `metrics`: what
+    the device has measured, for rings that carry it. Under noise each call draws its own, from the
+    system's generator: words are made once and thrown away once shared.
+    Raises VectorShapeError, NonFiniteUpdateError, ExampleCountError or NoiseSizeError.
     """
-    check_vector(update, spec.dimension)
+    check_shape(update, spec.dimension)
+    check_finite(update)
     if examples < 1:
         raise ExampleCountError(f"{examples} examples carry no update; decline the round instead")
-    weight = min(examples, spec.weight_cap)
-    chosen = update[spec.coordinates].astype(np.float64)
+    weight = spec.weight_cap if spec.private else min(examples, spec.weight_cap)
     # Clipping comes after weight and rescale: clipping first would let the rescale multiply the
     # norm, and with it what one device can do to the sum, by 1/p.
-    chosen *= weight / spec.weight_cap
-    spec.selection.rescale(chosen)
-    norm = float(np.linalg.norm(chosen))
-    chosen *= min(1.0, spec.clip_norm / norm) * spec.levels_per_unit if norm else 0.0
-    np.clip(chosen, -spec.clamp, spec.clamp, out=chosen)
-    levels = (
-        _round_within_norm(chosen, spec, rng) if spec.conditional else (round_stochastically(chosen, rng))
-    )
+    chosen = Chosen(update, _travelling(spec))
+    share = weight / spec.weight_cap
+    norm = chosen.norm() * share
+    clipped = norm > spec.clip_norm
+    factor = share * spec.levels_per_unit * (spec.clip_norm / norm if clipped else 1.0)
     words = np.empty(spec.words, dtype=word_dtype(spec.ring_bits))
-    words[: spec.kept] = levels.astype(np.int64) & ((1 << spec.ring_bits) - 1)
-    for limb in range(spec.limbs):
-        weight, words[spec.kept + limb] = divmod(weight, spec.limb_base)
+    bound = rounded_l2_squared(spec.clip_norm * spec.levels_per_unit, spec.kept)
+    write_levels(
+        words[: spec.kept],
+        chosen,
+        factor,
+        rng,
+        clamp=spec.clamp,
+        bits=spec.ring_bits,
+        bound=bound if spec.private else math.inf,
+    )
+    if not spec.private:
+        for limb in range(spec.limbs):
+            weight, words[spec.kept + limb] = divmod(weight, spec.limb_base)
+        return words
+    extras = encode_extras(
+        clipped=clipped,
+        metrics=metrics,
+        clip_bit=spec.clip_bit,
+        metric_levels=spec.metric_levels,
+        rng=rng,
+    )
+    words[spec.kept :] = extras & ((1 << spec.ring_bits) - 1)
+    add_noise(words, skellam_table(spec.noise), spec.ring_bits)
     return words
+
+
+def _travelling(spec: RingSpec) -> Selection | None:
+    """Return the selection, None for all coordinates: their numbers would take more than the update."""
+    return None if spec.kept == spec.dimension else spec.selection
 
 
 def decode_sum(words: Words, spec: RingSpec) -> RingSum:
@@ -182,22 +250,27 @@ def decode_sum(words: Words, spec: RingSpec) -> RingSum:
     sums that n_max devices cannot reach: a share is missing or was damaged.
     """
     check_words(words, spec.words, spec.ring_bits)
+    signed = spec.kept + spec.extras
     unused = 32 - spec.ring_bits
+    lifted = words[:signed].astype(np.uint32)
     # Shifting the ring's top bit into the sign bit and back is the centred lift.
-    lifted = (words[: spec.kept].astype(np.uint32) << np.uint32(unused)).view(np.int32)
-    q: npt.NDArray[np.int32] = lifted >> np.int32(unused)
-    reach = spec.n_max * spec.clamp
-    if int(q.max()) > reach or int(q.min()) < -reach:
+    lifted <<= np.uint32(unused)
+    q: npt.NDArray[np.int32] = lifted.view(np.int32)
+    q >>= np.int32(unused)
+    if int(q.max()) > spec.reach or int(q.min()) < -spec.reach:
         raise RingSumRangeError(
-            f"a summed level is beyond +-{reach}: a hub's sum is missing, doubled or damaged"
+            f"a summed level is beyond +-{spec.reach}: a hub's sum is missing, doubled or damaged"
         )
+    extras = q[spec.kept :].astype(np.int64)
+    if spec.private:
+        return RingSum(q[: spec.kept], spec.n_max * spec.weight_cap, extras)
     weight = sum(int(limb) * spec.limb_base**place for place, limb in enumerate(words[spec.kept :]))
     if not 1 <= weight <= spec.n_max * spec.weight_cap:
         raise RingSumRangeError(
             f"a total weight of {weight} is outside 1..{spec.n_max * spec.weight_cap}: "
             "a hub's sum is missing, doubled or damaged"
         )
-    return RingSum(q, weight)
+    return RingSum(q[: spec.kept], weight, extras)
 
 
 def pack_ring(words: Words, bits: int) -> bytes:
@@ -217,15 +290,3 @@ def _ring_width(bits: int) -> int:
     if not MIN_RING_BITS <= bits <= MAX_BITS:
         raise WordWidthError(f"a ring has {MIN_RING_BITS} to {MAX_BITS} bits, not {bits}")
     return bits
-
-
-def _round_within_norm(
-    scaled: npt.NDArray[np.float64], spec: RingSpec, rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """Round stochastically until the norm keeps its bound (Kairouz et al. 2021, section 4.2)."""
-    bound = rounded_l2_squared(spec.clip_norm * spec.levels_per_unit, spec.kept)
-    for _ in range(_ROUNDING_DRAWS):
-        levels = round_stochastically(scaled, rng)
-        if float(np.dot(levels, levels)) <= bound:
-            return levels
-    return np.trunc(scaled)

@@ -50,12 +50,12 @@ class Selection:
         """What an explored value is multiplied by: the inverse of its inclusion probability."""
         return self.unled / self.explored
 
-    def rescale(self, values: npt.NDArray[np.floating[Any]]) -> None:
-        """Multiply the explored ones of `values` (float[k]) by `factor`, in place."""
+    def rescale(self, values: npt.NDArray[np.floating[Any]], part: slice = slice(None)) -> None:
+        """Multiply the explored ones of `values` (float[k], or `part` of them) by `factor`, in place."""
         if self.is_leading is None:
             values *= self.factor
         else:
-            np.multiply(values, self.factor, out=values, where=~self.is_leading)
+            np.multiply(values, self.factor, out=values, where=~self.is_leading[part])
 
     def largest(self, levels: npt.NDArray[np.int32], count: int) -> Indices:
         """Return the int64[<= count] coordinates that `levels` (int32[k]) move most, increasing.

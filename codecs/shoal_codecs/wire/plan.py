@@ -74,17 +74,17 @@ class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``noise`` is, for ``skellam``, the variance in squared levels of the noise of ``n_min - corrupt`` devices
     together, of which each adds its part; for ``central`` the standard deviation and for the local mechanisms
-    the scale, in units of the clip norm. ``corrupt`` devices' noise does not count. ``clip_bit`` and
-    ``metric_levels`` are the levels of the coordinates that carry whether an update was clipped, and loss
-    and accuracy; 0 where they do not travel.
+    the scale, in units of what one device can add: the clip norm (L1 for ``local-laplace``) and rounding.
+    ``corrupt`` devices' noise does not count. ``clip_bit`` and ``metric_levels`` are the levels of the
+    coordinates that carry whether an update was clipped, and loss and accuracy; 0 where they do not travel.
     """
 
     mechanism: Literal["skellam", "central", "local-gaussian", "local-laplace"]
     noise: float
     corrupt: int
     delta: float
-    clip_bit: float = 0.0
-    metric_levels: float = 0.0
+    clip_bit: int = 0
+    metric_levels: int = 0
 
 
 class SinglePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -197,7 +197,7 @@ def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
             "clip norm, clamp and weight cap must be positive and finite",
         ),
         (0 < codec.range_factor < math.inf, "the range factor must be positive and finite"),
-        # With noise the ring has to hold more: whoever takes part checks that where the noise is known.
+        # With noise the ring has to hold more: ``privacy.promise`` sees to that.
         (
             not plan.shared or plan.n_max * codec.clamp < ring // 2,
             (
@@ -247,10 +247,10 @@ def _private(plan: Plan, privacy: PrivacyPlan) -> Iterator[tuple[bool, str]]:
         f"{privacy.corrupt} corrupt devices of {plan.n_min} leave nobody whose noise counts",
     )
     yield (
-        all(0 <= level < math.inf for level in levels) and (plan.shared or not any(levels)),
+        all(level >= 0 for level in levels) and (plan.shared or not any(levels)),
         "clip bit and metrics are coordinates of the ring: they need a shared mode",
     )
-    fits = {"skellam": plan.shared, "central": plan.mode == "plain"}.get(privacy.mechanism, True)
+    fits = plan.shared == (privacy.mechanism == "skellam")
     yield fits, f"mechanism {privacy.mechanism!r} does not work in mode {plan.mode!r}"
 
 

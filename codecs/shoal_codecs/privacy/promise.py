@@ -1,0 +1,72 @@
+"""What a plan with noise has to keep to: checked where it is made, by every hub and by every device."""
+
+import math
+
+from shoal_codecs.privacy.charge import charge_of
+from shoal_codecs.privacy.errors import CoarseScaleError, NoiseSizeError, PrivateCodecError
+from shoal_codecs.privacy.plan_noise import (
+    clip_levels,
+    device_variance,
+    extra_levels,
+    grid_size,
+    noise_levels,
+)
+from shoal_codecs.privacy.ring_width import LEAST_VARIANCE, MOST_VARIANCE, overflow
+from shoal_codecs.updates.errors import RingOverflowError
+from shoal_codecs.wire.plan import Plan
+
+LEAST_SCALE, FAIR_SCALE = 0.5, 4.0
+"""Levels of the clip norm for each square root of the coordinates."""
+
+
+def check_promise(plan: Plan) -> None:
+    """Refuse a plan whose noise cannot be added as it says, or would not be worth what it says.
+
+    Raises:
+        RingOverflowError: sum and noise could leave the ring.
+        NoiseSizeError: noise that is too small or too large to be drawn.
+        PrivateCodecError: a codec that tells what noise is meant to hide.
+        CoarseScaleError: rounding would move the sum further than updates do.
+        PrivacyNumberError: numbers that no formula holds for.
+    """
+    privacy, codec = plan.privacy, plan.codec
+    if privacy is None:
+        return
+    charge_of(plan)
+    if privacy.mechanism.startswith("local") and codec.name == "topk":
+        raise PrivateCodecError(
+            "Top-K tells which coordinates a device moved, whatever noise is on them: use randk or dense"
+        )
+    size = grid_size(codec)
+    if clip_levels(codec) < LEAST_SCALE * math.sqrt(size):
+        raise CoarseScaleError(
+            f"the clip norm has {clip_levels(codec):.1f} levels over {size} coordinates, so that rounding "
+            "would outweigh updates: raise the clamp, or lower the range factor"
+        )
+    drawn = noise_levels(plan) ** 2
+    if not LEAST_VARIANCE <= drawn <= MOST_VARIANCE:
+        raise NoiseSizeError(
+            f"each party would draw noise of variance {drawn:g}, which is outside {LEAST_VARIANCE:g} to "
+            f"{MOST_VARIANCE:g} squared levels: change the clamp, and with it the levels of the clip norm"
+        )
+    if plan.shared:
+        extra = extra_levels(privacy)
+        level, words = max(codec.clamp, *extra, 0), codec.kept + len(extra)
+        fault = overflow(codec.ring_bits, plan.n_max, level, device_variance(plan), words)
+        if fault:
+            raise RingOverflowError(fault)
+
+
+def judge_scale(plan: Plan) -> str:
+    """Return a warning where the levels are coarse for noise, empty where they are fine.
+
+    With 127 levels of the clip norm over a million coordinates rounding made an epsilon of 8 one of 26.
+    """
+    size = grid_size(plan.codec)
+    levels, fair = clip_levels(plan.codec), FAIR_SCALE * math.sqrt(size)
+    if plan.privacy is None or levels >= fair:
+        return ""
+    return (
+        f"the clip norm has {levels:.0f} levels, {fair:.0f} would keep the noise for rounding small: raise "
+        "the clamp or lower the range factor"
+    )
