@@ -1,16 +1,13 @@
 """Sealing: bytes that one X25519 key opens, in the context they were sealed for and no other.
 
 A fresh sender key per seal; the AEAD key is BLAKE2b over the Diffie-Hellman secret and both public keys;
-XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) with the context as associated data. The nonce is zero, for
-every key is used once.
+ChaCha20-Poly1305 (RFC 8439) with the context as associated data, from the library whose vector code is three
+times as fast on the megabytes of a share. The nonce is zero, for every key is used once.
 """
 
-from nacl.bindings import (
-    crypto_aead_xchacha20poly1305_ietf_decrypt,
-    crypto_aead_xchacha20poly1305_ietf_encrypt,
-    crypto_scalarmult,
-    crypto_scalarmult_base,
-)
+from typing import TYPE_CHECKING
+
+from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
 from nacl.encoding import RawEncoder
 from nacl.exceptions import CryptoError
 from nacl.hash import blake2b
@@ -18,9 +15,12 @@ from nacl.utils import random
 
 from shoal_codecs.security.errors import UnsealError
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
 KEY_BYTES = 32
 OVERHEAD_BYTES = 32 + 16
-_NONCE = bytes(24)
+_NONCE = bytes(12)
 
 
 def new_sealing_key() -> tuple[bytes, bytes]:
@@ -43,7 +43,7 @@ def seal(public: bytes, plaintext: bytes, context: bytes) -> bytes:
     """
     private, sender = new_sealing_key()
     key = _key(private, public, sender, public)
-    return sender + bytes(crypto_aead_xchacha20poly1305_ietf_encrypt(plaintext, context, _NONCE, key))
+    return sender + _cipher(key).encrypt(_NONCE, plaintext, context)
 
 
 def unseal(private: bytes, sealed: bytes, context: bytes) -> bytes:
@@ -52,16 +52,25 @@ def unseal(private: bytes, sealed: bytes, context: bytes) -> bytes:
     Raises:
         UnsealError: another key, another context, or changed bytes.
     """
+    from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - see _cipher
+
     if len(sealed) < OVERHEAD_BYTES:
         raise UnsealError(f"{len(sealed)} bytes are too few to be sealed bytes: seal and send it again")
     sender = sealed[:KEY_BYTES]
     key = _key(private, sender, sender, public_sealing_key(private))
     try:
-        return bytes(crypto_aead_xchacha20poly1305_ietf_decrypt(sealed[KEY_BYTES:], context, _NONCE, key))
-    except CryptoError as error:
+        return _cipher(key).decrypt(_NONCE, memoryview(sealed)[KEY_BYTES:], context)
+    except InvalidTag as error:
         raise UnsealError(
             "sealed for another key or another context, or changed on the way: seal it anew to the plan's key"
         ) from error
+
+
+def _cipher(key: bytes) -> "ChaCha20Poly1305":
+    # Whoever signs and waits between two rounds does without this library in its memory.
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305  # noqa: PLC0415 - the line above
+
+    return ChaCha20Poly1305(key)
 
 
 def _key(private: bytes, peer: bytes, sender: bytes, receiver: bytes) -> bytes:

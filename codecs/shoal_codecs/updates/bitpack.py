@@ -9,9 +9,12 @@ from shoal_codecs.updates.errors import PayloadContentError, VectorShapeError, W
 from shoal_codecs.updates.keystream import Words
 
 MAX_BITS = 32
-# Eight words of w bits fill exactly w bytes, so that byte positions repeat with every group.
-_GROUP = 8
+# 64 words of w bits fill exactly w lanes of 64 bits, so that shifts repeat with every group.
+_GROUP = 64
 _LANE = np.dtype("<u8")
+_LANE_BITS = 64
+# Words packed at a time: what they become meanwhile stays in the second-level cache.
+_PIECE = 1 << 16
 
 
 def word_dtype(bits: int) -> np.dtype[Any]:
@@ -52,16 +55,16 @@ def pack_words(words: Words, bits: int) -> bytes:
     check_words(words, count, bits)
     if bits == dtype.itemsize * 8:
         return words.astype(dtype.newbyteorder("<"), copy=False).tobytes()
-    groups = -(-count // _GROUP)
-    lanes = np.zeros(groups * _GROUP, dtype=dtype)
-    lanes[:count] = words
-    lanes = lanes.reshape(groups, _GROUP)
-    packed = np.zeros((groups, bits), dtype=np.uint8)
-    for lane in range(_GROUP):
-        first, shift, width = _lane_bytes(lane, bits)
-        placed = lanes[:, lane].astype(_LANE) << np.uint64(shift)
-        packed[:, first : first + width] |= placed.view(np.uint8).reshape(groups, 8)[:, :width]
-    return packed.tobytes()[: packed_size(count, bits)]
+    packed = np.empty((-(-count // _GROUP), bits), dtype=_LANE)
+    whole = count // _GROUP * _GROUP
+    for start in range(0, whole, _PIECE):
+        end = min(start + _PIECE, whole)
+        _pack_groups(words[start:end], bits, packed[start // _GROUP : end // _GROUP])
+    if whole < count:
+        last = np.zeros(_GROUP, dtype=dtype)
+        last[: count - whole] = words[whole:]
+        _pack_groups(last, bits, packed[-1:])
+    return packed.reshape(-1).view(np.uint8)[: packed_size(count, bits)].tobytes()
 
 
 def unpack_words(payload: Payload, count: int, bits: int) -> Words:
@@ -75,25 +78,74 @@ def unpack_words(payload: Payload, count: int, bits: int) -> Words:
     if bits == dtype.itemsize * 8:
         whole: Words = np.frombuffer(payload, dtype=dtype.newbyteorder("<"), count=count)
         return whole.astype(dtype)
-    spare = size * 8 - count * bits
+    check_padding(payload, count, bits)
+    words = np.empty(-(-count // _GROUP) * _GROUP, dtype=dtype)
+    group_bytes = bits * _LANE.itemsize
+    whole = size // group_bytes
+    packed = np.frombuffer(payload, dtype=_LANE, count=whole * bits).reshape(whole, bits)
+    for start in range(0, whole, _PIECE // _GROUP):
+        part = packed[start : start + _PIECE // _GROUP]
+        _unpack_groups(part, bits, words[start * _GROUP : (start + len(part)) * _GROUP])
+    if whole * group_bytes < size:
+        last = np.zeros(group_bytes, dtype=np.uint8)
+        last[: size - whole * group_bytes] = np.frombuffer(payload, np.uint8, offset=whole * group_bytes)
+        _unpack_groups(last.view(_LANE).reshape(1, bits), bits, words[whole * _GROUP :])
+    return words[:count]
+
+
+def check_padding(payload: Payload, count: int, bits: int) -> None:
+    """Refuse packed words (as many bytes as `packed_size` says) with bits set after the last word.
+
+    Raises PayloadContentError.
+    """
+    spare = len(payload) * 8 - count * bits
     if spare and payload[-1] >> (8 - spare):
         raise PayloadContentError(f"the last {spare} bits of packed words must be zero")
-    groups = -(-count // _GROUP)
-    padded = np.zeros(groups * bits, dtype=np.uint8)
-    padded[:size] = np.frombuffer(payload, dtype=np.uint8, count=size)
-    packed = padded.reshape(groups, bits)
-    words = np.empty((groups, _GROUP), dtype=dtype)
-    taken = np.zeros((groups, 8), dtype=np.uint8)
-    mask = np.uint64((1 << bits) - 1)
-    for lane in range(_GROUP):
-        first, shift, width = _lane_bytes(lane, bits)
-        taken[:, :width] = packed[:, first : first + width]
-        taken[:, width:] = 0
-        words[:, lane] = (taken.view(_LANE)[:, 0] >> np.uint64(shift)) & mask
-    return words.reshape(-1)[:count]
 
 
-def _lane_bytes(lane: int, bits: int) -> tuple[int, int, int]:
-    """Return (first byte, shift in bits, bytes touched) of a lane within its group."""
-    first, shift = divmod(lane * bits, 8)
-    return first, shift, (shift + bits + 7) // 8
+def _pack_groups(words: Words, bits: int, packed: Words) -> None:
+    """Pack whole groups of `words` into `packed`, uint64[groups, bits]."""
+    lanes: Words = words.astype(words.dtype.newbyteorder("<"))
+    joined = bits
+    while lanes.dtype.itemsize < _LANE.itemsize:
+        cell = lanes.dtype.itemsize * 8
+        lanes = lanes.view(f"<u{lanes.dtype.itemsize * 2}")
+        kind = lanes.dtype.type
+        # Two neighbours share a cell of twice the width: the upper one moves down to the lower one's end.
+        upper = lanes >> kind(cell)
+        upper <<= kind(joined)
+        lanes &= kind((1 << cell) - 1)
+        lanes |= upper
+        joined *= 2
+    columns = np.ascontiguousarray(lanes.reshape(len(packed), -1).T)
+    rows = np.zeros((bits, len(packed)), dtype=_LANE)
+    for lane, column in enumerate(columns):
+        place, shift = divmod(lane * joined, _LANE_BITS)
+        if shift + joined > _LANE_BITS:
+            rows[place + 1] |= column >> np.uint64(_LANE_BITS - shift)
+        rows[place] |= column << np.uint64(shift)
+    packed[:] = rows.T
+
+
+def _unpack_groups(packed: Words, bits: int, words: Words) -> None:
+    """Undo `_pack_groups`: `packed` uint64[groups, bits] into `words`, `_GROUP` for each group."""
+    joined = bits * (_LANE.itemsize // words.dtype.itemsize)
+    rows = np.ascontiguousarray(packed.T)
+    columns = np.empty((_GROUP * bits // joined, len(packed)), dtype=_LANE)
+    for lane, column in enumerate(columns):
+        place, shift = divmod(lane * joined, _LANE_BITS)
+        np.right_shift(rows[place], np.uint64(shift), out=column)
+        if shift + joined > _LANE_BITS:
+            np.bitwise_or(column, rows[place + 1] << np.uint64(_LANE_BITS - shift), out=column)
+    lanes: Words = columns.T.reshape(-1)
+    while lanes.dtype.itemsize > words.dtype.itemsize:
+        kind, cell = lanes.dtype.type, lanes.dtype.itemsize * 4
+        joined //= 2
+        # What lies above the joined bits belongs to the next lane.
+        upper = lanes >> kind(joined)
+        upper &= kind((1 << joined) - 1)
+        upper <<= kind(cell)
+        lanes &= kind((1 << joined) - 1)
+        lanes |= upper
+        lanes = lanes.view(f"<u{lanes.dtype.itemsize // 2}")
+    words[:] = lanes

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from shoal_codecs.secagg.additive import SeedSum, ShareSum
 from shoal_codecs.secagg.prg import SEED_BYTES
-from shoal_codecs.updates.bitpack import packed_size
+from shoal_codecs.updates.bitpack import check_padding, packed_size
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
 from shoal_codecs.wire.plan import Plan
@@ -30,7 +30,7 @@ def check_share(plan: Plan, position: int, share: bytes) -> None:
     """
     if position == 0:
         spec = ring_spec(plan)
-        unpack_ring(share, spec.words, spec.ring_bits)
+        check_padding(share, spec.words, spec.ring_bits)
 
 
 def preview_share(plan: Plan, share: bytes) -> list[int]:
