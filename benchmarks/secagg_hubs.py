@@ -8,7 +8,7 @@ import time
 from statistics import median
 
 import numpy as np
-from secagg_fleet import COORDINATOR, EXAMPLES, HUBS, Case, Costs, Fleet, Stopwatch
+from secagg_fleet import COORDINATOR, EXAMPLES, HUBS, Costs, Fleet, Stopwatch
 
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.secagg.report_opening import Receiver, open_report, open_share

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
 import sys
@@ -25,6 +24,7 @@ from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
 from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import Plan, decode_plan, plan_hash
@@ -250,7 +250,7 @@ class Device:
         return self.sealed(plan, data, seal_shares(shared, data, self.name))
 
     def sealed(self, plan: Plan, data: bytes, ciphertexts: list[bytes]) -> dict[str, bytes]:
-        hashes = tuple(hashlib.sha256(one).digest() for one in ciphertexts)
+        hashes = tuple(digest_of(one) for one in ciphertexts)
         digest = plan_hash(data)
         self.post.identity.sign(report_id(digest, self.name, hashes))
         signature = self.post.identity.sign(report_signing_bytes(digest, self.name, hashes))

@@ -27,6 +27,7 @@ from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
+from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.messages import AnyMessage, HubStatus, HubSumPart, Message, PlanProposal, ReportPart
 from shoal_codecs.wire.plan import (
     CodecPlan,
@@ -132,7 +133,7 @@ class Update:
         self._bind(fleet, digest, sealed)
 
     def _bind(self, fleet: Fleet, digest: bytes, sealed: list[bytes]) -> None:
-        hashes = tuple(hashlib.sha256(one).digest() for one in sealed)
+        hashes = tuple(digest_of(one) for one in sealed)
         self.id = report_id(digest, self.device, hashes)
         signature = fleet.people[self.device].sign(report_signing_bytes(digest, self.device, hashes))
         self.reports = {

@@ -1,8 +1,8 @@
 """One SecAgg+ round of Flower by Flower's own workflow and client code, without its network.
 
-Runs in the environment that ``flower.sh`` makes. ``SecAggPlusWorkflow`` is the server, ``secaggplus_mod`` every
-client; what lies between them hands messages over in memory, lets devices drop out, and counts CPU seconds on
-both sides and bytes on the way up.
+Runs in the environment that ``flower.sh`` makes. ``SecAggPlusWorkflow`` is the server, ``secaggplus_mod`` is
+every client; what lies between them hands messages over in memory, lets devices drop out, and counts CPU
+seconds on both sides and bytes on the way up.
 """
 
 import time
@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.client.mod.secure_aggregation.secaggplus_mod import secaggplus_mod
-from flwr.common import Code, FitIns, FitRes, Parameters, Status, ndarrays_to_parameters, parameters_to_ndarrays
+from flwr.common import (
+    Code,
+    FitIns,
+    FitRes,
+    Parameters,
+    Status,
+    ndarrays_to_parameters,
+    parameters_to_ndarrays,
+)
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 from flwr.common.serde import recorddict_to_proto
 from flwr.compat.common.recorddict_compat import fitres_to_recorddict, parameters_to_arrayrecord
@@ -71,7 +79,9 @@ class Between:
     server gets a whole one in their place: the sum is then worth nothing, its cost is what it would be.
     """
 
-    def __init__(self, nodes: dict[int, Node], lost: dict[str, set[int]], whole: set[int] | None = None) -> None:
+    def __init__(
+        self, nodes: dict[int, Node], lost: dict[str, set[int]], whole: set[int] | None = None
+    ) -> None:
         self.nodes, self.lost, self.whole = nodes, lost, whole
         self.gone: set[int] = set()
         self.cpu_s = 0.0
@@ -95,15 +105,16 @@ class Between:
             reply = self.nodes[name].handle(sent)
             self.seen.append((stage, name, reply.content))
             replies.append(Message(reply.content, reply_to=message))
-        if stage == Stage.COLLECT_MASKED_VECTORS and self.whole is not None:
-            self._fill(replies)
+        if stage == Stage.COLLECT_MASKED_VECTORS and self.whole:
+            self._fill(replies, self.whole)
         self.cpu_s += time.process_time() - began
         return replies
 
-    def _fill(self, replies: list[Message]) -> None:
+    @staticmethod
+    def _fill(replies: list[Message], whole: set[int]) -> None:
         good = [reply for reply in replies if not reply.has_error()]
-        whole = next(reply for reply in good if reply.metadata.src_node_id in self.whole)
-        vector = whole.content.config_records[RECORD_KEY_CONFIGS][Key.MASKED_PARAMETERS]
+        first = next(reply for reply in good if reply.metadata.src_node_id in whole)
+        vector = first.content.config_records[RECORD_KEY_CONFIGS][Key.MASKED_PARAMETERS]
         for reply in good:
             reply.content.config_records[RECORD_KEY_CONFIGS][Key.MASKED_PARAMETERS] = vector
 
@@ -122,7 +133,9 @@ class TakeAll:
         self.names = names
         self.mean: np.ndarray | None = None
 
-    def configure_fit(self, number: int, parameters: Parameters, manager: object) -> list[tuple[Proxy, FitIns]]:
+    def configure_fit(
+        self, number: int, parameters: Parameters, manager: object
+    ) -> list[tuple[Proxy, FitIns]]:
         """Choose every node."""
         del number, manager
         return [(Proxy(name), FitIns(parameters, {})) for name in self.names]
@@ -136,7 +149,7 @@ class TakeAll:
 
 @dataclass
 class Outcome:
-    """What came of a round: the mean (None: none), the server's CPU seconds, nodes and all that was sent up."""
+    """What came of a round: the mean (None: none), the server's CPU seconds, nodes, and what was sent up."""
 
     mean: np.ndarray | None
     server_cpu_s: float

@@ -66,7 +66,9 @@ def main() -> None:
         server.append(outcome.server_cpu_s)
         up.append(median(cost.up_bytes for cost in costs))
     version = importlib.metadata.version("flwr")
-    print(json.dumps({"version": version, "device_cpu_s": device, "server_cpu_s": server, "upload_bytes": up}))
+    print(
+        json.dumps({"version": version, "device_cpu_s": device, "server_cpu_s": server, "upload_bytes": up})
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """A device's report: signed over all its ciphertexts, cut into parts for each hub."""
 
-import hashlib
 from collections.abc import Sequence
 
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.post import Post
+from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.messages import ReportPart
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.report import Report, encode_report, report_id, report_signing_bytes
@@ -17,7 +17,7 @@ def sign_report(
     identity: Identity, plan: Plan, plan_hash: bytes, ciphertexts: Sequence[bytes]
 ) -> SealedReport:
     """Return the report of ``ciphertexts`` (one per hub, in plan order), signed once for all hubs."""
-    digests = tuple(hashlib.sha256(ciphertext).digest() for ciphertext in ciphertexts)
+    digests = tuple(map(digest_of, ciphertexts))
     signature = identity.sign(report_signing_bytes(plan_hash, identity.name, digests))
     parts = {
         hub.hub: encode_report(Report(ciphertext, (*digests[:position], *digests[position + 1 :]), signature))

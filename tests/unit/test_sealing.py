@@ -1,6 +1,9 @@
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt, crypto_scalarmult
 
 from shoal_codecs.security.errors import BadKeyFileError, UnsealError
 from shoal_codecs.security.identity import sealing_public_of
@@ -79,3 +82,12 @@ def test_derived_secrets_differ_by_purpose_and_party() -> None:
     hub = identity("hub-1")
     assert hub.derive(b"offers") == identity("hub-1").derive(b"offers")
     assert len({hub.derive(b"offers"), hub.derive(b"sums"), identity("hub-2").derive(b"offers")}) == 3
+
+
+def test_another_library_opens_it_by_the_description() -> None:
+    sealed = seal(PUBLIC, b"a share", b"round 7")
+    sender = sealed[:32]
+    shared = crypto_scalarmult(PRIVATE, sender)
+    key = hashlib.blake2b(shared + sender + PUBLIC, digest_size=32, person=b"shoal/1 seal").digest()
+    opened = crypto_aead_chacha20poly1305_ietf_decrypt(sealed[32:], b"round 7", bytes(12), key)
+    assert opened == b"a share"

@@ -187,3 +187,15 @@ def test_what_is_not_a_coordinate_set_is_refused() -> None:
 def test_a_share_of_the_digits_model_has_this_size(words: int, size: int) -> None:
     assert packed_size(words, 12) == size
     assert len(pack_ring(np.zeros(words, dtype=np.uint16), 12)) == size
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8, 11, 15, 16, 17, 24, 31, 32])
+@pytest.mark.parametrize("count", [64, 1 << 16, (1 << 16) + 64, (1 << 17) + 77])
+def test_pieces_and_groups_join_without_a_seam(bits: int, count: int) -> None:
+    words = np.random.default_rng(bits).integers(0, 1 << bits, count).astype(word_dtype(bits))
+    kept = words.copy()
+    packed = pack_words(words, bits)
+    by_bit = np.unpackbits(words.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
+    assert packed == np.packbits(by_bit[:, :bits].ravel(), bitorder="little").tobytes()
+    assert np.array_equal(unpack_words(packed, count, bits), words)
+    assert np.array_equal(words, kept)

@@ -39,15 +39,14 @@ class OpenedReport:
     share: bytes
 
 
-def name_report(data: bytes, device: str, receiver: Receiver) -> tuple[Report, bytes]:
-    """Return the report in ``data`` and its id; nothing is believed yet.
+def name_report(data: bytes, device: str, receiver: Receiver) -> bytes:
+    """Return the id of the report in ``data``; nothing is believed yet.
 
     Raises:
         MalformedMessageError: not a report to one of ``hubs`` hubs.
     """
-    report = decode_report(data, receiver.hubs)
-    digests = ciphertext_digests(report, receiver.position)
-    return report, report_id(receiver.plan_hash, device, digests)
+    _, digests = _read(data, receiver)
+    return report_id(receiver.plan_hash, device, digests)
 
 
 def open_report(
@@ -64,8 +63,7 @@ def open_report(
         UnsealError: sealed for another plan, device, hub or key, or changed on the way.
         ShareLengthError: the share is not ``share_bytes`` long.
     """
-    report, name = name_report(data, device, receiver)
-    digests = ciphertext_digests(report, receiver.position)
+    report, digests = _read(data, receiver)
     verify(device_key, report_signing_bytes(receiver.plan_hash, device, digests), report.signature)
     share = open_share(report.ciphertext, device, receiver)
     if share_bytes is not None and len(share) != share_bytes:
@@ -73,7 +71,7 @@ def open_report(
             f"a share of {len(share)} bytes, this hub's shares of the round have {share_bytes}: "
             "encode it as the plan says"
         )
-    return OpenedReport(name, report.ciphertext, share)
+    return OpenedReport(report_id(receiver.plan_hash, device, digests), report.ciphertext, share)
 
 
 def open_share(ciphertext: bytes, device: str, receiver: Receiver) -> bytes:
@@ -83,3 +81,9 @@ def open_share(ciphertext: bytes, device: str, receiver: Receiver) -> bytes:
         UnsealError: sealed for another plan, device, hub or key, or changed.
     """
     return unseal(receiver.private, ciphertext, share_context(receiver.plan_hash, device, receiver.hub))
+
+
+def _read(data: bytes, receiver: Receiver) -> tuple[Report, tuple[bytes, ...]]:
+    """Return the report and its digests, which read the whole ciphertext: once a report."""
+    report = decode_report(data, receiver.hubs)
+    return report, ciphertext_digests(report, receiver.position)

@@ -76,8 +76,8 @@ def unpack_words(payload: Payload, count: int, bits: int) -> Words:
     size = packed_size(count, bits)
     check_length(payload, size, f"{count} words of {bits} bits")
     if bits == dtype.itemsize * 8:
-        whole: Words = np.frombuffer(payload, dtype=dtype.newbyteorder("<"), count=count)
-        return whole.astype(dtype)
+        plain: Words = np.frombuffer(payload, dtype=dtype.newbyteorder("<"), count=count)
+        return plain.astype(dtype)
     check_padding(payload, count, bits)
     words = np.empty(-(-count // _GROUP) * _GROUP, dtype=dtype)
     group_bytes = bits * _LANE.itemsize

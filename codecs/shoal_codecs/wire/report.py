@@ -4,6 +4,7 @@ import hashlib
 
 import msgspec
 
+from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import pack, prefixed, unpack
 
@@ -15,7 +16,7 @@ _SEAL_LABEL = b"shoal/1 share\x00"
 class Report(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One share, sealed to its hub.
 
-    ``others`` are the SHA-256 digests of the ciphertexts meant for the other hubs, in plan order; the
+    ``others`` are the BLAKE3 digests of the ciphertexts meant for the other hubs, in plan order; the
     signature is the device's over all of them and the plan's hash, so one serves every hub.
     """
 
@@ -26,8 +27,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 def ciphertext_digests(report: Report, position: int) -> tuple[bytes, ...]:
     """Return the digests of all ciphertexts in plan order, for the hub at ``position`` (from 0)."""
-    own = hashlib.sha256(report.ciphertext).digest()
-    return (*report.others[:position], own, *report.others[position:])
+    return (*report.others[:position], digest_of(report.ciphertext), *report.others[position:])
 
 
 def report_id(plan_hash: bytes, device: str, digests: tuple[bytes, ...]) -> bytes:

@@ -220,7 +220,7 @@ class RoundKeeper:
         known = live.machine.reports.get(device)
         if known is None:
             known = await self._store_report(live, device, data)
-        elif name_report(data, device, live.receiver)[1] != known:
+        elif name_report(data, device, live.receiver) != known:
             raise SecondReportError(f"{device!r} has reported already: the first report stands")
         self._performer.receipt(live, device, known)
         if live.machine.state is State.SIGNED:
