@@ -242,8 +242,8 @@ class Device:
                 words[:] = (words + int(self.poison)) & ((1 << plan.codec.ring_bits) - 1)
                 shared = type(shared)((pack_ring(words, plan.codec.ring_bits), *shared.plaintexts[1:]))
         else:
-            residual = self.bench.folders[self.name] / "residual"
-            shared = clear_share(update, EXAMPLES, plan, rng, residual)
+            folder = self.bench.folders[self.name]
+            shared = clear_share(update, EXAMPLES, plan, rng, folder / "residual", folder / "residual.next")
         if plan.mode == "plain" and self.poison is not None:
             poisoned = np.full(plan.codec.dimension, self.poison, "<f4").tobytes()
             shared = type(shared)((pack([EXAMPLES, poisoned]),))

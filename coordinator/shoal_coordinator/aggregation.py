@@ -19,7 +19,7 @@ from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
 from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.updates.model_step import pack_leading
 from shoal_codecs.updates.plan_ring import ring_spec
-from shoal_codecs.updates.registry import codec
+from shoal_codecs.updates.registry import INDEXED, SEEDED, TOPK, codec
 from shoal_codecs.updates.ring import RingSpec, RingSum, decode_sum, unpack_ring
 from shoal_codecs.updates.selection import Selection, select_coordinates
 from shoal_codecs.updates.step import Step, apply_step, step_from_sum
@@ -191,11 +191,11 @@ def aggregate_reports(
     start = vector_of(base)
     if start.shape != total.shape:
         raise AggregationError(f"the plan has {total.size} weights, the model {start.size}: plan anew")
-    if plan.codec.name == "randk":
+    if plan.codec.name in SEEDED:
         selection = _drawn(plan)
         step = _quantised(total[selection.indices])
         return _stepped(plan, start, selection, step, pack_levels(step.q, step.scale, STEP_LEVELS))
-    if plan.codec.name == "topk":
+    if plan.codec.name in INDEXED:
         return _sparse(plan, start, total.astype(np.float32))
     return _whole(start, total.astype(np.float32))
 
@@ -259,9 +259,9 @@ def _sparse(plan: Plan, start: Float32Vector, mean: Float32Vector) -> Candidate:
     moved = int(np.count_nonzero(mean))
     if not moved:
         return _whole(start, mean)
-    topk, context = codec("topk"), EncodeContext(dimension=start.size, kept=moved)
-    payload = topk.encode(mean, context).payload
-    child = _sum(start, to_dense(topk.decode(payload, context)))
+    context = EncodeContext(dimension=start.size, kept=moved)
+    payload = TOPK.encode(mean, context).payload
+    child = _sum(start, to_dense(TOPK.decode(payload, context)))
     step = ModelStep(
         kind="sparse",
         parent=plan.base,

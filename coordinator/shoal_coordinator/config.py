@@ -19,7 +19,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     mode: Literal["hubs", "plain"] = "hubs"
-    codec: Literal["randk", "global_topk", "topk", "int8", "dense"] = "randk"
+    codec: Literal["randk", "global_topk", "randk4", "topk", "topk4", "int8", "int4", "dense"] = "randk"
     kept_share: float = 0.05
     clip_norm: float = 8.0
     clamp: int = 127

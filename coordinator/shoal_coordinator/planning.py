@@ -7,9 +7,9 @@ from typing import Literal
 import msgspec
 
 from shoal_codecs.updates.base import kept_for
+from shoal_codecs.updates.blocks import INT8
 from shoal_codecs.updates.registry import SPARSE
 from shoal_codecs.updates.ring import ring_bits_for
-from shoal_codecs.updates.rounding import LEVELS
 from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.plan import (
     LED_CODEC,
@@ -37,7 +37,7 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     codec: str = "randk"
     kept_share: float = 0.05
     clip_norm: float = 4.0
-    clamp: int = LEVELS
+    clamp: int = INT8.peak
     range_factor: float = 6.0
     weight_cap: int = 150
     epochs: int = 5

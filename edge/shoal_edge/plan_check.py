@@ -35,7 +35,7 @@ from shoal_edge.errors import (
 CODECS = {
     "hubs": SHARED_CODECS,
     "single": SHARED_CODECS,
-    "plain": frozenset({"dense", "int8", "topk", "randk"}),
+    "plain": frozenset({"dense", "int8", "int4", "topk", "topk4", "randk", "randk4"}),
 }
 FLOAT_BYTES = 4
 

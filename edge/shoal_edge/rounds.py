@@ -135,6 +135,8 @@ class Rounds:
         restored = self._store.restore()
         if restored is not None:
             job, report = restored
+            if report is not None:
+                self._store.commit_residual(job.invitation.task.digest, job.plan_hash)
             log.info(
                 "round_restored", round=job.round, version=job.invitation.model.version, sent=bool(report)
             )
@@ -217,7 +219,7 @@ class Rounds:
                 self._stop_work()
             case PersistReport(job, report):
                 await asyncio.to_thread(self._store.persist_report, job, report)
-                self._store.commit_residual(job.invitation.task.digest)
+                self._store.commit_residual(job.invitation.task.digest, job.plan_hash)
                 self._note_fault("")
             case SendReport(job, report, hubs):
                 self._unreceipted = set(hubs)
@@ -339,6 +341,7 @@ class Rounds:
             source_path=await self._source(job),
             device=self._post.identity.name,
             residual_path=str(self._store.residual_path(task.digest)),
+            residual_next_path=str(self._store.residual_next_path(task.digest, job.plan_hash)),
             preview=self._settings.show_update_preview,
         )
         report = sign_report(self._post.identity, plan, job.plan_hash, answer.pop("ciphertexts"))

@@ -60,12 +60,18 @@ def ring_shares(
 
 
 def clear_share(
-    update: Float32Vector, examples: int, plan: Plan, rng: np.random.Generator, residual_path: Path
+    update: Float32Vector,
+    examples: int,
+    plan: Plan,
+    rng: np.random.Generator,
+    residual_path: Path,
+    residual_next_path: Path,
 ) -> Shared:
     """Return the coded update for the coordinator, clipped to the plan's norm; mode ``plain``.
 
-    A codec with error feedback starts from the residual at ``residual_path`` and leaves the next one at
-    ``.next`` beside it, which counts once the report is persisted.
+    A codec with error feedback adds the residual at ``residual_path`` after the clip, for the clip bounds
+    what one round's training may do, and leaves the next residual at ``residual_next_path``, which counts
+    once the report is persisted.
 
     Raises:
         UpdateError: an update that cannot be coded.
@@ -82,8 +88,7 @@ def clear_share(
     )
     encoded = own.encode(clipped, context)
     if encoded.residual is not None:
-        following = residual_path.with_name(residual_path.name + ".next")
-        write_durably(following, encoded.residual.astype("<f4", copy=False).tobytes())
+        write_durably(residual_next_path, encoded.residual.astype("<f4", copy=False).tobytes())
     return Shared((pack([examples, encoded.payload]),))
 
 

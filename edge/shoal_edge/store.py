@@ -183,20 +183,30 @@ class DeviceStore:
     # --- error feedback -------------------------------------------------------------------------
 
     def residual_path(self, task: bytes) -> Path:
-        """Return where the codec's residual for ``task`` is kept; the worker writes ``.next`` beside it."""
+        """Return where the codec's residual for ``task`` is kept."""
         return self._folder / f"residual-{task.hex()[:16]}"
 
-    def commit_residual(self, task: bytes) -> None:
-        """Let the residual of the report just persisted be the next one's start.
+    def residual_next_path(self, task: bytes, plan_hash: bytes) -> Path:
+        """Return where the worker leaves the residual that counts once the plan's report is persisted."""
+        path = self.residual_path(task)
+        return path.with_name(f"{path.name}.{plan_hash.hex()[:16]}.next")
+
+    def commit_residual(self, task: bytes, plan_hash: bytes) -> None:
+        """Let the residual of the plan whose report is persisted be the next one's start.
+
+        Does nothing the second time, so that it can be repeated after a power cut between the two writes;
+        residuals of plans whose reports were never made go.
 
         Raises:
             StoreError: the disk does not take it.
         """
         path = self.residual_path(task)
-        following = path.with_name(path.name + ".next")
+        following = self.residual_next_path(task, plan_hash)
         with _disk_faults(path):
             if following.exists():
                 following.replace(path)
+            for stale in path.parent.glob(f"{path.name}.*.next"):
+                stale.unlink(missing_ok=True)
 
     # --- inside ---------------------------------------------------------------------------------
 

@@ -90,6 +90,7 @@ class Jobs:
         source_path: str,
         device: str,
         residual_path: str,
+        residual_next_path: str,
         preview: bool,
         should_stop: Stop,
     ) -> dict[str, Any]:
@@ -118,7 +119,9 @@ class Jobs:
             source = Path(source_path).read_bytes() if source_path else b""
             shared = ring_shares(update, len(train), plan, device, rng, source)
         else:
-            shared = clear_share(update, len(train), promised, rng, Path(residual_path))
+            shared = clear_share(
+                update, len(train), promised, rng, Path(residual_path), Path(residual_next_path)
+            )
         answer: dict[str, Any] = {
             "ciphertexts": seal_shares(shared, plan, device),
             "examples": fit.examples,

@@ -100,7 +100,7 @@ async def test_rounds_through_two_hubs_make_versions_with_their_provenance(
     await store.close()
 
 
-@pytest.mark.parametrize("codec", ["dense", "topk", "randk"])
+@pytest.mark.parametrize("codec", ["dense", "int4", "topk", "topk4", "randk"])
 async def test_plain_rounds_make_versions(mosquitto: BrokerHandle, tmp_path: Path, codec: str) -> None:
     bench = Bench(tmp_path, mosquitto.url, mode="plain", codec=codec)
     async with running(bench, hubs=False) as (operator, devices):

@@ -91,7 +91,18 @@ def test_settings_that_contradict_each_other_make_no_plan() -> None:
         plan_for(settings=PlanSettings(fleet="field", mode="hubs", epochs=0))
 
 
-@pytest.mark.parametrize(("codec", "kept"), [("dense", 9610), ("int8", 9610), ("topk", 481), ("randk", 481)])
+@pytest.mark.parametrize(
+    ("codec", "kept"),
+    [
+        ("dense", 9610),
+        ("int8", 9610),
+        ("int4", 9610),
+        ("topk", 481),
+        ("topk4", 481),
+        ("randk", 481),
+        ("randk4", 481),
+    ],
+)
 def test_plain_plans_name_the_coordinator_alone(codec: str, kept: int) -> None:
     offer = HubOffer("coordinator", b"k" * 32, b"n" * 32)
     plan = plan_for(

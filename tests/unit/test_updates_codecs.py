@@ -1,6 +1,8 @@
 """The codecs for updates sent in clear."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,9 @@ from shoal_codecs.updates.registry import CODECS, codec
 
 QUICK = settings(deadline=None, max_examples=100)
 NAMES = sorted(CODECS)
+VECTORS_FILE = json.loads((Path(__file__).parents[1] / "vectors" / "updates.json").read_text("utf-8"))
+    (Path(__file__).parents[1] / "vectors" / "updates.json").read_text(encoding="utf-8")
+)
 SEED = bytes(range(32))
 
 VECTORS = hnp.arrays(np.float32, st.integers(1, 80), elements=st.floats(-(2.0**100), 2.0**100, width=32))
@@ -40,10 +45,10 @@ def context_for(vector: Float32Vector, fraction: float = 0.3, block: int = 8) ->
     )
 
 
-def block_steps(values: Float32Vector, block: int) -> Float32Vector:
+def block_steps(values: Float32Vector, block: int, peak: int = 127) -> Float32Vector:
     """One quantiser level of each value's block, with room for rounding in float32."""
     peaks = [np.abs(values[at : at + block]).max() for at in range(0, values.size, block)]
-    steps = np.repeat(np.array(peaks, dtype=np.float64), block)[: values.size] / 127
+    steps = np.repeat(np.array(peaks, dtype=np.float64), block)[: values.size] / peak
     return (steps * 1.001 + 1e-35).astype(np.float32)
 
 
@@ -56,38 +61,73 @@ def test_dense_round_trips_exactly(vector: Float32Vector) -> None:
     assert np.array_equal(to_dense(codec("dense").decode(encoded.payload, context)), vector)
 
 
+PEAKS = {"int8": 127, "randk": 127, "topk": 127, "int4": 7, "randk4": 7, "topk4": 7}
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
 @QUICK
 @given(VECTORS, st.integers(1, 20))
-def test_int8_is_within_one_level_of_its_block(vector: Float32Vector, block: int) -> None:
+def test_levels_are_within_one_of_their_block(name: str, vector: Float32Vector, block: int) -> None:
     context = context_for(vector, block=block)
-    encoded = codec("int8").encode(vector, context)
-    decoded = to_dense(codec("int8").decode(encoded.payload, context))
-    assert len(encoded.payload) == vector.size + 4 * -(-vector.size // block)
-    assert (np.abs(decoded - vector) <= block_steps(vector, block)).all()
+    encoded = codec(name).encode(vector, context)
+    decoded = to_dense(codec(name).decode(encoded.payload, context))
+    levels = vector.size if name == "int8" else (vector.size + 1) // 2
+    assert len(encoded.payload) == levels + 4 * -(-vector.size // block)
+    assert (np.abs(decoded - vector) <= block_steps(vector, block, PEAKS[name])).all()
 
 
+@pytest.mark.parametrize("block", [3, 256, 40_001, 1 << 20])
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_vectors_of_many_pieces_keep_every_value_in_its_place(name: str, block: int) -> None:
+    vector = np.random.default_rng(4).normal(size=100_003).astype(np.float32)
+    context = context_for(vector, block=block)
+    decoded = to_dense(codec(name).decode(codec(name).encode(vector, context).payload, context))
+    assert (np.abs(decoded - vector) <= block_steps(vector, block, PEAKS[name])).all()
+
+
+@pytest.mark.parametrize("given", VECTORS_FILE["payloads"], ids=lambda v: v["codec"])
+def test_committed_payloads_still_decode(given: dict[str, Any]) -> None:
+    context = EncodeContext(given["dimension"], given["kept"], seed=SEED, block=given["block"])
+    decoded = to_dense(codec(given["codec"]).decode(bytes.fromhex(given["payload"]), context))
+    assert decoded.tobytes().hex() == given["values"]
+
+
+def test_the_layout_of_int4_is_the_documented_one() -> None:
+    vector = np.array([7, -7, 3, 0, -1], dtype=np.float32)
+    payload = codec("int4").encode(vector, context_for(vector)).payload
+    assert np.frombuffer(payload[:4], "<f4")[0] == pytest.approx(1)
+    # A level is four bits of two's complement, the earlier one lower.
+    assert payload[4:].hex() == "97030f"
+    with pytest.raises(PayloadContentError, match="nibble"):
+        codec("int4").decode(payload[:-1] + b"\x1f", context_for(vector))
+    with pytest.raises(PayloadContentError, match="levels"):
+        codec("int4").decode(payload[:-1] + b"\x08", context_for(vector))
+
+
+@pytest.mark.parametrize("name", ["randk", "randk4"])
 @QUICK
 @given(VECTORS, st.floats(0.01, 1.0), st.integers(1, 20))
 def test_randk_keeps_the_seeds_coordinates_rescaled(
-    vector: Float32Vector, fraction: float, block: int
+    name: str, vector: Float32Vector, fraction: float, block: int
 ) -> None:
     context = context_for(vector, fraction, block)
-    payload = codec("randk").encode(vector, context).payload
-    decoded = to_dense(codec("randk").decode(payload, context))
+    payload = codec(name).encode(vector, context).payload
+    decoded = to_dense(codec(name).decode(payload, context))
     chosen = rand_coordinates(SEED, vector.size, context.kept)
     rescaled = vector[chosen] * np.float32(vector.size / context.kept)
-    assert (np.abs(decoded[chosen] - rescaled) <= block_steps(rescaled, block)).all()
+    assert (np.abs(decoded[chosen] - rescaled) <= block_steps(rescaled, block, PEAKS[name])).all()
     assert np.count_nonzero(np.delete(decoded, chosen)) == 0
 
 
+@pytest.mark.parametrize("name", ["topk", "topk4"])
 @QUICK
 @given(VECTORS, st.floats(0.01, 1.0), st.integers(1, 20))
 def test_topk_takes_the_largest_and_hands_back_the_rest(
-    vector: Float32Vector, fraction: float, block: int
+    name: str, vector: Float32Vector, fraction: float, block: int
 ) -> None:
     context = context_for(vector, fraction, block)
-    encoded = codec("topk").encode(vector, context)
-    decoded = to_dense(codec("topk").decode(encoded.payload, context))
+    encoded = codec(name).encode(vector, context)
+    decoded = to_dense(codec(name).decode(encoded.payload, context))
     assert encoded.residual is not None
     # Nothing is lost: what was sent and what was kept back are the update, to float32's rounding.
     assert np.allclose(decoded + encoded.residual, vector, rtol=1e-6, atol=1e-35)
@@ -97,45 +137,49 @@ def test_topk_takes_the_largest_and_hands_back_the_rest(
     assert np.count_nonzero(decoded) <= context.kept
 
 
-def test_error_feedback_delivers_everything_in_the_end() -> None:
+@pytest.mark.parametrize("name", ["topk", "topk4"])
+def test_error_feedback_delivers_everything_in_the_end(name: str) -> None:
     rng = np.random.default_rng(5)
     vector = rng.normal(size=400).astype(np.float32)
     context = context_for(vector, 0.1, 64)
     arrived = np.zeros(400, dtype=np.float64)
     for _ in range(200):
-        encoded = codec("topk").encode(vector, context)
-        arrived += to_dense(codec("topk").decode(encoded.payload, context))
+        encoded = codec(name).encode(vector, context)
+        arrived += to_dense(codec(name).decode(encoded.payload, context))
         context = replace(context, residual=encoded.residual)
     assert np.abs(arrived / 200 - vector).max() < 0.1
 
 
-def test_int8_is_unbiased() -> None:
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_levels_are_unbiased(name: str) -> None:
     rng = np.random.default_rng(9)
     vector = rng.normal(size=512).astype(np.float32)
     context = replace(context_for(vector, block=64), rng=rng)
     total = np.zeros(512)
     draws = 2000
     for _ in range(draws):
-        payload = codec("int8").encode(vector, context).payload
-        total += to_dense(codec("int8").decode(payload, context))
+        payload = codec(name).encode(vector, context).payload
+        total += to_dense(codec(name).decode(payload, context))
     # A rounding of one level has a standard deviation of at most half a level.
-    errors = np.abs(total / draws - vector) / (block_steps(vector, 64) * 0.5 / np.sqrt(draws))
+    errors = np.abs(total / draws - vector) / (block_steps(vector, 64, PEAKS[name]) * 0.5 / np.sqrt(draws))
     assert errors.max() < 6
     # Half of all values would stand out if the rounding were to nearest.
     assert errors.mean() < 1
 
 
-def test_randk_is_unbiased() -> None:
+@pytest.mark.parametrize("name", ["randk", "randk4"])
+def test_randk_is_unbiased(name: str) -> None:
     rng = np.random.default_rng(13)
     vector = rng.normal(size=64).astype(np.float32)
     total = np.zeros(64)
     draws = 8000
     for _ in range(draws):
         context = EncodeContext(64, 16, seed=rng.bytes(32), rng=rng)
-        payload = codec("randk").encode(vector, context).payload
-        total += to_dense(codec("randk").decode(payload, context))
+        payload = codec(name).encode(vector, context).payload
+        total += to_dense(codec(name).decode(payload, context))
     # Deviation of x/p with probability p is |x| sqrt(1/p - 1); rounding adds far less.
-    deviation = np.abs(vector) * np.sqrt(3) + 0.05
+    # A level of the largest value is at most 4 * 3 / peak.
+    deviation = np.abs(vector) * np.sqrt(3) + 6 / PEAKS[name]
     assert (np.abs(total / draws - vector) < 6 * deviation / np.sqrt(draws)).all()
 
 
@@ -154,7 +198,7 @@ def test_no_codec_takes_what_is_not_finite(name: str, bad: float) -> None:
         codec(name).encode(vector, context_for(vector))
 
 
-@pytest.mark.parametrize("name", ["int8", "randk", "topk"])
+@pytest.mark.parametrize("name", sorted(PEAKS))
 def test_numbers_too_large_for_a_scale_are_refused(name: str) -> None:
     vector = np.full(20, 3.4e38, dtype=np.float32)
     with pytest.raises(NonFiniteUpdateError):
@@ -220,7 +264,7 @@ def test_scales_no_encoder_writes_are_refused(scale: float) -> None:
 
 def test_the_level_no_encoder_writes_is_refused() -> None:
     payload = np.array([1.0], dtype="<f4").tobytes() + bytes((1, 128, 3))
-    with pytest.raises(PayloadContentError, match="-128"):
+    with pytest.raises(PayloadContentError, match="-127 to 127"):
         codec("int8").decode(payload, EncodeContext(3, 3))
 
 
@@ -252,7 +296,7 @@ def test_payloads_are_read_from_any_buffer(name: str) -> None:
 
 
 def test_an_unknown_codec_is_told_the_known_ones() -> None:
-    with pytest.raises(UnknownCodecError, match="dense, int8, randk, topk"):
+    with pytest.raises(UnknownCodecError, match="dense, int4, int8, randk, randk4, topk, topk4"):
         codec("zip")
     assert codec("topk").error_feedback
 

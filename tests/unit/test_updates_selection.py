@@ -1,5 +1,9 @@
 """The coordinates of codec ``global_topk``: led by the last step, explored by the seed, and unbiased."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -27,6 +31,7 @@ from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
 
 QUICK = settings(deadline=None, max_examples=150)
 SEED = bytes(range(32))
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "updates.json").read_text(encoding="utf-8"))
 Indices = npt.NDArray[np.int64]
 
 
@@ -66,6 +71,15 @@ def test_explored_coordinates_are_the_seeds_ranks_among_the_rest() -> None:
     chosen = select_coordinates(SEED, 12, 7, leading)
     expected = np.sort(np.concatenate((leading, rest[rand_coordinates(SEED, 8, 3)])))
     assert chosen.indices.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("given", VECTORS["selections"], ids=lambda v: str(v["dimension"]))
+def test_committed_selections_are_still_chosen(given: dict[str, Any]) -> None:
+    leading = indices(*given["leading"])
+    chosen = select_coordinates(bytes.fromhex(given["seed"]), given["dimension"], given["kept"], leading)
+    assert chosen.indices.tolist() == given["indices"]
+    assert chosen.factor == given["factor"]
+    assert pack_leading(chosen).hex() == given["packed"]
 
 
 def test_without_leading_coordinates_it_is_rand_k() -> None:

@@ -89,6 +89,7 @@ class Device:
             "source_path": "",
             "device": DEVICE,
             "residual_path": str(self.folder / "residual"),
+            "residual_next_path": str(self.folder / "residual.next"),
             "preview": False,
         }
         return self.common | values | changes
@@ -161,9 +162,9 @@ async def test_the_update_stays_in_the_worker_unless_asked_for(worker: WorkerCli
     assert "preview" not in answer
 
 
-@pytest.mark.parametrize("name", ["dense", "int8", "topk", "randk"])
+@pytest.mark.parametrize("name", ["dense", "int8", "int4", "topk", "topk4", "randk", "randk4"])
 async def test_mode_plain_carries_the_coded_update(worker: WorkerClient, device: Device, name: str) -> None:
-    kept = TASK.dimension if name in {"dense", "int8"} else 480
+    kept = TASK.dimension if name in {"dense", "int8", "int4"} else 480
     plan = make_plan(
         FLEET, device.digest, mode="plain", codec=codec_plan(4, name=name, kept=kept, ring_bits=0)
     )
@@ -174,7 +175,7 @@ async def test_mode_plain_carries_the_coded_update(worker: WorkerClient, device:
     context = EncodeContext(dimension=TASK.dimension, kept=kept, seed=coordinate_seed(plan))
     update = to_dense(codec(name).decode(payload, context))
     assert 0 < float(np.linalg.norm(update)) < 10 * answer["norm"]
-    assert (device.folder / "residual.next").exists() is (name == "topk")
+    assert (device.folder / "residual.next").exists() is (name in {"topk", "topk4"})
 
 
 async def test_what_top_k_left_out_comes_with_the_next_report(worker: WorkerClient, device: Device) -> None:
@@ -188,7 +189,10 @@ async def test_what_top_k_left_out_comes_with_the_next_report(worker: WorkerClie
     answer = await worker.request("fit_and_report", LIMIT_S, **device.fit(data))
     _, payload = unpack_plain(opened(answer, data, "coordinator", 0))
     update = to_dense(codec("topk").decode(payload, EncodeContext(dimension=TASK.dimension, kept=5)))
+    # The clip norm of 4 bounds what this round adds and not what earlier rounds left.
     assert update[17] == pytest.approx(100, abs=1)
+    following = np.frombuffer((device.folder / "residual.next").read_bytes(), "<f4")
+    assert np.linalg.norm(update + following - residual) <= 4.0001
 
 
 async def test_a_step_leads_to_the_version_it_names(worker: WorkerClient, device: Device) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -95,8 +95,15 @@ class Codec(Protocol):
     that belongs into the next context.
     """
 
-    name: ClassVar[str]
-    error_feedback: ClassVar[bool]
+    @property
+    def name(self) -> str:
+        """The wire name."""
+        ...
+
+    @property
+    def error_feedback(self) -> bool:
+        """Whether what was left out is handed back."""
+        ...
 
     def encode(self, vector: Float32Vector, context: EncodeContext) -> Encoded:
         """Code `vector` (float32[D]).

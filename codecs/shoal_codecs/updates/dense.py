@@ -1,5 +1,6 @@
 """Codecs that send every coordinate."""
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -12,8 +13,8 @@ from shoal_codecs.updates.base import (
     check_length,
     check_vector,
 )
+from shoal_codecs.updates.blocks import BlockCoder
 from shoal_codecs.updates.errors import PayloadContentError
-from shoal_codecs.updates.rounding import pack_blocks, unpack_blocks
 
 
 class DenseCodec:
@@ -36,18 +37,19 @@ class DenseCodec:
         return vector
 
 
-class Int8Codec:
-    """All D values as int8, rounded stochastically, with one scale per block: unbiased."""
+@dataclass(frozen=True)
+class BlockCodec:
+    """All D values as levels, rounded stochastically, with one scale per block: unbiased."""
 
-    name: ClassVar[str] = "int8"
-    error_feedback: ClassVar[bool] = False
+    name: str
+    levels: BlockCoder
+    error_feedback: bool = False
 
     def encode(self, vector: Float32Vector, context: EncodeContext) -> Encoded:
-        """Code float32[D] in D bytes and four for every block; needs `context.rng`."""
+        """Code float32[D] in D bytes (int8) or D/2 (int4) and four for every block; needs `context.rng`."""
         check_vector(vector, context.dimension)
-        payload, _ = pack_blocks(vector, context.block, context.required_rng())
-        return Encoded(payload)
+        return Encoded(self.levels.pack(vector, context.block, context.required_rng()))
 
     def decode(self, payload: Payload, context: EncodeContext) -> Float32Vector:
         """Return float32[D]."""
-        return unpack_blocks(payload, context.dimension, context.block)
+        return self.levels.unpack(payload, context.dimension, context.block)

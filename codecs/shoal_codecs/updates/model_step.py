@@ -5,6 +5,7 @@ import numpy as np
 from shoal_codecs.updates.base import EncodeContext, Indices, SparseUpdate
 from shoal_codecs.updates.errors import CoordinateError, UnledRoundError
 from shoal_codecs.updates.indexcode import pack_indices, unpack_indices
+from shoal_codecs.updates.registry import TOPK
 from shoal_codecs.updates.selection import (
     NO_LEADING,
     Selection,
@@ -13,7 +14,6 @@ from shoal_codecs.updates.selection import (
     select_coordinates,
 )
 from shoal_codecs.updates.step import decode_step as decode_levels
-from shoal_codecs.updates.topk import TopKCodec
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import CodecPlan
 from shoal_codecs.wire.step import ModelStep, decode_step
@@ -68,7 +68,7 @@ def largest_moves(step: ModelStep, dimension: int, count: int) -> Indices:
         selection = step_selection(step, dimension)
         return selection.largest(decode_levels(step.payload, step.kept, ANY_LEVEL).q, count)
     if step.kind == "sparse":
-        moved = TopKCodec().decode(step.payload, EncodeContext(dimension=dimension, kept=step.kept))
+        moved = TOPK.decode(step.payload, EncodeContext(dimension=dimension, kept=step.kept))
         return _largest_sparse(moved, count)
     return NO_LEADING
 

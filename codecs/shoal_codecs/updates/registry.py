@@ -4,15 +4,29 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from shoal_codecs.updates.base import Codec
-from shoal_codecs.updates.dense import DenseCodec, Int8Codec
+from shoal_codecs.updates.blocks import INT4, INT8
+from shoal_codecs.updates.dense import BlockCodec, DenseCodec
 from shoal_codecs.updates.errors import UnknownCodecError
 from shoal_codecs.updates.randk import RandKCodec
 from shoal_codecs.updates.topk import TopKCodec
 from shoal_codecs.wire.plan import LED_CODEC
 
-_ALL: tuple[Codec, ...] = (DenseCodec(), Int8Codec(), TopKCodec(), RandKCodec())
+TOPK = TopKCodec("topk", INT8)
+_ALL: tuple[Codec, ...] = (
+    DenseCodec(),
+    BlockCodec("int8", INT8),
+    BlockCodec("int4", INT4),
+    TOPK,
+    TopKCodec("topk4", INT4),
+    RandKCodec("randk", INT8),
+    RandKCodec("randk4", INT4),
+)
 
-SPARSE = frozenset({"randk", "topk", LED_CODEC})
+SEEDED = frozenset({"randk", "randk4"})
+"""Codecs whose coordinates the round's seed draws."""
+INDEXED = frozenset({"topk", "topk4"})
+"""Codecs whose payloads hold coordinates of their own."""
+SPARSE = SEEDED | INDEXED | {LED_CODEC}
 """Codecs that send the kept coordinates only; the secret-shared ones of them are ``ring``'s."""
 CODECS: Mapping[str, Codec] = MappingProxyType({each.name: each for each in _ALL})
 
