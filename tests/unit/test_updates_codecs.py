@@ -28,8 +28,6 @@ from shoal_codecs.updates.registry import CODECS, codec
 QUICK = settings(deadline=None, max_examples=100)
 NAMES = sorted(CODECS)
 VECTORS_FILE = json.loads((Path(__file__).parents[1] / "vectors" / "updates.json").read_text("utf-8"))
-    (Path(__file__).parents[1] / "vectors" / "updates.json").read_text(encoding="utf-8")
-)
 SEED = bytes(range(32))
 
 VECTORS = hnp.arrays(np.float32, st.integers(1, 80), elements=st.floats(-(2.0**100), 2.0**100, width=32))
