@@ -33,6 +33,12 @@ class ListRounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rounds.list``."""
 
 
+class ShowPrivacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``privacy.show``: the fleet's budget, or one device's with every round it is charged for."""
+
+    device: str = ""
+
+
 class CreateRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``release.create``: version -1 is the newest; ``canaries`` devices go first."""
 
@@ -49,10 +55,11 @@ class WithdrawRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = "withdrawn by the operator"
 
 
-Command = RunRounds | ListRounds | CreateRelease | WithdrawRelease
+Command = RunRounds | ListRounds | ShowPrivacy | CreateRelease | WithdrawRelease
 ACTIONS: dict[str, type[Command]] = {
     "rounds.run": RunRounds,
     "rounds.list": ListRounds,
+    "privacy.show": ShowPrivacy,
     "release.create": CreateRelease,
     "release.withdraw": WithdrawRelease,
 }

@@ -8,6 +8,27 @@ import msgspec
 from shoal_codecs.transport.settings import LinkSettings
 
 
+class PrivacySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a round may tell about one device.
+
+    ``auto`` is ``skellam`` in shared modes and ``central`` in mode ``plain``. ``rounds`` of them keep
+    (``epsilon``, ``delta``) for every device; ``delta`` 0 takes 1e-5, or a tenth of one device's share in a
+    large fleet. ``noise_multiplier`` (in units of the clip norm) 0 adds as little noise as keeps the budget.
+    ``corrupt_share`` of a cohort may keep its noise to itself. ``adaptive_clip`` and ``metrics`` are further
+    coordinates of the ring, and charged.
+    """
+
+    mechanism: Literal["none", "auto", "skellam", "central", "local-gaussian", "local-laplace"] = "none"
+    epsilon: float = 8.0
+    delta: float = 0.0
+    rounds: int = 50
+    noise_multiplier: float = 0.0
+    corrupt_share: float = 0.2
+    adaptive_clip: bool = False
+    metrics: bool = False
+    allow_small_fleet: bool = False
+
+
 class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How rounds are run.
 
@@ -41,6 +62,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     evaluation_s: float = 10.0
     pause_s: float = 0.0
     target_version: int = 0
+    privacy: PrivacySettings = PrivacySettings()
 
 
 class ReleaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ from shoal_coordinator.commands import (
     CreateRelease,
     ListRounds,
     RunRounds,
+    ShowPrivacy,
     WithdrawRelease,
     answer_command,
     round_fields,
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 TICK_S = 1.0
 REFILL_WORD_S = 2.0
 HUB_WORDS = HubWord.__args__
+SLOW_COMMANDS = frozenset({"privacy.show"})
 
 
 class CoordinatorService:
@@ -115,9 +117,13 @@ class CoordinatorService:
             self._look_again(wait_ms)
             return
         try:
-            cohort = organs.fleet.cohort(organs.ledger.last_number)
+            cohort = organs.fleet.cohort(organs.ledger.last_number, organs.privacy.spent())
         except NotEnoughDevicesError as error:
             organs.opening.block(str(error))
+            over = organs.privacy.over()
+            if over:
+                await self._budget_spent(over)
+                return
         else:
             plan = organs.opening.plan(organs.ledger.upcoming, cohort, self.hubs.offers())
             if plan is not None:
@@ -137,6 +143,14 @@ class CoordinatorService:
         else:
             number = await organs.ledger.take_number()
             await self._not_opened(number, organs.opening.give_up())
+
+    async def _budget_spent(self, reason: str) -> None:
+        """End the rounds: nobody who may come online can pay for another."""
+        organs = self.organs
+        organs.schedule.stop(organs.models.newest.number)
+        await organs.ledger.save_target(organs.schedule.target)
+        organs.announcer.event("privacy.spent", reason)
+        await self._not_opened(await organs.ledger.take_number(), reason)
 
     def _look_again(self, wait_ms: int) -> None:
         if self._opening_timer is not None:
@@ -167,6 +181,7 @@ class CoordinatorService:
             organs.schedule.committed(now_ms)
             organs.fleet.know_version(version.model_id, version.number)
             organs.fleet.took_part(outcome.members)
+            await organs.privacy.book.took_part(outcome.plan_hash, outcome.members)
             examples, accuracy, loss = totals(outcome)
             organs.announcer.event(
                 "round.committed",
@@ -213,6 +228,9 @@ class CoordinatorService:
         match message:
             case wire.Reply(accepted=accepted):
                 check_round(self.runner, message)
+                await self.organs.privacy.book.replied(
+                    message.sender, self.runner.plan_hash, accepted=accepted
+                )
                 await self.runner.feed(on.DeviceReplied(message.sender, accepted, message.reason[:200]))
                 self.organs.fleet.replied(message.sender, message.round, accepted=accepted)
             case wire.Evaluated():
@@ -282,19 +300,29 @@ class CoordinatorService:
             await organs.commands.admit(message)
             return await self._perform(command)
 
-        await answer_command(message, perform, organs.announcer, organs.post.topics)
+        async def answer() -> None:
+            await answer_command(message, perform, organs.announcer, organs.post.topics)
+
+        if message.action in SLOW_COMMANDS:
+            # A second accountant takes its time, and rounds do not wait for it.
+            organs.announcer.spawn(answer)
+        else:
+            await answer()
 
     async def _perform(self, command: Command) -> Answer:
         organs = self.organs
         newest = organs.models.newest.number
         match command:
             case RunRounds(count=count):
+                organs.privacy.refuse_rounds(self._rounds_wanted(count))
                 target = organs.schedule.run_more(count, newest)
                 await organs.ledger.save_target(target)
                 self.inbox.put(self._consider)
                 return f"rounds until version {target}", {"target": target, "version": newest}
             case ListRounds():
                 return f"{len(organs.ledger.rows)} rounds", round_fields(tuple(organs.ledger.rows))
+            case ShowPrivacy(device=device):
+                return await organs.privacy.show(device, organs.fleet.registry.views())
         if organs.releases is None:
             raise ReleasesUnavailableError("this coordinator makes no releases: it has no publisher key")
         match command:
@@ -305,6 +333,13 @@ class CoordinatorService:
             case WithdrawRelease(release=release, reason=reason):
                 await organs.releases.withdraw(release, reason)
                 return f"release {release} withdrawn", {"release": release}
+
+    def _rounds_wanted(self, count: int) -> int:
+        """Return how many rounds are still to be paid for if ``count`` more are run."""
+        organs = self.organs
+        newest = organs.models.newest.number
+        # The devices of the round under way are charged already.
+        return max(organs.schedule.target, newest) + count - newest - (self.runner.machine is not None)
 
     # --- time and the broker --------------------------------------------------------------------
 
@@ -359,6 +394,7 @@ class CoordinatorService:
             blobs=organs.blobs,
             models=organs.models,
             ledger=organs.ledger,
+            privacy=organs.privacy.book,
             fleet=organs.fleet.registry,
             folder=organs.folder,
             timings=organs.timings,

@@ -1,6 +1,7 @@
 """The devices as the coordinator hears them: who came and went, what they hold, whom to invite."""
 
 import random
+from collections.abc import Collection
 from typing import Any
 
 from shoal_codecs.wire import messages as wire
@@ -12,7 +13,7 @@ from shoal_coordinator.registry import DeviceView, Registry
 from shoal_coordinator.selection import SelectionRules, select
 from shoal_coordinator.store import Store
 
-_KEPT = (Reading.EXAMPLES, Reading.HELD_OUT)
+_KEPT = (Reading.EXAMPLES, Reading.HELD_OUT, Reading.METRICS)
 _KEY = "device-readings"
 ASK_MS = 5_000
 MOST_DECLINES = 4
@@ -104,8 +105,10 @@ class FleetDesk:
                 self._asked_ms[view.name] = now_ms
                 self._announcer.device(view.name, wire.HeartbeatWanted)
 
-    def cohort(self, ended_round: int) -> tuple[str, ...]:
+    def cohort(self, ended_round: int, spent: Collection[str] = ()) -> tuple[str, ...]:
         """Return whom to invite to the next round; ``ended_round`` is the last that ended.
+
+        Those who have ``spent`` their privacy budget are not asked.
 
         Raises:
             NotEnoughDevicesError: fewer can take part than the floor.
@@ -116,6 +119,7 @@ class FleetDesk:
             ended_round=ended_round,
             last_invited=self._last_invited,
             resting={name for name, (_, until) in self._declined.items() if until > ended_round},
+            spent=spent,
             rng=self._rng,
         )
 
@@ -154,8 +158,8 @@ class FleetDesk:
             release=release,
             release_version=view.number(Reading.RELEASE_VERSION) if release else -1,
             updater=view.text(Reading.UPDATER),
-            examples=view.number(Reading.EXAMPLES),
-            held_out=view.number(Reading.HELD_OUT),
+            examples=-1 if view.is_quiet else view.number(Reading.EXAMPLES),
+            held_out=-1 if view.is_quiet else view.number(Reading.HELD_OUT),
             memory_available_mib=view.number(Reading.MEMORY_AVAILABLE),
             sent_bytes=view.number(Reading.SENT),
             received_bytes=view.number(Reading.RECEIVED),
@@ -165,8 +169,8 @@ class FleetDesk:
         )
 
     async def _keep(self, view: DeviceView) -> None:
-        now = {int(key): view.readings[key] for key in _KEPT if isinstance(view.readings.get(key), int)}
-        if now and self._kept.get(view.name) != now:
+        now = {int(key): view.readings[key] for key in _KEPT if isinstance(view.readings.get(key), int | str)}
+        if (now or view.complete) and self._kept.get(view.name, {}) != now:
             self._kept[view.name] = now
             await self._store.set_value(_KEY, pack(self._kept))
 

@@ -11,6 +11,7 @@ from shoal_codecs.wire.plan import plan_hash
 from shoal_codecs.wire.status import RoundRow
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.models import ModelVersion
+from shoal_coordinator.privacy_book import Spent
 from shoal_coordinator.round_parts import Outcome
 from shoal_coordinator.store import RoundRecord, Store, VersionRecord
 
@@ -34,6 +35,7 @@ class _Memory(msgspec.Struct, frozen=True):
 class Ledger:
     """Writes rounds down.
 
+    ``spent`` says what the version that a plan (its hash) has made costs, None for one without noise.
     ``rows`` are the newest finished ones, oldest first; ``upcoming`` is the next round's number and
     ``last_number`` the last one used.
     """
@@ -44,11 +46,13 @@ class Ledger:
         task: bytes,
         clock_ms: Callable[[], int],
         traffic: Callable[[], tuple[float, float]],
+        spent: Callable[[bytes], Spent | None] = lambda _: None,
     ) -> None:
         self._store = store
         self._task = task
         self._clock_ms = clock_ms
         self._traffic = traffic
+        self._spent = spent
         self._opened_ms: dict[int, int] = {}
         self.rows: list[RoundRow] = []
         self.upcoming = 0
@@ -129,6 +133,7 @@ class Ledger:
             await self._store.finish_round(row)
         else:
             examples, accuracy, loss = totals(outcome)
+            spent = self._spent(outcome.plan_hash)
             row = RoundRow(
                 round=outcome.round,
                 outcome="committed",
@@ -139,6 +144,7 @@ class Ledger:
                 seconds=outcome.seconds,
                 up_bytes=up,
                 down_bytes=down,
+                epsilon=spent.epsilon if spent else None,
             )
             record = VersionRecord(
                 number=version.number,
@@ -153,6 +159,9 @@ class Ledger:
                 accuracy=accuracy,
                 loss=loss,
                 created_ms=self._clock_ms(),
+                epsilon=spent.epsilon if spent else None,
+                task_epsilon=spent.task_epsilon if spent else None,
+                delta=spent.delta if spent else 0.0,
             )
             await self._store.commit_version(record, row)
         self.rows.append(row)

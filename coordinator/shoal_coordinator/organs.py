@@ -19,6 +19,7 @@ from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
+from shoal_coordinator.privacy_desk import PrivacyDesk
 from shoal_coordinator.registry import DeviceView
 from shoal_coordinator.round_steps import RoundTimings
 from shoal_coordinator.schedule import Schedule
@@ -65,6 +66,7 @@ class Organs:
     blobs: BlobStore
     models: ModelShelf
     ledger: Ledger
+    privacy: PrivacyDesk
     fleet: FleetDesk
     schedule: Schedule
     opening: Opening

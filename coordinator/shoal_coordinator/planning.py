@@ -1,13 +1,18 @@
 """From settings, cohort and the hubs' offers to the plan of one round."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
+from shoal_codecs.privacy.errors import PrivacyError
+from shoal_codecs.privacy.plan_noise import extra_levels
+from shoal_codecs.privacy.promise import check_promise
 from shoal_codecs.updates.base import kept_for
 from shoal_codecs.updates.blocks import INT8
+from shoal_codecs.updates.errors import RingOverflowError
 from shoal_codecs.updates.registry import SPARSE
 from shoal_codecs.updates.ring import ring_bits_for
 from shoal_codecs.wire.errors import InvalidPlanError
@@ -17,8 +22,10 @@ from shoal_codecs.wire.plan import (
     CodecPlan,
     HubOffer,
     Plan,
+    PrivacyPlan,
     TrainingPlan,
 )
+from shoal_coordinator.privacy_terms import PrivacyTerms
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
 
 
@@ -29,7 +36,7 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     in the ring and stands for ``range_factor`` times the root mean square of a value at the clip norm.
     ``minimum`` devices are the floor; ``quorum_share`` of the cohort starts ``patience_ms``.
     ``window_ms`` is how long a round is open. ``clock_slack_ms`` opens it that much in the past, for devices
-    whose clocks are late.
+    whose clocks are late. ``privacy`` are the terms of every round, None for rounds without noise.
     """
 
     fleet: str
@@ -49,6 +56,7 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     patience_ms: int = 2_000
     window_ms: int = 60_000
     clock_slack_ms: int = 60_000
+    privacy: PrivacyTerms | None = None
 
 
 def make_plan(
@@ -85,8 +93,10 @@ def make_plan(
     missing = [hub for hub in hubs if hub not in offers]
     if missing:
         raise MissingOfferError(f"{', '.join(missing)} offers no key for a round: is it running?")
+    codec, terms = codec_plan(settings, dimension, size, source), settings.privacy
     try:
-        return Plan(
+        privacy = terms.part(codec, size) if terms is not None else None
+        plan = Plan(
             mode=settings.mode,
             fleet=settings.fleet,
             round=number,
@@ -95,7 +105,7 @@ def make_plan(
             roster=roster,
             cohort=tuple(sorted(cohort)),
             hubs=tuple(offers[hub] for hub in hubs),
-            codec=_codec_plan(settings, dimension, size, source),
+            codec=_with_noise(codec, privacy, size, floor),
             training=TrainingPlan(
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
@@ -107,12 +117,20 @@ def make_plan(
             patience_ms=settings.patience_ms,
             opens_ms=now_ms - settings.clock_slack_ms,
             closes_ms=now_ms + settings.window_ms,
+            privacy=privacy,
         )
-    except InvalidPlanError as error:
+        check_promise(plan)
+    except (InvalidPlanError, PrivacyError, RingOverflowError) as error:
         raise InvalidRoundPlanError(f"these settings make no plan: {error}") from error
+    return plan
 
 
-def _codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes) -> CodecPlan:
+def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes = b"") -> CodecPlan:
+    """Return the codec of a plan for ``size`` devices, its ring as wide as it must be without noise.
+
+    Raises:
+        InvalidRoundPlanError: a codec that the mode does not have.
+    """
     shared = settings.mode == "hubs"
     if shared and settings.codec not in SHARED_CODECS:
         raise InvalidRoundPlanError(
@@ -133,6 +151,38 @@ def _codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes
         range_factor=settings.range_factor,
         source=source if settings.codec == LED_CODEC else b"",
     )
+
+
+def refuse_unplannable(settings: PlanSettings, dimension: int, size: int) -> None:
+    """Refuse settings whose noise makes no plan for ``size`` devices, before there is any round.
+
+    Raises:
+        InvalidRoundPlanError: with the numbers that do not fit.
+    """
+    names = ("a", "b") if settings.mode == "hubs" else ("a",)
+    with contextlib.suppress(CohortTooSmallError):
+        make_plan(
+            settings,
+            number=1,
+            task=bytes(32),
+            base=bytes(32),
+            roster=bytes(32),
+            dimension=dimension,
+            cohort=[str(place) for place in range(size)],
+            offers={name: HubOffer(name, bytes(32), bytes(32)) for name in names},
+            hubs=names,
+            now_ms=settings.clock_slack_ms + 1,
+        )
+
+
+def _with_noise(codec: CodecPlan, privacy: PrivacyPlan | None, size: int, floor: int) -> CodecPlan:
+    """Return ``codec`` with a ring that holds the noise of ``size`` devices, of which ``floor`` suffice."""
+    if privacy is None or not codec.ring_bits or privacy.corrupt >= floor:
+        return codec
+    extra = extra_levels(privacy)
+    drawn = privacy.noise / (floor - privacy.corrupt)
+    bits = ring_bits_for(size, max(codec.clamp, *extra, 0), drawn, codec.kept + len(extra))
+    return msgspec.structs.replace(codec, ring_bits=bits)
 
 
 def _share(size: int, share: float) -> int:

@@ -14,6 +14,7 @@ MOST_GUESTS = 200
 MOST_CHARACTERS = 64
 LARGEST_NUMBER = 1 << 53
 _READINGS = frozenset(Reading)
+QUIET = frozenset({"verdict", "none"})
 IDLE_PHASES = frozenset({"", "idle"})
 
 
@@ -55,6 +56,11 @@ class DeviceView:
         """Return a binary reading, empty where it is missing or nonsense."""
         value = self.readings.get(reading)
         return value[:64] if isinstance(value, bytes) else b""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it keeps what it could count of its data to itself."""
+        return self.text(Reading.METRICS) in QUIET
 
     @property
     def phase(self) -> str:

@@ -59,6 +59,14 @@ class StaleCommandError(RoundError):
     """An operator's command of long ago, or of the future."""
 
 
+class NoPrivacyError(RoundError):
+    """A question about the privacy budget where rounds add no noise."""
+
+
+class UnknownDeviceError(RoundError):
+    """A question about a device that nobody enrolled."""
+
+
 class SumPartError(RoundError):
     """A part of a hub's sum that cannot belong to one."""
 

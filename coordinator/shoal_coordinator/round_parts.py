@@ -1,6 +1,6 @@
 """What the round runner needs around it, and what it says of a round that ended."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +9,7 @@ from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.transport.blob_store import BlobStore
 from shoal_codecs.transport.retained import RetainedShelf
+from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.announcer import Announcer
@@ -39,6 +40,13 @@ class RoundLedger(Protocol):
         """Store the end of a round, with the version it made, in one transaction."""
 
 
+class RoundPrivacy(Protocol):
+    """Where it is written down what a round costs its devices."""
+
+    async def invited(self, plan: Plan, plan_hash: bytes, devices: Sequence[str]) -> None:
+        """Charge devices that will be invited, durably."""
+
+
 class Fleet(Protocol):
     """What the runner asks about devices."""
 
@@ -65,6 +73,7 @@ class RunnerParts:
     blobs: BlobStore
     models: ModelShelf
     ledger: RoundLedger
+    privacy: RoundPrivacy
     fleet: Fleet
     folder: Path
     timings: on.RoundTimings

@@ -166,6 +166,7 @@ class RoundRunner:
             case on.PublishPlan(signatures):
                 self._publish_plan(machine, signatures)
             case on.Invite(devices):
+                await self._parts.privacy.invited(plan, self.plan_hash, devices)
                 self._invite(plan, devices)
             case on.Aggregate():
                 self._computing = asyncio.create_task(self._aggregate(machine, action))

@@ -24,6 +24,10 @@ class Schedule:
         self._not_before_ms = 0
         return self.target
 
+    def stop(self, version: int) -> None:
+        """Ask for no rounds any more beyond ``version``, the newest."""
+        self.target = version
+
     def committed(self, now_ms: int) -> None:
         """Note that a round made its version."""
         self._failures = 0

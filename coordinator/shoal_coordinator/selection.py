@@ -10,6 +10,8 @@ from shoal_codecs.errors import ShoalError
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_coordinator.registry import DeviceView
 
+OUT_OF_BUDGET = "out of privacy budget"
+
 
 class NotEnoughDevicesError(ShoalError):
     """Fewer devices can take part than the floor asks for; ``passed_over`` counts the reasons."""
@@ -49,12 +51,13 @@ def select(
     last_invited: Mapping[str, int],
     rng: random.Random,
     resting: Collection[str] = (),
+    spent: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the names of the cohort, sorted.
 
     ``last_invited`` maps a device to the last round it was invited to: who waited longest goes first, and
     ``rng`` decides among equals. ``ended_round`` is the last round that ended. Those who are ``resting`` are
-    left out where enough others remain.
+    left out where enough others remain, those who have ``spent`` their privacy budget in any case.
 
     Raises:
         NotEnoughDevicesError: fewer can take part than ``rules.minimum``.
@@ -62,7 +65,7 @@ def select(
     passed_over: Counter[str] = Counter()
     fit = []
     for view in views:
-        reason = _unfit(view, rules, ended_round)
+        reason = _unfit(view, rules, ended_round) or (view.name in spent and OUT_OF_BUDGET)
         if reason:
             passed_over[reason] += 1
         else:
@@ -90,7 +93,8 @@ def _unfit(view: DeviceView, rules: SelectionRules, ended_round: int) -> str:
         return "offline"
     if view.busy(ended_round):
         return "busy"
-    if view.number(Reading.EXAMPLES) < rules.min_examples:
+    # Who keeps its counts to itself is taken at its word: without examples it declines.
+    if view.number(Reading.EXAMPLES) < rules.min_examples and not view.is_quiet:
         return "without enough examples"
     if isinstance(memory, int | float) and memory < rules.min_memory_mib:
         return "short of memory"

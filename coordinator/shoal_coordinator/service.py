@@ -1,6 +1,7 @@
 """How a coordinator is put together from its settings, and run."""
 
 import asyncio
+import math
 import os
 import random
 import time
@@ -32,7 +33,10 @@ from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.models import ModelShelf, ModelVersion
 from shoal_coordinator.opening import Opening
 from shoal_coordinator.organs import Organs
-from shoal_coordinator.planning import PlanSettings
+from shoal_coordinator.planning import PlanSettings, codec_plan, refuse_unplannable
+from shoal_coordinator.privacy_book import PrivacyBook
+from shoal_coordinator.privacy_desk import PrivacyDesk
+from shoal_coordinator.privacy_terms import make_terms
 from shoal_coordinator.registry import Registry
 from shoal_coordinator.release_setup import make_releases
 from shoal_coordinator.round_errors import TaskFileError
@@ -77,11 +81,15 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     announcer = Announcer(link, post)
     task_bytes, bundle = await asyncio.to_thread(_read_task, settings.task_path)
     task_ref = await asyncio.to_thread(store.blobs.put, task_bytes)
+    plans = plan_settings(settings, bundle, len(roster.names("device")))
     publisher = BlobPublisher(link, topics, store.blobs, shelf)
     models = ModelShelf(publisher, announcer, task_ref)
     models.start(await _newest(store, settings, bundle, task_ref))
     traffic = TrafficMeter()
-    ledger = Ledger(store, task_ref.digest, now_ms, traffic.close_round)
+    devices = roster.names("device")
+    book = await _privacy_book(plans, store, task_ref.digest, bundle.dimension, len(devices))
+    privacy = PrivacyDesk(book, devices, _cohort(settings.rounds, len(devices)), settings.rounds.minimum)
+    ledger = Ledger(store, task_ref.digest, now_ms, traffic.close_round, book.committed)
     await ledger.load()
     registry = Registry(roster, settings.heartbeat_s)
     fleet = FleetDesk(registry, _rules(settings.rounds), store, announcer, random.Random())
@@ -92,6 +100,8 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     if releases is not None:
         await releases.load()
     target = max(settings.rounds.target_version, await ledger.target())
+    if models.newest.number == 0:
+        privacy.refuse_rounds(target)
     return Organs(
         identity=identity,
         post=post,
@@ -102,10 +112,11 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         blobs=store.blobs,
         models=models,
         ledger=ledger,
+        privacy=privacy,
         fleet=fleet,
         schedule=Schedule(target, pause_ms=int(settings.rounds.pause_s * 1000)),
         opening=Opening(
-            plan_settings(settings, bundle),
+            plans,
             identity,
             roster,
             models,
@@ -125,8 +136,14 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     )
 
 
-def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle) -> PlanSettings:
-    """Return what every plan has in common; where the settings say nothing, the task does."""
+def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int) -> PlanSettings:
+    """Return what every plan has in common; where the settings say nothing, the task does.
+
+    ``fleet`` devices are enrolled.
+
+    Raises:
+        InvalidRoundPlanError, FleetTooSmallError: a privacy budget that cannot be meant.
+    """
     rounds, task = settings.rounds, bundle.defaults
     return PlanSettings(
         fleet=settings.fleet,
@@ -145,7 +162,37 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle) -> PlanSett
         patience_ms=int(rounds.patience_s * 1000),
         window_ms=int(rounds.window_s * 1000),
         clock_slack_ms=int(rounds.clock_slack_s * 1000),
+        privacy=make_terms(rounds.privacy, rounds.mode, fleet, _wanted(rounds, fleet)),
     )
+
+
+def _wanted(rounds: RoundSettings, fleet: int) -> int:
+    """Return how many devices of ``fleet`` a round invites where all are there."""
+    if not rounds.cohort_max:
+        return fleet
+    return min(fleet, max(rounds.minimum, math.ceil(rounds.cohort_max * rounds.over_selection)))
+
+
+def _cohort(rounds: RoundSettings, fleet: int) -> int:
+    """Return how many devices a round cannot do without: where all are invited, the minimum."""
+    return _wanted(rounds, fleet) if rounds.cohort_max else max(rounds.minimum, 1)
+
+
+async def _privacy_book(
+    plans: PlanSettings, store: Store, task: bytes, dimension: int, fleet: int
+) -> PrivacyBook:
+    """Return the copy of the devices' ledgers.
+
+    Raises:
+        InvalidRoundPlanError: the noise that is asked for does not keep the budget, or makes no plan.
+    """
+    terms = plans.privacy
+    if terms is not None:
+        refuse_unplannable(plans, dimension, fleet)
+    charge = terms.charge(codec_plan(plans, dimension, fleet)) if terms is not None else None
+    book = PrivacyBook(store, task, now_ms, terms, charge)
+    await book.load()
+    return book
 
 
 def now_ms() -> int:

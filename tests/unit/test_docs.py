@@ -16,7 +16,7 @@ from shoal_codecs.settings import print_settings
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_coordinator.cli.commands import app
 from shoal_coordinator.cli.operate import OperatorSettings
-from shoal_coordinator.config import CoordinatorSettings, ReleaseSettings, RoundSettings
+from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, ReleaseSettings, RoundSettings
 from shoal_coordinator.hub.config import HubSettings
 from shoal_edge.cli import _parser
 from shoal_edge.config import EdgeSettings
@@ -27,6 +27,7 @@ TABLES = {
     "Everybody: `[link]`": LinkSettings,
     "Coordinator": CoordinatorSettings,
     "Coordinator: `[rounds]`": RoundSettings,
+    "Coordinator: `[rounds.privacy]`": PrivacySettings,
     "Coordinator: `[releases]`": ReleaseSettings,
     "Hub": HubSettings,
     "Hub: `[floors]`": HubFloors,
@@ -96,12 +97,14 @@ def test_settings_are_described_key_by_key_with_their_defaults(heading: str) -> 
 
 def test_every_table_of_the_settings_is_described() -> None:
     parties = (CoordinatorSettings, HubSettings, EdgeSettings, OperatorSettings)
-    inner = {
-        type(value)
-        for party in parties
-        for value in msgspec.structs.asdict(party()).values()
-        if isinstance(value, msgspec.Struct)
-    }
+
+    def below(settings: msgspec.Struct) -> Iterator[type]:
+        for value in msgspec.structs.asdict(settings).values():
+            if isinstance(value, msgspec.Struct):
+                yield type(value)
+                yield from below(value)
+
+    inner = {kind for party in parties for kind in below(party())}
     assert inner | set(parties) == set(TABLES.values())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -327,3 +328,27 @@ def test_the_newest_revision_is_the_one_that_opening_asks_for() -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+
+
+async def test_versions_of_an_older_store_promise_nothing(tmp_path: Path) -> None:
+    """The first schema knew no privacy: what was made under it was made without noise."""
+    store = await Store.open(tmp_path)
+    await store.add_first_version(version(0))
+    await store.close()
+    await asyncio.to_thread(_alembic, tmp_path / DATABASE, "downgrade", "0001")
+    again = await Store.open(tmp_path)
+    found = await again.version(0)
+    assert (found.epsilon, found.task_epsilon, found.delta) == (None, None, 0.0)
+    assert await again.private_plans() == []
+    await again.close()
+
+
+def _alembic(path: Path, direction: str, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        getattr(command, direction)(config, revision)
+    engine.dispose()

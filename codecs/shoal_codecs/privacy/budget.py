@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from shoal_codecs.privacy.charge import Charge
+from shoal_codecs.privacy.charge import Charge, keeps
 from shoal_codecs.privacy.errors import (
     BudgetExceededError,
     BudgetUnreachableError,
@@ -30,11 +30,11 @@ def rounds_within(charge: Charge, epsilon: float, delta: float, spent: Charge | 
     """Return how many rounds of ``charge`` fit into (``epsilon``, ``delta``) on top of ``spent``."""
     start = spent or Charge()
     low, high = 0, 1
-    while high <= MOST_ROUNDS and (start + charge.times(high)).epsilon(delta) <= epsilon:
+    while high <= MOST_ROUNDS and keeps(start + charge.times(high), epsilon, delta):
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
-        fits = (start + charge.times(middle)).epsilon(delta) <= epsilon
+        fits = keeps(start + charge.times(middle), epsilon, delta)
         low, high = (middle, high) if fits else (low, middle)
     return min(low, MOST_ROUNDS)
 
@@ -49,11 +49,11 @@ def noise_for(price: Callable[[float], Charge], epsilon: float, delta: float, ro
     if not (math.isfinite(epsilon) and epsilon > 0 and rounds >= 1):
         raise PrivacyNumberError(f"epsilon {epsilon} over {rounds} rounds is no budget: make both positive")
 
-    def keeps(noise: float) -> bool:
+    def enough(noise: float) -> bool:
         return price(noise).times(rounds).epsilon(delta) <= epsilon
 
     high = 1.0
-    while not keeps(high):
+    while not enough(high):
         high *= 4
         if high > _MOST_NOISE:
             raise BudgetUnreachableError(
@@ -63,7 +63,7 @@ def noise_for(price: Callable[[float], Charge], epsilon: float, delta: float, ro
     low = 0.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        low, high = (low, middle) if keeps(middle) else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 
@@ -73,8 +73,9 @@ def refuse_unless_kept(charge: Charge, rounds: int, epsilon: float, delta: float
     Raises:
         BudgetExceededError: with the largest number of rounds that would.
     """
-    cost = charge.times(rounds).epsilon(delta)
-    if cost > epsilon:
+    whole = charge.times(rounds)
+    if not keeps(whole, epsilon, delta):
+        cost = whole.epsilon(delta)
         fit = rounds_within(charge, epsilon, delta)
         raise BudgetExceededError(
             f"{rounds} rounds cost epsilon {cost:.2f}, the budget is {epsilon:g}: {fit} rounds would fit; "

@@ -15,7 +15,9 @@ from shoal_codecs.privacy.accountant import (
 from shoal_codecs.privacy.errors import PrivacyNumberError, UnprivatePlanError
 from shoal_codecs.privacy.plan_noise import extra_levels, grid_sensitivity
 from shoal_codecs.privacy.sensitivity import Sensitivity
-from shoal_codecs.wire.plan import Plan, PrivacyPlan
+from shoal_codecs.wire.plan import CodecPlan, Plan, PrivacyPlan
+
+_FLOAT_SLACK = 1e-9
 
 
 class Charge(msgspec.Struct, frozen=True, array_like=True):
@@ -47,6 +49,12 @@ class Charge(msgspec.Struct, frozen=True, array_like=True):
         return epsilon_of(self.rdp, delta)
 
 
+def keeps(charge: Charge, epsilon: float, delta: float) -> bool:
+    """Return whether ``charge`` stays within the budget (``epsilon``, ``delta``)."""
+    # T charges added one by one differ from T times one in the last digits, and T rounds are promised.
+    return charge.epsilon(delta) <= epsilon * (1 + _FLOAT_SLACK)
+
+
 def sensitivity_of(plan: Plan) -> Sensitivity:
     """Return what one device can add to the ring of ``plan`` (a shared mode)."""
     return grid_sensitivity(plan.codec, extra_levels(plan.privacy))
@@ -62,21 +70,28 @@ def charge_of(plan: Plan) -> Charge:
         UnprivatePlanError: the plan adds no noise.
         PrivacyNumberError: numbers that no formula holds for.
     """
-    privacy = plan.privacy
-    if privacy is None:
+    if plan.privacy is None:
         raise UnprivatePlanError(f"round {plan.round} adds no noise: give its settings a privacy mechanism")
+    return price_of(plan.codec, plan.privacy)
+
+
+def price_of(codec: CodecPlan, privacy: PrivacyPlan) -> Charge:
+    """Return what a round with this codec and this noise costs; it hangs on nothing else of a plan.
+
+    Raises:
+        PrivacyNumberError: numbers that no formula holds for.
+    """
     try:
-        return Charge(tuple(_price(plan, privacy)))
+        return Charge(tuple(_price(codec, privacy)))
     except ArithmeticError as error:
         raise PrivacyNumberError(
-            f"the noise or the range of round {plan.round} is too large or too small to be counted with: "
-            "correct the plan's settings"
+            "the plan's noise or range is too large or too small to be counted with: correct its settings"
         ) from error
 
 
-def _price(plan: Plan, privacy: PrivacyPlan) -> Iterator[float]:
+def _price(codec: CodecPlan, privacy: PrivacyPlan) -> Iterator[float]:
     if privacy.mechanism == "skellam":
-        bounds = sensitivity_of(plan)
+        bounds = grid_sensitivity(codec, extra_levels(privacy))
         return (skellam_rdp(privacy.noise, bounds, order) for order in ORDERS)
     formula = laplace_rdp if privacy.mechanism == "local-laplace" else gaussian_rdp
     return (formula(privacy.noise, order) for order in ORDERS)

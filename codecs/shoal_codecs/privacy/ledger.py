@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from shoal_codecs.privacy.charge import Charge
+from shoal_codecs.privacy.charge import Charge, keeps
 from shoal_codecs.privacy.errors import BudgetExceededError, PrivacyError
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import pack, unpack
@@ -63,8 +63,9 @@ class Ledger:
             raise BudgetExceededError(self.exhausted)
         if plan_hash in self.entries:
             return
-        after = (self.total + charge).epsilon(delta)
-        if after > epsilon:
+        whole = self.total + charge
+        if not keeps(whole, epsilon, delta):
+            after = whole.epsilon(delta)
             raise BudgetExceededError(
                 f"this round would bring epsilon from {self.spent(delta):.2f} to {after:.2f}, the device "
                 f"allows {epsilon:g}: leave the device out, or let its owner raise the budget"

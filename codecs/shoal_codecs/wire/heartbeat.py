@@ -35,6 +35,7 @@ class Reading(IntEnum):
     OUTBOX = 23  # reports waiting for receipts
     LAST_ERROR = 24  # name of the last error, "" for none
     TASK = 25  # first 8 bytes of the digest of the task held
+    METRICS = 26  # what it says of its data: "clear", "verdict" (of a health check, nothing else) or "none"
 
 
 def changed(last: dict[int, Any], now: dict[int, Any]) -> dict[int, Any]:

@@ -9,7 +9,10 @@ from shoal_codecs.wire.packing import pack, unpack
 
 
 class DeviceRow(msgspec.Struct, frozen=True):
-    """One device; ``trust`` is ``guest`` for one that is not on the roster and is never invited."""
+    """One device; ``trust`` is ``guest`` for one that is not on the roster and is never invited.
+
+    ``examples`` and ``held_out`` are -1 where the device keeps its counts to itself.
+    """
 
     name: str
     trust: Literal["roster", "guest"]
@@ -38,7 +41,11 @@ class HubRow(msgspec.Struct, frozen=True):
 
 
 class RoundRow(msgspec.Struct, frozen=True):
-    """One finished round; ``accuracy`` is that of the version it made, on the devices' held-out data."""
+    """One finished round; ``accuracy`` is that of the version it made, on the devices' held-out data.
+
+    ``epsilon`` is the most that any device had spent of its privacy by then, None where noise was missing
+    once.
+    """
 
     round: int
     outcome: Literal["committed", "aborted"]
@@ -50,6 +57,7 @@ class RoundRow(msgspec.Struct, frozen=True):
     up_bytes: float = 0.0
     down_bytes: float = 0.0
     reason: str = ""
+    epsilon: float | None = None
 
 
 class ReleaseRow(msgspec.Struct, frozen=True):
@@ -63,6 +71,24 @@ class ReleaseRow(msgspec.Struct, frozen=True):
     rolled_back: int = 0
     accuracy: float = 0.0
     reason: str = ""
+
+
+class PrivacyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet's privacy budget.
+
+    ``rounds_left`` are the rounds that can still be filled. ``covers`` says whether everything that is
+    derived from data is paid for, or the updates only. ``epsilon`` and ``delta`` are the budget, ``spent``
+    the most that any device has spent, ``spent_by_task`` what all rounds cost together.
+    """
+
+    mechanism: str
+    epsilon: float
+    delta: float
+    spent: float
+    spent_by_task: float
+    rounds_left: int
+    covers: Literal["updates only", "everything"]
+    warning: str = ""
 
 
 class FleetView(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +110,7 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     rounds: tuple[RoundRow, ...] = ()
     releases: tuple[ReleaseRow, ...] = ()
     refused: dict[str, int] = {}
+    privacy: PrivacyRow | None = None
 
 
 def encode_view(view: FleetView) -> bytes:

@@ -20,11 +20,13 @@ coordinator_app = typer.Typer(help="The coordinator.", no_args_is_help=True)
 hub_app = typer.Typer(help="A hub.", no_args_is_help=True)
 fleet_app = typer.Typer(help="Keys, roster and settings of a fleet.", no_args_is_help=True)
 rounds_app = typer.Typer(help="Rounds.", no_args_is_help=True)
+privacy_app = typer.Typer(help="Privacy budgets.", no_args_is_help=True)
 release_app = typer.Typer(help="Releases.", no_args_is_help=True)
 app.add_typer(coordinator_app, name="coordinator")
 app.add_typer(hub_app, name="hub")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(rounds_app, name="rounds")
+app.add_typer(privacy_app, name="privacy")
 app.add_typer(release_app, name="release")
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).", dir_okay=False)]
@@ -32,6 +34,7 @@ Broker = Annotated[str | None, typer.Option("--broker", help="mqtt://HOST:PORT o
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The party's folder: keys and state.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print every setting as TOML and exit.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Tell how it goes, and end when it is done.")]
+Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="A table, or JSON.")]
 OperatorConfig = Annotated[
     Path,
     typer.Option("--config", help="The operator's settings file.", envvar="SHOAL_OPERATOR_CONFIG"),
@@ -123,9 +126,7 @@ def status(
     config: OperatorConfig = DEFAULT_OPERATOR,
     broker: Broker = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it.")] = False,
-    output: Annotated[
-        Literal["table", "json"], typer.Option("--output", "-o", help="A table, or JSON.")
-    ] = "table",
+    output: Output = "table",
 ) -> None:
     """Show the fleet, the round and the releases."""
     from shoal_coordinator.cli.operate import show_status  # noqa: PLC0415
@@ -143,6 +144,33 @@ def rounds_run(
 ) -> None:
     """Ask the coordinator for more rounds."""
     _command(config, broker, "rounds.run", wait=wait, count=count)
+
+
+@rounds_app.command("list")
+def rounds_list(
+    *,
+    config: OperatorConfig = DEFAULT_OPERATOR,
+    broker: Broker = None,
+    output: Output = "table",
+) -> None:
+    """List the rounds that ended, the newest last."""
+    from shoal_coordinator.cli.operate import list_rounds  # noqa: PLC0415
+
+    _run(list_rounds(config, broker, as_json=output == "json"))
+
+
+@privacy_app.command("show")
+def privacy_show(
+    *,
+    device: Annotated[str, typer.Option(help="Only this device, with every round it paid for.")] = "",
+    config: OperatorConfig = DEFAULT_OPERATOR,
+    broker: Broker = None,
+    output: Output = "table",
+) -> None:
+    """Show what devices have spent of their privacy budget, and what is left."""
+    from shoal_coordinator.cli.privacy import show_privacy  # noqa: PLC0415
+
+    _run(show_privacy(config, broker, device, as_json=output == "json"))
 
 
 @release_app.command("create")

@@ -15,8 +15,8 @@ from shoal_codecs.logs import configure_logs
 from shoal_codecs.settings import SettingsError, load_settings
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.messages import CoordinatorEvent
-from shoal_codecs.wire.status import FleetView, ReleaseRow
-from shoal_coordinator.cli.tables import status_tables
+from shoal_codecs.wire.status import FleetView, ReleaseRow, RoundRow
+from shoal_coordinator.cli.tables import rounds_table, status_tables
 from shoal_coordinator.operator import Operator, OperatorError, operator_session
 
 ANSWER_S = 8.0
@@ -40,7 +40,7 @@ async def show_status(config: Path, broker: str | None, *, watch: bool, as_json:
     Raises:
         OperatorError: no coordinator speaks on this broker.
     """
-    async with _session(config, broker) as operator:
+    async with operator_on(config, broker) as operator:
         try:
             view = await operator.until(lambda _: True, ANSWER_S)
         except OperatorError:
@@ -69,7 +69,7 @@ async def send_command(
     Raises:
         OperatorError: it was refused, nobody answered, or it did not come true.
     """
-    async with _session(config, broker) as operator:
+    async with operator_on(config, broker) as operator:
         answer = await operator.command(action, **arguments)
         sys.stdout.write(f"{answer.text or 'done'}\n")
         sys.stdout.flush()
@@ -79,6 +79,21 @@ async def send_command(
             await _until_version(operator, answer.fields["target"])
         elif wait and "release" in answer.fields:
             await _until_released(operator, answer.fields["release"])
+
+
+async def list_rounds(config: Path, broker: str | None, *, as_json: bool) -> None:
+    """Print the rounds that ended.
+
+    Raises:
+        OperatorError: nobody answered.
+    """
+    async with operator_on(config, broker) as operator:
+        answer = await operator.command("rounds.list")
+    rows = msgspec.convert(answer.fields["rounds"], list[RoundRow])
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
+        return
+    Console().print(rounds_table(rows, with_epsilon=any(row.epsilon is not None for row in rows)))
 
 
 async def _until_version(operator: Operator, target: int) -> None:
@@ -102,7 +117,12 @@ def _tell(event: CoordinatorEvent) -> None:
 
 
 @asynccontextmanager
-async def _session(config: Path, broker: str | None) -> AsyncIterator[Operator]:
+async def operator_on(config: Path, broker: str | None) -> AsyncIterator[Operator]:
+    """Connect as the operator whose settings are at ``config``.
+
+    Raises:
+        SettingsError: they are missing, or cannot be used.
+    """
     configure_logs("error")
     settings = _settings(config, broker)
     folder = Path(settings.folder) if settings.folder else config.parent

@@ -1,22 +1,27 @@
 """How a fleet's view looks on a terminal."""
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from shoal_codecs.wire.status import DeviceRow, FleetView
+from shoal_codecs.wire.status import DeviceRow, FleetView, PrivacyRow, RoundRow
 
 LAST_ROUNDS = 5
 # With less, the columns of a device's resources are left out.
 WIDE = 110
+HALF_SPENT, NEARLY_SPENT = 0.5, 0.9
 
 
 def status_tables(view: FleetView, width: int) -> Group:
     """Return the whole picture of ``view`` for a terminal of ``width`` columns."""
     devices = _devices(view, wide=width >= WIDE)
-    return Group(_head(view), Text(), devices, Text(), _rounds(view), *_releases(view))
+    rounds = rounds_table(
+        view.rounds[-LAST_ROUNDS:], with_epsilon=view.privacy is not None, title="last rounds"
+    )
+    return Group(_head(view), Text(), devices, Text(), rounds, *_releases(view))
 
 
 def _head(view: FleetView) -> Text:
@@ -32,7 +37,27 @@ def _head(view: FleetView) -> Text:
     if view.refused:
         refused = ", ".join(f"{count} {name}" for name, count in sorted(view.refused.items()))
         head.append(f"refused: {refused}", style="yellow")
+    if view.privacy is not None:
+        head.append("\n")
+        head.append_text(privacy_line(view.privacy))
     return head
+
+
+def privacy_line(row: PrivacyRow) -> Text:
+    """Return the budget in one line: what is spent, what is left, and what it covers."""
+    line = Text("privacy  ", style="bold")
+    line.append(f"epsilon {row.spent:.2f} of {row.epsilon:g} spent", style=used_style(row.spent, row.epsilon))
+    line.append(f" (delta {row.delta:g}, {row.mechanism}), {row.rounds_left} rounds left, covers ")
+    line.append(row.covers, style="green" if row.covers == "everything" else "yellow")
+    if row.warning:
+        line.append(f"\n{row.warning}", style="yellow")
+    return line
+
+
+def used_style(spent: float, budget: float) -> str:
+    """Return the colour of a budget of which ``spent`` is used up."""
+    share = spent / budget if budget > 0 else 1.0
+    return "red" if share >= NEARLY_SPENT else "yellow" if share >= HALF_SPENT else "green"
 
 
 def _devices(view: FleetView, *, wide: bool) -> Table:
@@ -70,27 +95,19 @@ def _device(row: DeviceRow, view: FleetView, *, wide: bool) -> tuple[Text | str,
         Text((row.phase or "idle") if row.online else "offline"),
         f"v{row.model_version}" if row.model_version >= 0 else "-",
         Text(f"{row.release} (v{row.release_version})" if row.release else "-"),
-        f"{row.examples} + {row.held_out}",
+        f"{row.examples} + {row.held_out}" if row.examples >= 0 else "not told",
         *(resources if wide else ()),
         f"{max(0.0, seen + age):.0f} s ago" if seen >= 0 else "never",
         Text(row.last_error, style="red"),
     )
 
 
-def _rounds(view: FleetView) -> Group:
-    table = Table(box=None, padding=(0, 1), title="last rounds", title_justify="left")
-    for heading in (
-        "round",
-        "outcome",
-        "version",
-        "devices",
-        "accuracy",
-        "seconds",
-        "bytes up",
-        "bytes down",
-    ):
+def rounds_table(rows: Sequence[RoundRow], *, with_epsilon: bool, title: str = "rounds") -> Group:
+    """Return a table of finished rounds; ``with_epsilon`` shows what each version has cost."""
+    table = Table(box=None, padding=(0, 1), title=title, title_justify="left")
+    headings = ["round", "outcome", "version", "devices", "accuracy", "seconds", "bytes up", "bytes down"]
+    for heading in (*headings, *(["epsilon"] if with_epsilon else [])):
         table.add_column(heading, justify="left" if heading == "outcome" else "right")
-    rows = view.rounds[-LAST_ROUNDS:]
     for row in rows:
         if row.outcome == "committed":
             table.add_row(
@@ -98,10 +115,12 @@ def _rounds(view: FleetView) -> Group:
                 Text("committed", style="green"),
                 str(row.version),
                 str(row.devices),
-                f"{row.accuracy:.1%}",
+                # Where noise is added nobody may count hits in clear.
+                "-" if row.epsilon is not None and not row.accuracy else f"{row.accuracy:.1%}",
                 f"{row.seconds:.2f}",
                 f"{row.up_bytes:,.0f}",
                 f"{row.down_bytes:,.0f}",
+                *(["-" if row.epsilon is None else f"{row.epsilon:.2f}"] if with_epsilon else []),
             )
         else:
             table.add_row(str(row.round), Text("aborted", style="yellow"))

@@ -2,6 +2,8 @@
 
 from shoal_coordinator.store.records import (
     AuditRecord,
+    ParticipationRecord,
+    PrivatePlanRecord,
     ReleaseDeviceRecord,
     ReleaseRecord,
     RoundRecord,
@@ -11,6 +13,8 @@ from shoal_coordinator.store.store import Store
 
 __all__ = [
     "AuditRecord",
+    "ParticipationRecord",
+    "PrivatePlanRecord",
     "ReleaseDeviceRecord",
     "ReleaseRecord",
     "RoundRecord",

@@ -11,7 +11,9 @@ class VersionRecord:
 
     ``digest`` and ``parent`` are BLAKE3 digests of float32 vectors (``parent`` empty for the first),
     ``step`` the encoded step from it (may be empty), ``whole`` the vector's blob. ``accuracy`` and ``loss``
-    are means over the held-out examples of the devices that evaluated it.
+    are means over the held-out examples of the devices that evaluated it. ``epsilon`` is the most that any
+    device had spent when it was made, ``task_epsilon`` what all its rounds cost together, both with
+    ``delta``; None where a round without noise has gone into it.
     """
 
     number: int
@@ -26,6 +28,9 @@ class VersionRecord:
     accuracy: float = 0.0
     loss: float = 0.0
     created_ms: int = 0
+    epsilon: float | None = None
+    task_epsilon: float | None = None
+    delta: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,28 @@ class ReleaseDeviceRecord:
     candidate: tuple[int, int] = (0, 0)
     replaced: tuple[int, int] = (0, 0)
     changed_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivatePlanRecord:
+    """A plan with noise that devices were invited to; ``charge`` is its packed price."""
+
+    plan_hash: bytes
+    task: bytes
+    round: int
+    mechanism: str
+    noise: float
+    charge: bytes
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParticipationRecord:
+    """How a device stands to a plan with noise: ``invited``, ``accepted`` or ``declined``."""
+
+    plan_hash: bytes
+    device: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ from shoal_coordinator.store.database import Database
 from shoal_coordinator.store.errors import StoreConflictError, UnknownVersionError
 from shoal_coordinator.store.records import (
     AuditRecord,
+    ParticipationRecord,
+    PrivatePlanRecord,
     ReleaseDeviceRecord,
     ReleaseRecord,
     RoundRecord,
@@ -197,6 +199,30 @@ class Store:
         table = tables.ReleaseDevice.__table__
         query = sa.select(table).where(table.c.release == release).order_by(table.c.device)
         return [_release_device(row) for row in await self._rows(query)]
+
+    # --- privacy --------------------------------------------------------------------------------
+
+    async def save_participations(self, plan: PrivatePlanRecord, devices: Sequence[str], state: str) -> None:
+        """Store how ``devices`` stand to ``plan``, and the plan itself if it is new."""
+        first = insert(tables.PrivatePlan).values(**_fields(plan)).on_conflict_do_nothing()
+        rows = [{"plan_hash": plan.plan_hash, "device": device, "state": state} for device in devices]
+        each = insert(tables.Participation).on_conflict_do_update(
+            index_elements=["plan_hash", "device"], set_={"state": state}
+        )
+        async with self._database.begin() as connection:
+            await connection.execute(first)
+            if rows:
+                await connection.execute(each, rows)
+
+    async def private_plans(self) -> list[PrivatePlanRecord]:
+        """Return every plan with noise that devices were invited to, oldest round first."""
+        query = sa.select(tables.PrivatePlan.__table__).order_by(tables.PrivatePlan.round)
+        return [PrivatePlanRecord(**row) for row in await self._rows(query)]
+
+    async def participations(self) -> list[ParticipationRecord]:
+        """Return how every device stands to every plan with noise."""
+        query = sa.select(tables.Participation.__table__)
+        return [ParticipationRecord(**row) for row in await self._rows(query)]
 
     # --- audit log and small values -------------------------------------------------------------
 

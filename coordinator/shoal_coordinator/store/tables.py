@@ -32,6 +32,31 @@ class Version(Table):
     accuracy: Mapped[float]
     loss: Mapped[float]
     created_ms: Mapped[int]
+    epsilon: Mapped[float | None]
+    task_epsilon: Mapped[float | None]
+    delta: Mapped[float]
+
+
+class PrivatePlan(Table):
+    """Plans with noise that devices were invited to, and what each costs a device."""
+
+    __tablename__ = "private_plans"
+    plan_hash: Mapped[bytes] = mapped_column(primary_key=True)
+    task: Mapped[bytes]
+    round: Mapped[int]
+    mechanism: Mapped[str]
+    noise: Mapped[float]
+    charge: Mapped[bytes]
+    at_ms: Mapped[int]
+
+
+class Participation(Table):
+    """How each device stands to each of those plans."""
+
+    __tablename__ = "participations"
+    plan_hash: Mapped[bytes] = mapped_column(ForeignKey("private_plans.plan_hash"), primary_key=True)
+    device: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
 
 
 class Round(Table):

@@ -1,0 +1,141 @@
+"""The privacy budget as operators meet it: what is refused, what is left, and what is shown."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from shoal_codecs.privacy.errors import BudgetExceededError
+from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.status import PrivacyRow
+from shoal_coordinator.privacy_book import DECLINED, PrivacyBook
+from shoal_coordinator.privacy_reference import reference_epsilons
+from shoal_coordinator.privacy_terms import PrivacyTerms
+from shoal_coordinator.registry import DeviceView
+from shoal_coordinator.round_errors import NoPrivacyError, UnknownDeviceError
+
+MOST_DEVICES, MOST_ROUNDS = 500, 200
+
+
+class PrivacyDesk:
+    """What the coordinator asks of ``book`` for its ``devices``, of which ``cohort`` are in a full round.
+
+    ``minimum`` devices are the fewest of any round.
+    """
+
+    def __init__(self, book: PrivacyBook, devices: Sequence[str], cohort: int, minimum: int) -> None:
+        self.book = book
+        self._devices = tuple(devices)
+        self._cohort = cohort
+        self._minimum = max(minimum, 1)
+
+    def spent(self) -> frozenset[str]:
+        """Return the devices that cannot pay for another round."""
+        return self.book.out_of_budget(self._devices)
+
+    def rounds_left(self) -> int:
+        """Return how many rounds can still be filled."""
+        return self.book.rounds_left(self._devices, self._cohort)
+
+    def over(self) -> str:
+        """Return why no round can be filled any more, whoever comes online; empty while one can."""
+        terms = self.book.terms
+        if terms is None:
+            return ""
+        able = len(self._devices) - len(self.spent())
+        if able >= self._minimum:
+            return ""
+        return (
+            f"the privacy budget of epsilon {terms.epsilon:g} is spent: {able} devices can pay for another "
+            f"round and {self._minimum} are needed; enrol more, or let their owners and you raise the budgets"
+        )
+
+    def refuse_rounds(self, wanted: int) -> None:
+        """Refuse more rounds than can be paid for.
+
+        Raises:
+            BudgetExceededError: with how many would fit.
+        """
+        terms = self.book.terms
+        if terms is None:
+            return
+        left = self.rounds_left()
+        if wanted > left:
+            raise BudgetExceededError(
+                f"{wanted} rounds more do not fit into epsilon {terms.epsilon:g}: "
+                f"{self.book.largest():.2f} is spent and {left} rounds would fit; ask for those, or raise "
+                "the budget"
+            )
+
+    def row(self, views: Sequence[DeviceView]) -> PrivacyRow | None:
+        """Return the budget for a status view, None where rounds add no noise."""
+        terms, book = self.book.terms, self.book
+        if terms is None:
+            return None
+        trusted = [view for view in views if view.trusted]
+        everything = bool(trusted) and all(view.text(Reading.METRICS) == "none" for view in trusted)
+        return PrivacyRow(
+            mechanism=terms.mechanism,
+            epsilon=terms.epsilon,
+            delta=terms.delta,
+            spent=book.largest(),
+            spent_by_task=book.task_epsilon(),
+            rounds_left=self.rounds_left(),
+            covers="everything" if everything else "updates only",
+            warning=terms.warning,
+        )
+
+    async def show(self, device: str, views: Sequence[DeviceView]) -> tuple[str, dict[str, Any]]:
+        """Return the words and fields that answer ``privacy.show``.
+
+        Raises:
+            NoPrivacyError: rounds add no noise.
+            UnknownDeviceError: nobody of that name is enrolled.
+        """
+        terms, row = self.book.terms, self.row(views)
+        if terms is None or row is None:
+            raise NoPrivacyError("rounds add no noise here: set rounds.privacy.mechanism to 'auto'")
+        if device and device not in self._devices:
+            raise UnknownDeviceError(f"no device is called {device[:64]!r}: see 'shoal status'")
+        fields: dict[str, Any] = {name: getattr(row, name) for name in row.__struct_fields__}
+        fields["rounds"] = terms.rounds
+        shown = (device,) if device else self._by_epsilon()[:MOST_DEVICES]
+        histories = {name: self.book.history(name) for name in shown}
+        references = await asyncio.to_thread(_references, tuple(histories.values()), terms)
+        fields["devices"] = [self._device(name, references[history]) for name, history in histories.items()]
+        fields["more"] = len(self._devices) - len(shown) if not device else 0
+        if device:
+            fields["charges"] = self._charges(device)
+        return f"epsilon {row.spent:.2f} of {row.epsilon:g} spent, {row.rounds_left} rounds left", fields
+
+    def _by_epsilon(self) -> list[str]:
+        return sorted(self._devices, key=lambda name: (-self.book.epsilon(name), name))
+
+    def _device(self, name: str, reference: tuple[float | None, float | None]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "rounds": self.book.rounds(name),
+            "epsilon": self.book.epsilon(name),
+            "rounds_left": self.book.left(name),
+            "rdp": reference[0],
+            "pld": reference[1],
+        }
+
+    def _charges(self, device: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "round": plan.round,
+                "task": plan.task.hex()[:16],
+                "mechanism": plan.mechanism,
+                "noise": plan.noise,
+                "state": state,
+                "charged": state != DECLINED,
+                "at_ms": plan.at_ms,
+            }
+            for plan, state in self.book.states(device)[-MOST_ROUNDS:]
+        ]
+
+
+def _references(
+    histories: tuple[tuple[tuple[str, float, int], ...], ...], terms: PrivacyTerms
+) -> dict[tuple[tuple[str, float, int], ...], tuple[float | None, float | None]]:
+    return {history: reference_epsilons(history, terms.delta) for history in set(histories)}
