@@ -1,7 +1,7 @@
 """From sums or reports to the next version: numpy, run in a thread.
 
-The next version is *defined* as the base plus a quantised step where there is one, so that every party that
-applies the step holds the same bits.
+The next version is *defined* as the base plus a quantised step, in every mode and with every codec, so that
+every party that applies the step holds the same bits.
 """
 
 import math
@@ -10,20 +10,19 @@ from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from shoal_codecs.secagg.additive import combine
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.security.sealing import unseal
 from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
-from shoal_codecs.updates.errors import UpdateError
+from shoal_codecs.updates.errors import NonFiniteUpdateError, UpdateError
+from shoal_codecs.updates.levels import pack_levels
 from shoal_codecs.updates.model_step import pack_leading
 from shoal_codecs.updates.plan_ring import ring_spec
-from shoal_codecs.updates.registry import INDEXED, SEEDED, TOPK, codec
+from shoal_codecs.updates.registry import SEEDED, codec
 from shoal_codecs.updates.ring import RingSpec, RingSum, decode_sum, unpack_ring
 from shoal_codecs.updates.selection import Selection, select_coordinates
-from shoal_codecs.updates.step import Step, apply_step, step_from_sum
-from shoal_codecs.updates.step import encode_step as pack_levels
+from shoal_codecs.updates.step import LEAST_SCALE, Step, apply_step, quantise, step_from_sum
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import unpack
@@ -35,12 +34,20 @@ from shoal_coordinator.round_errors import (
     NoUsableReportError,
 )
 
-MAX_INLINE_STEP_BYTES = 4096
-STEP_LEVELS = 2047
-"""Levels of a step that is quantised here: 12 bits, an error far under that of the updates."""
-_NO_ROUNDING = 0.0
-# A weight of zero has subnormal neighbours, which not every processor tells from zero.
-_LEAST_MOVE = float(np.float32(1e-30))
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How the coordinator moves the model: by ``learning_rate`` times the mean update.
+
+    One level of the step is ``level_rms`` (over 0, at most 1) times the root mean square of the move: larger
+    is coarser and takes fewer bytes down.
+    """
+
+    learning_rate: float = 1.0
+    level_rms: float = 0.5
+
+
+DEFAULT_SERVER = Server()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +55,9 @@ class Candidate:
     """A version that is made and not yet committed.
 
     ``data`` is the little-endian float32 vector, ``digest`` its BLAKE3, ``step`` an encoded ``ModelStep``
-    (empty where the whole is the only way), ``norm`` the L2 norm of the move, ``bounded`` whether the move
-    was shortened to what honest devices can add up to, ``fault`` why the round moved nothing (empty: it did).
+    (empty where it would be no shorter than the whole), ``norm`` the L2 norm of the move, ``bounded`` whether
+    the move was shortened to what honest devices can add up to, ``fault`` why the round moved nothing (empty:
+    it did).
     """
 
     data: bytes
@@ -96,7 +104,7 @@ def aggregate_sums(
     set_digest: bytes,
     sums: Mapping[str, bytes],
     private: bytes,
-    server_lr: float = 1.0,
+    server: Server = DEFAULT_SERVER,
     source: bytes = b"",
 ) -> Candidate:
     """Open the hubs' ``sums``, add them up and apply the mean to ``base`` (a model blob).
@@ -116,9 +124,12 @@ def aggregate_sums(
         clear = unseal(private, sums[offer.hub], sum_context(plan_hash, set_digest, offer.hub))
         words.append(unpack_ring(clear, spec.words, spec.ring_bits))
     total = decode_sum(combine(words, spec.ring_bits), spec)
-    step, bounded = _bounded(step_from_sum(total, spec, server_lr), total, spec, server_lr)
-    payload = pack_levels(step.q, step.scale, spec.n_max * spec.clamp)
-    candidate = _stepped(plan, vector_of(base), spec.selection, step, payload, bounded=bounded)
+    step, bounded = _bounded(
+        step_from_sum(total, spec, server.learning_rate), total, spec, server.learning_rate
+    )
+    if plan.codec.name in SEEDED and not bounded:
+        step = _coarser(step, server.level_rms)
+    candidate = _stepped(plan, vector_of(base), spec.selection, step, bounded=bounded)
     if candidate.digest == plan.base:
         return unmoved(plan, base, "the devices' updates add up to nothing")
     return candidate
@@ -139,9 +150,8 @@ def unmoved(plan: Plan, base: bytes, fault: str) -> Candidate:
     place = int(np.argmin(np.abs(chosen)))
     levels = np.zeros(chosen.size, dtype=np.int32)
     levels[place] = 1
-    step = Step(levels, max(float(np.spacing(np.abs(chosen[place]))), _LEAST_MOVE))
-    payload = pack_levels(levels, step.scale, 1)
-    return replace(_stepped(plan, start, selection, step, payload), fault=fault)
+    step = Step(levels, max(float(np.spacing(np.abs(chosen[place]))), LEAST_SCALE))
+    return replace(_stepped(plan, start, selection, step), fault=fault)
 
 
 def open_update(plan: Plan, share: bytes) -> PlainUpdate:
@@ -171,12 +181,12 @@ def open_update(plan: Plan, share: bytes) -> PlainUpdate:
 
 
 def aggregate_reports(
-    plan: Plan, base: bytes, shares: Mapping[str, bytes], server_lr: float = 1.0
+    plan: Plan, base: bytes, shares: Mapping[str, bytes], server: Server = DEFAULT_SERVER
 ) -> Candidate:
     """Apply the weighted mean of the updates in ``shares`` (device to share in clear) to ``base``.
 
     Raises:
-        NoUsableReportError: there is no usable update.
+        NoUsableReportError: there is no usable update, or they add up to nothing.
         AggregationError: ``base`` is no vector, or the result is not finite.
     """
     total = np.zeros(plan.codec.dimension, dtype=np.float64)
@@ -187,17 +197,23 @@ def aggregate_reports(
         weight += update.weight
     if not weight:
         raise NoUsableReportError("not one usable update: the version stays as it is")
-    total *= server_lr / weight
+    total *= server.learning_rate / weight
     start = vector_of(base)
     if start.shape != total.shape:
         raise AggregationError(f"the plan has {total.size} weights, the model {start.size}: plan anew")
-    if plan.codec.name in SEEDED:
-        selection = _drawn(plan)
-        step = _quantised(total[selection.indices])
-        return _stepped(plan, start, selection, step, pack_levels(step.q, step.scale, STEP_LEVELS))
-    if plan.codec.name in INDEXED:
-        return _sparse(plan, start, total.astype(np.float32))
-    return _whole(start, total.astype(np.float32))
+    selection = _drawn(plan) if plan.codec.name in SEEDED else None
+    if selection is not None:
+        total = total[selection.indices]
+    try:
+        step = quantise(total, server.level_rms) if total.any() else None
+        candidate = _stepped(plan, start, selection, step) if step else None
+    except NonFiniteUpdateError as error:
+        raise AggregationError(
+            "the mean update takes a weight out of float32: the version stays as it is"
+        ) from error
+    if candidate is None or candidate.digest == plan.base:
+        raise NoUsableReportError("the updates add up to nothing: the version stays as it is")
+    return candidate
 
 
 def _bounded(step: Step, total: RingSum, spec: RingSpec, server_lr: float) -> tuple[Step, bool]:
@@ -216,11 +232,16 @@ def _bounded(step: Step, total: RingSum, spec: RingSpec, server_lr: float) -> tu
     return Step(step.q, float(np.float32(longest / found))), True
 
 
-def _quantised(values: npt.NDArray[np.float64]) -> Step:
-    peak = float(np.abs(values).max())
-    scale = float(np.float32(peak / STEP_LEVELS)) or 1.0
-    levels = np.clip(np.rint(values / scale), -STEP_LEVELS, STEP_LEVELS).astype(np.int32)
-    return Step(levels, scale)
+def _coarser(step: Step, level_rms: float) -> Step:
+    """Return the step in levels of ``level_rms``; a sum that is coarser already stays exact.
+
+    For plain rand-k only, where all values are rescaled alike: beside explored values those of leading
+    coordinates would round to nothing. What was shortened to a limit must not be rounded over it.
+    """
+    if not step.q.any():
+        return step
+    coarse = quantise(step.q.astype(np.float64) * step.scale, level_rms)
+    return coarse if coarse.scale > step.scale else step
 
 
 def _drawn(plan: Plan) -> Selection:
@@ -229,74 +250,27 @@ def _drawn(plan: Plan) -> Selection:
 
 
 def _stepped(
-    plan: Plan,
-    start: Float32Vector,
-    selection: Selection,
-    step: Step,
-    payload: bytes,
-    *,
-    bounded: bool = False,
+    plan: Plan, start: Float32Vector, selection: Selection | None, step: Step, *, bounded: bool = False
 ) -> Candidate:
-    child = apply_step(start, selection.indices, step)
+    """Move ``start`` by ``step`` on the coordinates of ``selection``, None: on all."""
+    child = apply_step(start, selection.indices if selection else None, step)
     data = vector_bytes(child)
+    digest = digest_of(data)
     encoded = encode_step(
         ModelStep(
-            kind="randk",
+            kind="randk" if selection else "dense",
             parent=plan.base,
-            child=digest_of(data),
-            seed=coordinate_seed(plan),
-            kept=plan.codec.kept,
+            child=digest,
+            seed=coordinate_seed(plan) if selection else b"",
+            kept=step.q.size,
             scale=step.scale,
-            payload=payload,
-            led=selection.leading.size,
-            leading=pack_leading(selection),
+            payload=pack_levels(step.q),
+            led=selection.leading.size if selection else 0,
+            leading=pack_leading(selection) if selection else b"",
         )
     )
-    return _candidate(start, child, _inline(encoded), bounded=bounded)
-
-
-def _sparse(plan: Plan, start: Float32Vector, mean: Float32Vector) -> Candidate:
-    moved = int(np.count_nonzero(mean))
-    if not moved:
-        return _whole(start, mean)
-    context = EncodeContext(dimension=start.size, kept=moved)
-    payload = TOPK.encode(mean, context).payload
-    child = _sum(start, to_dense(TOPK.decode(payload, context)))
-    step = ModelStep(
-        kind="sparse",
-        parent=plan.base,
-        child=digest_of(vector_bytes(child)),
-        seed=b"",
-        kept=moved,
-        scale=_NO_ROUNDING,
-        payload=payload,
-    )
-    encoded = _inline(encode_step(step))
-    return _candidate(start, child, encoded) if encoded else _whole(start, mean)
-
-
-def _whole(start: Float32Vector, mean: Float32Vector) -> Candidate:
-    return _candidate(start, _sum(start, mean), b"")
-
-
-def _sum(start: Float32Vector, move: Float32Vector) -> Float32Vector:
-    with np.errstate(over="ignore"):
-        child: Float32Vector = start + move
-    if not np.isfinite(child).all():
-        raise AggregationError("the mean update takes a weight out of float32: the version stays as it is")
-    return child
-
-
-def _candidate(
-    start: Float32Vector, child: Float32Vector, step: bytes, *, bounded: bool = False
-) -> Candidate:
-    data = vector_bytes(child)
     norm = float(np.linalg.norm(child.astype(np.float64) - start))
-    return Candidate(data, digest_of(data), step, norm, bounded)
-
-
-def _inline(step: bytes) -> bytes:
-    return step if len(step) <= MAX_INLINE_STEP_BYTES else b""
+    return Candidate(data, digest, encoded if len(encoded) < len(data) else b"", norm, bounded)
 
 
 def _context(plan: Plan) -> EncodeContext:

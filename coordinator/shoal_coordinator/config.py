@@ -1,7 +1,7 @@
 """Settings of the coordinator; ``shoal coordinator run --print-config`` shows every key."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -36,6 +36,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``clamp`` its levels; ``weight_cap`` is the number of examples beyond which a device weighs no more.
     ``minimum`` devices and ``floor_share`` of the cohort are the floors; ``quorum_share`` of it starts
     the hubs' patience. ``over_selection`` invites that many times the ``cohort_max`` (0: everybody).
+    One level of the step down is ``level_rms`` times the move's root mean square.
     Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own.
     """
 
@@ -46,6 +47,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     clamp: int = 127
     weight_cap: int = 150
     server_learning_rate: float = 1.0
+    level_rms: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     epochs: int = 0
     learning_rate: float = 0.0
     batch_size: int = 0

@@ -398,7 +398,7 @@ class CoordinatorService:
             fleet=organs.fleet.registry,
             folder=organs.folder,
             timings=organs.timings,
-            server_lr=organs.server_lr,
+            server=organs.server,
             enqueue=enqueue,
             clock_ms=organs.clock_ms,
             is_connected=lambda: organs.link.is_connected,

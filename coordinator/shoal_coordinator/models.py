@@ -11,6 +11,8 @@ from shoal_coordinator.announcer import Announcer
 
 log = structlog.get_logger()
 MODEL_ID_BYTES = 8
+MAX_INLINE_STEP_BYTES = 4096
+"""A longer step does not travel inside an offer."""
 
 
 @dataclass(frozen=True, slots=True)

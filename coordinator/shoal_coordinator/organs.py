@@ -13,6 +13,7 @@ from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.retained import RetainedShelf
 from shoal_codecs.wire.messages import InstallReport
 from shoal_codecs.wire.status import ReleaseRow
+from shoal_coordinator.aggregation import Server
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.fleet_desk import FleetDesk
@@ -75,7 +76,7 @@ class Organs:
     timings: RoundTimings
     folder: Path
     dimension: int
-    server_lr: float
+    server: Server
     status_s: float
     clock_ms: Callable[[], int]
     releases: Releases | None = None

@@ -12,6 +12,7 @@ from shoal_codecs.transport.retained import RetainedShelf
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator import round_steps as on
+from shoal_coordinator.aggregation import Server
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.models import ModelShelf, ModelVersion
 
@@ -77,7 +78,7 @@ class RunnerParts:
     fleet: Fleet
     folder: Path
     timings: on.RoundTimings
-    server_lr: float
+    server: Server
     enqueue: Callable[[Callable[[], Awaitable[None]]], None]
     clock_ms: Callable[[], int]
     is_connected: Callable[[], bool]

@@ -14,7 +14,7 @@ from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash, plan_signing_bytes
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.aggregation import Candidate, aggregate_reports, aggregate_sums, unmoved
-from shoal_coordinator.models import ModelVersion
+from shoal_coordinator.models import MAX_INLINE_STEP_BYTES, ModelVersion
 from shoal_coordinator.plain import PlainCollector
 from shoal_coordinator.round import RoundMachine
 from shoal_coordinator.round_errors import RoundError
@@ -231,8 +231,9 @@ class RoundRunner:
             candidate = await asyncio.to_thread(self._compute, machine, work)
             ref = await asyncio.to_thread(self._parts.blobs.put, candidate.data)
             newest = self._parts.models.newest
+            step = candidate.step if len(candidate.step) <= MAX_INLINE_STEP_BYTES else b""
             self._parts.models.candidate = ModelVersion(
-                newest.number + 1, candidate.digest, ref, newest.digest, candidate.step
+                newest.number + 1, candidate.digest, ref, newest.digest, step
             )
             self._say_what_is_odd(candidate)
             event = on.Aggregated()
@@ -263,7 +264,7 @@ class RoundRunner:
         parts, plan = self._parts, machine.facts.plan
         base = parts.blobs.read(parts.models.newest.whole.name)
         if self._collector is not None:
-            return aggregate_reports(plan, base, self._collector.shares(work.members), parts.server_lr)
+            return aggregate_reports(plan, base, self._collector.shares(work.members), parts.server)
         private = parts.identity.sealing_private()
         try:
             return aggregate_sums(
@@ -273,7 +274,7 @@ class RoundRunner:
                 work.set_digest,
                 work.sums,
                 private,
-                parts.server_lr,
+                parts.server,
                 parts.models.last_step,
             )
         except (SecurityError, SecAggError, UpdateError) as error:

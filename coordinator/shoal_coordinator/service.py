@@ -23,7 +23,7 @@ from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.step import encode_step, initial_step
 from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
 from shoal_codecs.wire.topics import Topics
-from shoal_coordinator.aggregation import vector_bytes
+from shoal_coordinator.aggregation import Server, vector_bytes
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings
@@ -129,7 +129,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         timings=RoundTimings(evaluate_ms=int(settings.rounds.evaluation_s * 1000)),
         folder=settings.data_folder,
         dimension=bundle.dimension,
-        server_lr=settings.rounds.server_learning_rate,
+        server=Server(settings.rounds.server_learning_rate, settings.rounds.level_rms),
         status_s=settings.status_s,
         clock_ms=now_ms,
         releases=releases,

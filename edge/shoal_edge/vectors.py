@@ -1,14 +1,14 @@
 """Model vectors on disk: little-endian float32, named by their BLAKE3 digest. Worker only: needs numpy."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.updates.base import EncodeContext, to_dense
-from shoal_codecs.updates.model_step import ANY_LEVEL, step_selection
-from shoal_codecs.updates.registry import codec
-from shoal_codecs.updates.step import apply_step, decode_step
+from shoal_codecs.updates.levels import unpack_levels
+from shoal_codecs.updates.model_step import step_selection
+from shoal_codecs.updates.step import Step, apply_step
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.step import ModelStep
@@ -63,7 +63,12 @@ def step_vector(base_path: Path, encoded: bytes) -> Vector:
     base = read_vector(base_path, step.parent)
     if step.kind == "initial":
         raise MalformedMessageError("a step from a parent that needs none: fetch the whole model")
-    return _arrived(_randk(base, step) if step.kind == "randk" else _sparse(base, step), step)
+    fewest = base.size if step.kind == "dense" else 1
+    if not fewest <= step.kept <= base.size or not math.isfinite(step.scale):
+        raise MalformedMessageError("a step for another model: fetch the whole model")
+    levels = Step(unpack_levels(step.payload, step.kept), step.scale)
+    chosen = step_selection(step, base.size).indices if step.kind == "randk" else None
+    return _arrived(apply_step(base, chosen, levels), step)
 
 
 def first_vector(encoded: bytes, parameters: tuple[Parameter, ...]) -> Vector:
@@ -83,15 +88,3 @@ def _arrived(child: Vector, step: ModelStep) -> Vector:
     if digest_of(child.astype("<f4", copy=False).tobytes()) != step.child:
         raise VectorFileError("the step does not lead to the version it names: fetch the whole model")
     return check_finite(child)
-
-
-def _randk(base: Vector, step: ModelStep) -> Vector:
-    coordinates = step_selection(step, base.size).indices
-    return apply_step(base, coordinates, decode_step(step.payload, step.kept, ANY_LEVEL))
-
-
-def _sparse(base: Vector, step: ModelStep) -> Vector:
-    context = EncodeContext(dimension=base.size, kept=step.kept)
-    with np.errstate(over="ignore"):
-        child: Vector = base + to_dense(codec("topk").decode(step.payload, context))
-    return child

@@ -36,10 +36,10 @@ from shoal_codecs.transport.blobs import BlobPublisher
 from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.messages import Delivery
 from shoal_codecs.updates.coordinates import rand_coordinates
+from shoal_codecs.updates.levels import pack_levels
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import decode_sum, unpack_ring
 from shoal_codecs.updates.step import Step, apply_step, step_from_sum
-from shoal_codecs.updates.step import encode_step as pack_levels
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.heartbeat import Reading, merged
 from shoal_codecs.wire.messages import (
@@ -336,7 +336,7 @@ async def test_a_whole_round(open_mosquitto: BrokerHandle, tmp_path: Path) -> No
                 coordinate_seed(plan),
                 spec.kept,
                 step.scale,
-                pack_levels(step.q, step.scale, spec.n_max * spec.clamp),
+                pack_levels(step.q),
             )
         )
         grown = offer_of(child, 1, parent=base.digest, step=encoded)

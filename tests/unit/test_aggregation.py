@@ -13,18 +13,19 @@ from shoal_codecs.security.sealing import seal
 from shoal_codecs.updates.base import EncodeContext
 from shoal_codecs.updates.coordinates import rand_coordinates
 from shoal_codecs.updates.errors import PayloadLengthError, RingSumRangeError, UnledRoundError
+from shoal_codecs.updates.levels import unpack_levels
 from shoal_codecs.updates.model_step import largest_moves, step_selection
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import encode_ring, pack_ring, unpack_ring
-from shoal_codecs.updates.step import apply_step
-from shoal_codecs.updates.step import decode_step as unpack_levels
+from shoal_codecs.updates.step import Step, apply_step
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import HubOffer, Plan, coordinate_seed, encode_plan, plan_hash
 from shoal_codecs.wire.step import decode_step
 from shoal_coordinator.aggregation import (
     Candidate,
+    Server,
     aggregate_reports,
     aggregate_sums,
     open_update,
@@ -94,6 +95,17 @@ def sum_up(plan: Plan, sums: dict[str, bytes]) -> Candidate:
     return aggregate_sums(plan, m, vector_bytes(BASE), SET, sums, COORDINATOR.sealing_private())
 
 
+def applied(base: bytes, encoded: bytes) -> bytes:
+    """What a device makes of ``base`` by an encoded step."""
+    step, start = decode_step(encoded), vector_of(base)
+    assert step.parent == digest_of(base)
+    levels = Step(unpack_levels(step.payload, step.kept), step.scale)
+    chosen = step_selection(step, D).indices if step.kind == "randk" else None
+    child = vector_bytes(apply_step(start, chosen, levels))
+    assert step.child == digest_of(child)
+    return child
+
+
 def test_two_hubs_sums_become_the_weighted_mean_on_the_rounds_coordinates() -> None:
     plan, given = plan_of("hubs"), updates(0.005)
     candidate = sum_up(plan, sealed(plan, hub_words(plan, given)))
@@ -111,12 +123,9 @@ def test_two_hubs_sums_become_the_weighted_mean_on_the_rounds_coordinates() -> N
 def test_a_device_that_applies_the_step_holds_the_same_bits() -> None:
     plan = plan_of("hubs")
     candidate = sum_up(plan, sealed(plan, hub_words(plan, updates())))
-    step = decode_step(candidate.step)
-    levels = unpack_levels(step.payload, step.kept, plan.n_max * plan.codec.clamp)
-    child = apply_step(BASE, rand_coordinates(step.seed, D, step.kept), levels)
-    assert vector_bytes(child) == candidate.data
-    assert step.child == candidate.digest == digest_of(candidate.data)
-    assert step.parent == plan.base
+    assert applied(vector_bytes(BASE), candidate.step) == candidate.data
+    assert decode_step(candidate.step).kind == "randk"
+    assert candidate.digest == digest_of(candidate.data)
     assert not candidate.bounded
 
 
@@ -130,7 +139,7 @@ def test_a_led_round_steps_on_its_own_coordinates_and_leads_the_next() -> None:
     m = plan_hash(encode_plan(plan))
     sums = sealed(plan, hub_words(plan, updates(0.004), source))
     private = COORDINATOR.sealing_private()
-    candidate = aggregate_sums(plan, m, first.data, SET, sums, private, 1.0, source)
+    candidate = aggregate_sums(plan, m, first.data, SET, sums, private, source=source)
     chosen = ring_spec(plan, source).selection
     moved = vector_of(candidate.data) - base
     assert set(np.flatnonzero(moved)) <= set(chosen.indices)
@@ -145,12 +154,27 @@ def test_a_led_round_steps_on_its_own_coordinates_and_leads_the_next() -> None:
     explored = np.setdiff1d(chosen.indices, chosen.leading)
     assert np.abs(moved[explored] - 19 * mean[explored]).max() <= level
     step = decode_step(candidate.step)
-    levels = unpack_levels(step.payload, step.kept, plan.n_max * plan.codec.clamp)
-    child = apply_step(base, step_selection(step, D).indices, levels)
-    assert vector_bytes(child) == candidate.data
+    assert applied(first.data, candidate.step) == candidate.data
     assert largest_moves(step, D, 100).size == 100
     with pytest.raises(UnledRoundError):
         aggregate_sums(plan, m, first.data, SET, sums, private)
+
+
+def test_a_finer_level_takes_more_bytes_and_never_more_than_the_sum_itself_needs() -> None:
+    plan = plan_of("hubs")
+    sums = sealed(plan, hub_words(plan, updates()))
+    m, key = plan_hash(encode_plan(plan)), COORDINATOR.sealing_private()
+    made = [
+        aggregate_sums(plan, m, vector_bytes(BASE), SET, sums, key, Server(level_rms=level))
+        for level in (1.0, 0.25, 1e-3, 1e-6)
+    ]
+    sizes = [len(one.step) for one in made]
+    assert sizes == sorted(sizes)
+    assert made[-1].data == made[-2].data
+    exact = vector_of(made[-1].data) - BASE
+    for one, level in zip(made, (1.0, 0.25), strict=False):
+        rms = np.sqrt(np.mean(exact[exact != 0] ** 2))
+        assert np.abs(vector_of(one.data) - BASE - exact).max() <= 0.51 * level * rms
 
 
 def test_a_device_that_lies_about_its_levels_cannot_move_the_model_far() -> None:
@@ -227,10 +251,7 @@ def test_updates_that_add_up_to_nothing_still_make_another_version(weight: float
     moved = vector_of(candidate.data)
     assert np.count_nonzero(moved != np.float32(weight)) == 1
     np.testing.assert_allclose(moved, weight, rtol=2e-7, atol=2e-30)
-    step = decode_step(candidate.step)
-    levels = unpack_levels(step.payload, step.kept, 1)
-    child = apply_step(vector_of(base), rand_coordinates(step.seed, D, step.kept), levels)
-    assert vector_bytes(child) == candidate.data
+    assert applied(base, candidate.step) == candidate.data
 
 
 def share(plan: Plan, update: Vector, examples: int) -> bytes:
@@ -240,31 +261,46 @@ def share(plan: Plan, update: Vector, examples: int) -> bytes:
     return pack([examples, codec(plan.codec.name).encode(update, context).payload])
 
 
-def test_dense_reports_become_the_exact_weighted_mean() -> None:
-    plan, given = plan_of("plain", "dense"), updates()
-    shares = {name: share(plan, update, n) for name, (update, n) in given.items()}
-    candidate = aggregate_reports(plan, vector_bytes(BASE), shares)
-    weights = [min(n, plan.codec.weight_cap) for _, n in given.values()]
-    mean = np.average([u for u, _ in given.values()], axis=0, weights=weights)
-    np.testing.assert_allclose(vector_of(candidate.data) - BASE, mean, atol=1e-6)
-    assert candidate.step == b""
-
-
-@pytest.mark.parametrize("name", ["randk", "randk4", "topk", "topk4"])
-def test_sparse_reports_make_a_step_with_the_same_bits(name: str) -> None:
+@pytest.mark.parametrize("name", ["dense", "int8", "int4", "topk", "topk4", "randk", "randk4"])
+def test_reports_make_a_step_that_meets_their_mean_to_half_a_level(name: str) -> None:
     plan, given = plan_of("plain", name), updates()
     shares = {device: share(plan, update, n) for device, (update, n) in given.items()}
-    candidate = aggregate_reports(plan, vector_bytes(BASE), shares)
-    step = decode_step(candidate.step)
-    if step.kind == "randk":
-        levels = unpack_levels(step.payload, step.kept, 2**31 - 1)
-        child = apply_step(BASE, rand_coordinates(step.seed, D, step.kept), levels)
-    else:
-        moves = codec("topk").decode(step.payload, EncodeContext(dimension=D, kept=step.kept))
-        child = BASE + moves.dense()  # type: ignore[union-attr]
-    assert vector_bytes(child) == candidate.data
-    assert digest_of(candidate.data) == step.child
-    assert candidate.norm > 0
+    opened = [open_update(plan, one) for one in shares.values()]
+    mean = np.average([one.update for one in opened], axis=0, weights=[one.weight for one in opened])
+    candidate = aggregate_reports(plan, vector_bytes(BASE), shares, Server(level_rms=0.25))
+    assert applied(vector_bytes(BASE), candidate.step) == candidate.data
+    assert digest_of(candidate.data) == candidate.digest
+    assert 4 * len(candidate.step) < len(candidate.data)
+    scale = decode_step(candidate.step).scale
+    assert scale == pytest.approx(0.25 * np.sqrt(np.mean(mean[mean != 0] ** 2)), rel=1e-3)
+    moved = vector_of(candidate.data) - BASE
+    assert np.abs(moved - mean).max() <= 0.5 * scale + 1e-6
+    assert candidate.norm == pytest.approx(float(np.linalg.norm(moved)), rel=1e-5)
+
+
+def test_the_fewer_coordinates_devices_send_the_shorter_the_step() -> None:
+    sizes = []
+    for kept in (0.01, 0.1, 1.0):
+        plan = plan_of("plain", "topk", kept_share=kept)
+        shares = {device: share(plan, update, n) for device, (update, n) in updates().items()}
+        sizes.append(len(aggregate_reports(plan, vector_bytes(BASE), shares).step))
+    assert sizes[0] * 3 < sizes[2]
+    assert sizes == sorted(sizes)
+
+
+def test_updates_that_add_up_to_nothing_leave_the_version() -> None:
+    plan = plan_of("plain", "dense")
+    for still in (np.zeros(D, np.float32), np.full(D, 1e-25, np.float32)):
+        with pytest.raises(NoUsableReportError, match="nothing"):
+            aggregate_reports(plan, vector_bytes(BASE), {"device-0": share(plan, still, 10)})
+
+
+def test_a_step_that_leaves_the_floats_leaves_the_version() -> None:
+    far = vector_bytes(np.full(D, 3.4e38, np.float32))
+    plan = msgspec.structs.replace(plan_of("plain", "dense", clip_norm=1e38), base=digest_of(far))
+    shares = {"device-0": share(plan, np.full(D, 2e36, np.float32), 10)}
+    with pytest.raises(AggregationError, match="out of float32"):
+        aggregate_reports(plan, far, shares)
 
 
 def test_one_loud_device_is_clipped() -> None:

@@ -11,19 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from shoal_codecs.updates.base import EncodeContext
 from shoal_codecs.updates.coordinates import rand_coordinates
 from shoal_codecs.updates.errors import CoordinateError, PayloadLengthError, UnledRoundError, UpdateError
+from shoal_codecs.updates.levels import pack_levels
 from shoal_codecs.updates.model_step import (
     largest_moves,
     leading_coordinates,
     pack_leading,
     step_selection,
 )
-from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import RingSpec, decode_sum, encode_ring
 from shoal_codecs.updates.selection import Selection, largest, leading_count, select_coordinates
-from shoal_codecs.updates.step import encode_step as pack_levels
 from shoal_codecs.updates.step import step_from_sum
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import CodecPlan
@@ -163,7 +161,7 @@ def step_of(chosen: Selection, q: npt.NDArray[np.int32], child: bytes = b"c" * 3
         SEED,
         chosen.indices.size,
         0.5,
-        pack_levels(q, 0.5, 1000),
+        pack_levels(q),
         chosen.leading.size,
         pack_leading(chosen),
     )
@@ -195,14 +193,15 @@ def test_the_next_rounds_leaders_follow_from_the_encoded_step_alone() -> None:
     assert leading_coordinates(b"", replace(plan, source=b""), b"b" * 32).size == 0
 
 
-def test_sparse_and_initial_steps_lead_too() -> None:
-    mean = np.zeros(50, dtype=np.float32)
-    mean[[3, 9, 20, 44]] = (0.5, -2.0, 1.0, 0.1)
-    payload = codec("topk").encode(mean, EncodeContext(50, 4)).payload
-    sparse = ModelStep("sparse", b"p" * 32, b"c" * 32, b"", 4, 0.0, payload)
-    assert largest_moves(sparse, 50, 2).tolist() == [9, 20]
-    assert largest_moves(sparse, 50, 9).tolist() == [3, 9, 20, 44]
+def test_dense_and_initial_steps_lead_too() -> None:
+    q = np.zeros(50, dtype=np.int32)
+    q[[3, 9, 20, 44]] = (5, -20, 10, 1)
+    dense = ModelStep("dense", b"p" * 32, b"c" * 32, b"", 50, 0.5, pack_levels(q))
+    assert largest_moves(dense, 50, 2).tolist() == [9, 20]
+    assert largest_moves(dense, 50, 9).tolist() == [3, 9, 20, 44]
     assert largest_moves(initial_step(1, b"c" * 32), 50, 5).size == 0
+    with pytest.raises(CoordinateError, match="plan anew"):
+        largest_moves(dense, 60, 2)
 
 
 @QUICK

@@ -27,11 +27,11 @@ from shoal_codecs.secagg.prg import expand
 from shoal_codecs.security.sealing import unseal
 from shoal_codecs.updates.base import EncodeContext, to_dense
 from shoal_codecs.updates.coordinates import rand_coordinates
+from shoal_codecs.updates.levels import pack_levels
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import decode_sum, unpack_ring
-from shoal_codecs.updates.step import apply_step, step_from_sum
-from shoal_codecs.updates.step import encode_step as pack_levels
+from shoal_codecs.updates.step import Step, apply_step, step_from_sum
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.packing import unpack_plain
 from shoal_codecs.wire.plan import TrainingPlan, coordinate_seed, encode_plan, plan_hash
@@ -133,7 +133,7 @@ async def test_a_led_round_takes_its_coordinates_from_the_last_step(
 ) -> None:
     moved = np.zeros(480, dtype=np.int32)
     moved[::3] = np.arange(1, 161)
-    last = ModelStep("randk", bytes(32), device.digest, bytes(32), 480, 0.25, pack_levels(moved, 0.25, 200))
+    last = ModelStep("randk", bytes(32), device.digest, bytes(32), 480, 0.25, pack_levels(moved))
     source = encode_step(last)
     (device.folder / "step").write_bytes(source)
     led = codec_plan(4, name="global_topk", source=digest_of(source))
@@ -198,32 +198,35 @@ async def test_what_top_k_left_out_comes_with_the_next_report(worker: WorkerClie
 async def test_a_step_leads_to_the_version_it_names(worker: WorkerClient, device: Device) -> None:
     seed, kept = b"s" * 32, 480
     q = np.random.default_rng(0).integers(-50, 50, kept).astype(np.int32)
-    from shoal_codecs.updates.step import Step  # noqa: PLC0415
-
     child = apply_step(device.base, rand_coordinates(seed, TASK.dimension, kept), Step(q, 0.25))
     digest = digest_of(child.astype("<f4").tobytes())
-    step = ModelStep("randk", device.digest, digest, seed, kept, 0.25, pack_levels(q, 0.25, 50))
+    step = ModelStep("randk", device.digest, digest, seed, kept, 0.25, pack_levels(q))
     paths = {"base_path": str(device.folder / "base"), "child_path": str(device.folder / "child")}
     await worker.request("apply_step", LIMIT_S, step=encode_step(step), **device.of_task, **paths)
     assert digest_of((device.folder / "child").read_bytes()) == digest
 
-    astray = ModelStep("randk", device.digest, b"?" * 32, seed, kept, 0.25, pack_levels(q, 0.25, 50))
+    astray = ModelStep("randk", device.digest, b"?" * 32, seed, kept, 0.25, pack_levels(q))
     with pytest.raises(WorkerRefusedError, match="fetch the whole") as caught:
         await worker.request("apply_step", LIMIT_S, step=encode_step(astray), **device.of_task, **paths)
     assert caught.value.fault == "VectorFileError"
 
 
-async def test_a_sparse_step_leads_to_the_version_it_names(worker: WorkerClient, device: Device) -> None:
-    move = np.zeros(TASK.dimension, np.float32)
-    move[[3, 500, 9000]] = [1.0, -2.0, 0.5]
-    context = EncodeContext(dimension=TASK.dimension, kept=3)
-    payload = codec("topk").encode(move, context).payload
-    child = device.base + to_dense(codec("topk").decode(payload, context))
+async def test_a_step_over_all_coordinates_leads_to_the_version_it_names(
+    worker: WorkerClient, device: Device
+) -> None:
+    q = np.zeros(TASK.dimension, np.int32)
+    q[[3, 500, 9000]] = [2, -4, 1]
+    child = apply_step(device.base, None, Step(q, 0.5))
     digest = digest_of(child.astype("<f4").tobytes())
-    step = ModelStep("sparse", device.digest, digest, b"", 3, 0.0, payload)
+    step = ModelStep("dense", device.digest, digest, b"", q.size, 0.5, pack_levels(q))
     paths = {"base_path": str(device.folder / "base"), "child_path": str(device.folder / "child")}
     await worker.request("apply_step", LIMIT_S, step=encode_step(step), **device.of_task, **paths)
     assert digest_of((device.folder / "child").read_bytes()) == digest
+    shorter = msgspec.structs.replace(step, kept=q.size - 1)
+    endless = msgspec.structs.replace(step, scale=float("inf"))
+    for bad in (shorter, endless):
+        with pytest.raises(WorkerRefusedError, match="another model"):
+            await worker.request("apply_step", LIMIT_S, step=encode_step(bad), **device.of_task, **paths)
 
 
 async def test_a_seed_leads_to_the_first_version(worker: WorkerClient, device: Device) -> None:
@@ -238,7 +241,7 @@ async def test_a_seed_leads_to_the_first_version(worker: WorkerClient, device: D
     assert target.read_bytes() == (device.folder / "base").read_bytes()
     target.unlink()
 
-    stepless = ModelStep("sparse", b"", device.digest, b"", 0, 0.0, b"")
+    stepless = ModelStep("dense", b"", device.digest, b"", 0, 0.0, b"")
     from_parent = msgspec.structs.replace(right, parent=device.digest)
     for step, base in (
         (initial_step(2, device.digest), ""),

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from shoal_codecs.updates.base import EncodeContext, Indices, SparseUpdate
+from shoal_codecs.updates.base import Indices
 from shoal_codecs.updates.errors import CoordinateError, UnledRoundError
 from shoal_codecs.updates.indexcode import pack_indices, unpack_indices
-from shoal_codecs.updates.registry import TOPK
+from shoal_codecs.updates.levels import unpack_levels
 from shoal_codecs.updates.selection import (
     NO_LEADING,
     Selection,
@@ -13,13 +13,9 @@ from shoal_codecs.updates.selection import (
     leading_count,
     select_coordinates,
 )
-from shoal_codecs.updates.step import decode_step as decode_levels
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import CodecPlan
 from shoal_codecs.wire.step import ModelStep, decode_step
-
-# The digest of the child says whether the levels are right; this only keeps them in 32 bits.
-ANY_LEVEL = (1 << 31) - 1
 
 
 def step_selection(step: ModelStep, dimension: int) -> Selection:
@@ -64,15 +60,12 @@ def largest_moves(step: ModelStep, dimension: int, count: int) -> Indices:
 
     Raises UpdateError for a step of another model.
     """
+    if step.kind == "initial":
+        return NO_LEADING
+    levels = unpack_levels(step.payload, step.kept)
     if step.kind == "randk":
-        selection = step_selection(step, dimension)
-        return selection.largest(decode_levels(step.payload, step.kept, ANY_LEVEL).q, count)
-    if step.kind == "sparse":
-        moved = TOPK.decode(step.payload, EncodeContext(dimension=dimension, kept=step.kept))
-        return _largest_sparse(moved, count)
-    return NO_LEADING
-
-
-def _largest_sparse(moved: SparseUpdate, count: int) -> Indices:
-    magnitudes = np.abs(moved.values)
-    return moved.indices[largest(magnitudes, min(count, int(np.count_nonzero(magnitudes))))]
+        return step_selection(step, dimension).largest(levels, count)
+    if levels.size != dimension:
+        raise CoordinateError(f"a step over {levels.size} parameters leads none of {dimension}: plan anew")
+    magnitudes = np.abs(levels.astype(np.int64))
+    return largest(magnitudes, min(count, int(np.count_nonzero(magnitudes))))

@@ -1,24 +1,17 @@
 """The next global model as base + scale * q: what the coordinator publishes and all apply alike."""
 
 import math
-import struct
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.updates.base import Float32Vector, Indices, Payload, check_vector
-from shoal_codecs.updates.bitpack import MAX_BITS, pack_words, unpack_words, word_dtype
-from shoal_codecs.updates.errors import (
-    CoordinateError,
-    NonFiniteUpdateError,
-    PayloadContentError,
-    PayloadLengthError,
-    VectorShapeError,
-)
-from shoal_codecs.updates.ring import MIN_RING_BITS, RingSpec, RingSum
+from shoal_codecs.updates.base import Float32Vector, Indices, check_vector
+from shoal_codecs.updates.errors import CoordinateError, NonFiniteUpdateError, VectorShapeError
+from shoal_codecs.updates.ring import RingSpec, RingSum
 
-_HEADER = struct.Struct("<fB")
+LEAST_SCALE = float(np.float32(1e-30))
+"""A weight of zero has subnormal neighbours, which not every processor tells from zero."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,70 +35,45 @@ def step_from_sum(total: RingSum, spec: RingSpec, server_lr: float = 1.0) -> Ste
     return Step(total.q, _float32(scale))
 
 
-def apply_step(base: Float32Vector, indices: Indices, step: Step) -> Float32Vector:
-    """Return `base` (float32[D]) moved by `step` at `indices` (int64[k]); `base` stays as it is.
+def apply_step(base: Float32Vector, indices: Indices | None, step: Step) -> Float32Vector:
+    """Return `base` (float32[D]) moved by `step` at `indices` (int64[k], None: all); `base` stays as it is.
 
     One rounding for the product and one for the sum, never a fused multiply-add: the result has the
     same bits on every machine. Raises VectorShapeError, CoordinateError or NonFiniteUpdateError.
     """
     check_vector(base, base.size)
-    if step.q.dtype != np.int32 or step.q.shape != indices.shape or indices.ndim != 1:
-        raise VectorShapeError(
-            f"a step of {step.q.dtype} {step.q.shape} does not match {indices.shape} coordinates"
-        )
-    if indices.size and (indices[0] < 0 or indices[-1] >= base.size):
+    count = base.size if indices is None else indices.size
+    if step.q.dtype != np.int32 or step.q.shape != (count,) or (indices is not None and indices.ndim != 1):
+        raise VectorShapeError(f"a step of {step.q.dtype} {step.q.shape} does not match {count} coordinates")
+    if indices is not None and indices.size and (indices[0] < 0 or indices[-1] >= base.size):
         raise CoordinateError(f"the step reaches beyond the model's {base.size} parameters")
     with np.errstate(over="ignore"):
         moved = step.q.astype(np.float32)
         moved *= np.float32(step.scale)
-        moved += base[indices]
+        moved += base if indices is None else base[indices]
     if not np.isfinite(moved).all():
         raise NonFiniteUpdateError("the step takes a weight out of float32; reject the round")
+    if indices is None:
+        return moved
     out = base.copy()
     out[indices] = moved
     return out
 
 
-def encode_step(q: npt.NDArray[np.int32], scale: float, bound: int) -> bytes:
-    """Pack int32[k] levels within +-`bound` at the narrowest width that holds them.
+def quantise(move: npt.NDArray[np.float64], level_rms: float) -> Step:
+    """Return `move` (float64[k], not all zero) as levels of `level_rms` times the rms of what is not zero.
 
-    Layout: scale float32, width u8, two's complement words; little-endian. `bound` is what the
-    decoder accepts, n_max * L for a plain sum. Raises VectorShapeError, PayloadContentError or
-    NonFiniteUpdateError.
+    Rounded to the nearest level, ties to even. With `level_rms` at most 1 the largest value always has a
+    level. Raises NonFiniteUpdateError where a value is no number or the scale leaves float32.
     """
-    if q.dtype != np.int32 or q.ndim != 1 or not q.size:
-        raise VectorShapeError(f"a step is int32[k], got {q.dtype} of {q.shape}")
-    peak = max(int(q.max()), -int(q.min()))
-    if peak > bound:
-        raise PayloadContentError(f"level {peak} is over the agreed bound {bound}")
-    bits = max(MIN_RING_BITS, peak.bit_length() + 1)
-    if bits > MAX_BITS:
-        raise PayloadContentError(f"level {peak} needs more than {MAX_BITS} bits")
-    words = (q & np.int32((1 << (bits - 1)) - 1)).astype(np.uint32)
-    words |= (q < 0).astype(np.uint32) << np.uint32(bits - 1)
-    header = _HEADER.pack(_float32(scale), bits)
-    return header + pack_words(words.astype(word_dtype(bits)), bits)
-
-
-def decode_step(payload: Payload, count: int, bound: int) -> Step:
-    """Return the step of `count` levels within +-`bound` that `encode_step` packed.
-
-    Raises PayloadLengthError or PayloadContentError.
-    """
-    if len(payload) <= _HEADER.size:
-        raise PayloadLengthError(f"{len(payload)} bytes cannot hold a step of {count} levels")
-    scale, bits = _HEADER.unpack_from(payload)
-    if not MIN_RING_BITS <= bits <= MAX_BITS:
-        raise PayloadContentError(f"a step's width is {MIN_RING_BITS}..{MAX_BITS}, not {bits}")
-    if not math.isfinite(scale):
-        raise PayloadContentError("a step's scale must be finite")
-    words = unpack_words(memoryview(payload)[_HEADER.size :], count, bits)
-    unused = MAX_BITS - bits
-    lifted = (words.astype(np.uint32) << np.uint32(unused)).view(np.int32)
-    q: npt.NDArray[np.int32] = lifted >> np.int32(unused)
-    if int(q.max()) > bound or int(q.min()) < -bound:
-        raise PayloadContentError(f"a level is beyond the agreed bound {bound}")
-    return Step(q, scale)
+    moved = move[move != 0]
+    if not moved.size or not np.isfinite(moved).all():
+        raise NonFiniteUpdateError("a move of zeros, NaN or infinity has no levels; reject the round")
+    peak = float(np.abs(moved).max())
+    # By way of the peak, for squares leave the floats long before the values do.
+    rms = peak * math.sqrt(float(np.square(moved / peak).mean()))
+    scale = max(_float32(level_rms * rms), LEAST_SCALE)
+    return Step(np.rint(move / scale).astype(np.int32), scale)
 
 
 def _float32(scale: float) -> float:

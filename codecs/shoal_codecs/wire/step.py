@@ -11,14 +11,14 @@ from shoal_codecs.wire.packing import pack, unpack
 class ModelStep(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """From ``parent`` to ``child`` (digests of the float32 vectors).
 
-    ``initial``: there is no parent; the child is ``task.initial_weights`` of ``seed``, 8 bytes big-endian.
-    ``randk``: ``payload`` holds ``kept`` packed integers q for the round's coordinates, and the child is
-    ``parent + scale * q`` there; the coordinates are the ``led`` coded in ``leading`` (codec ``global_topk``)
-    and those that ``seed`` draws among the rest. ``sparse``: ``payload`` is a Top-K payload with its own
-    indices.
+    ``kind`` says which coordinates move, each to ``parent + scale * q``; ``payload`` holds the ``kept``
+    integers q as ``updates.levels`` codes them. ``dense``: all of them (those that stay are zeros, which cost
+    nearly nothing). ``randk``: the ``led`` coded in ``leading`` (codec ``global_topk``, else none) and those
+    that ``seed`` draws among the rest. ``initial``: there is no parent and no payload; the child is
+    ``task.initial_weights`` of ``seed``, 8 bytes big-endian.
     """
 
-    kind: Literal["initial", "randk", "sparse"]
+    kind: Literal["initial", "dense", "randk"]
     parent: bytes
     child: bytes
     seed: bytes
