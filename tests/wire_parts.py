@@ -106,6 +106,7 @@ def single_plan(**changes: Any) -> Plan:
     fields: dict[str, Any] = {
         "neighbours": 2,
         "threshold": 2,
+        "edges": 2,
         "prekeys": (b"\x31" * 16, b"\x32" * 16, b"\x33" * 16),
         "shares_ms": NOW_MS + 10_000,
         "masked_ms": NOW_MS + 40_000,
@@ -143,6 +144,7 @@ _OFFER = wire.ModelOffer(
 _VALUES: dict[Any, Any] = {
     ("RevealWanted", "task"): b"\x2b" * 32,
     ("SingleDelivery", "members"): b"\x07",
+    ("SingleShares", "boxes"): (b"box", b"another"),
     ("SingleUnmaskWanted", "signatures"): {"device-02": b"\x28" * 64},
     "accepted": True,
     "action": "rounds.run",
@@ -196,6 +198,7 @@ _VALUES: dict[Any, Any] = {
     "round": 7,
     "sealed": b"sealed",
     "sent": 1900,
+    "seed": b"\x46" * 32,
     "sequence": 12,
     "session": b"\x13" * 8,
     "set_digest": b"\x27" * 32,

@@ -154,6 +154,8 @@ def test_coordinates_hang_on_every_hubs_nonce_and_on_nothing_the_coordinator_cho
         ({"threshold": 0}, "cannot open secrets"),
         ({"threshold": 3}, "cannot open secrets"),
         ({"neighbours": 3}, "among 2 others"),
+        ({"edges": 0}, "0 of them with masks"),
+        ({"edges": 3}, "3 of them with masks"),
         ({"prekeys": (b"\x31" * 16,) * 3}, "prekey of its own"),
         ({"prekeys": (b"\x31" * 16, b"\x32" * 16)}, "prekey of its own"),
         ({"prekeys": (b"\x31" * 16, b"\x32" * 16, b"short")}, "prekey of its own"),

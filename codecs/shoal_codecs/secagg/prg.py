@@ -4,7 +4,13 @@ key = HKDF-SHA256 (RFC 5869) of the seed, salt = plan hash M, info = label, u16 
 name, the name in UTF-8, u16 hub index, both integers little-endian; the share is the ChaCha20
 keystream (RFC 8439) of that key with counter 0 and a zero nonce, read as little-endian words of 8,
 16 or 32 bits, the low w bits of each.
+
+Mode ``single`` expands masks alike: the info is another label and, for the mask of one device, its name;
+for the mask of a pair, both names in their order, each after its length.
 """
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -25,6 +31,8 @@ SEED_BYTES = 32
 PLAN_HASH_BYTES = 32
 MIN_RING_BITS = 2
 LABEL = b"shoal/hub-share/v1"
+SELF_LABEL = b"shoal/single-self/v1"
+PAIR_LABEL = b"shoal/single-pair/v1"
 _U16_MAX = 0xFFFF
 
 
@@ -55,20 +63,72 @@ def share_key(seed: bytes, plan_hash: bytes, device: str, hub_index: int) -> byt
 
     Hub 1 holds no seed. Raises SeedError, PlanHashError, DeviceNameError or HubIndexError.
     """
+    if not 2 <= hub_index <= _U16_MAX:
+        raise HubIndexError(f"hubs 2..{_U16_MAX} expand seeds, not hub {hub_index}")
+    return _key(seed, plan_hash, LABEL + _name(device) + hub_index.to_bytes(2, "little"))
+
+
+def self_mask_key(seed: bytes, plan_hash: bytes, device: str) -> bytes:
+    """Return the 32-byte ChaCha20 key of the mask that `device` alone has (mode ``single``).
+
+    Raises SeedError, PlanHashError or DeviceNameError.
+    """
+    return _key(seed, plan_hash, SELF_LABEL + _name(device))
+
+
+def pair_mask_key(secret: bytes, plan_hash: bytes, one: str, other: str) -> bytes:
+    """Return the 32-byte ChaCha20 key of the mask of two devices, whichever is named first (mode ``single``).
+
+    `secret`: the 32 bytes that both mask keys agree on. The device whose name sorts first adds the mask,
+    the other subtracts it. Raises SeedError, PlanHashError or DeviceNameError.
+    """
+    first, second = sorted((one, other))
+    return _key(secret, plan_hash, PAIR_LABEL + _name(first) + _name(second))
+
+
+def fold_masks(
+    acc: Words, added: Iterable[bytes], subtracted: Iterable[bytes], bits: int, threads: int = 1
+) -> None:
+    """Add some keys' keystreams to `acc` (uint[count] modulo 2**bits) and subtract others', in place.
+
+    With more than one of `threads`, each of them folds its part of the keys into an accumulator of its own.
+    Raises RingWidthError.
+    """
+    work = [(np.add, key) for key in added] + [(np.subtract, key) for key in subtracted]
+    if threads <= 1 or len(work) < 2 * threads:
+        _fold_all(acc, work, bits)
+        return
+    _checked(acc, bits)
+    parts = [np.zeros_like(acc) for _ in range(threads - 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        turns = [
+            pool.submit(_fold_all, part, work[place::threads], bits)
+            for place, part in enumerate((acc, *parts))
+        ]
+        for turn in turns:
+            turn.result()
+    for part in parts:
+        np.add(acc, part, out=acc)
+    if bits < acc.dtype.itemsize * 8:
+        np.bitwise_and(acc, acc.dtype.type((1 << bits) - 1), out=acc)
+
+
+def _key(seed: bytes, plan_hash: bytes, info: bytes) -> bytes:
     if len(seed) != SEED_BYTES:
         raise SeedError(f"a seed has {SEED_BYTES} bytes, got {len(seed)}")
     if len(plan_hash) != PLAN_HASH_BYTES:
         raise PlanHashError(f"a plan hash has {PLAN_HASH_BYTES} bytes, got {len(plan_hash)}")
-    if not 2 <= hub_index <= _U16_MAX:
-        raise HubIndexError(f"hubs 2..{_U16_MAX} expand seeds, not hub {hub_index}")
+    return HKDF(algorithm=SHA256(), length=32, salt=plan_hash, info=info).derive(seed)
+
+
+def _name(device: str) -> bytes:
     try:
         name = device.encode()
     except UnicodeEncodeError:
         raise DeviceNameError("a device name must be valid Unicode text") from None
     if not 1 <= len(name) <= _U16_MAX:
         raise DeviceNameError(f"a device name has 1 to {_U16_MAX} bytes, got {len(name)}")
-    info = LABEL + len(name).to_bytes(2, "little") + name + hub_index.to_bytes(2, "little")
-    return HKDF(algorithm=SHA256(), length=32, salt=plan_hash, info=info).derive(seed)
+    return len(name).to_bytes(2, "little") + name
 
 
 def expand(seed: bytes, plan_hash: bytes, device: str, hub_index: int, count: int, bits: int) -> Words:
@@ -92,12 +152,22 @@ def expand_subtract_from(
     _fold(np.subtract, acc, share_key(seed, plan_hash, device, hub_index), bits)
 
 
-def _fold(operation: np.ufunc, acc: Words, key: bytes, bits: int) -> None:
+def _fold_all(acc: Words, work: Sequence[tuple[np.ufunc, bytes]], bits: int) -> None:
+    for operation, key in work:
+        _fold(operation, acc, key, bits)
+
+
+def _checked(acc: Words, bits: int) -> np.dtype[np.unsignedinteger]:
     dtype = ring_dtype(bits)
     if acc.ndim != 1 or acc.dtype != dtype:
         raise RingWidthError(
             f"a ring of {bits} bits is summed in {dtype} of one axis, got {acc.dtype} {acc.shape}"
         )
+    return dtype
+
+
+def _fold(operation: np.ufunc, acc: Words, key: bytes, bits: int) -> None:
+    dtype = _checked(acc, bits)
     mask = dtype.type((1 << bits) - 1)
     whole = bits == dtype.itemsize * 8
     for start, words in keystream_pieces(key, acc.size, dtype):

@@ -107,15 +107,17 @@ class Prekeys(Message, frozen=True, kw_only=True, tag="pk"):
 
 
 class SingleShares(Message, frozen=True, kw_only=True, tag="s1"):
-    """Mode ``single``: shares of this device's secrets, each box sealed to the neighbour that it names.
+    """Mode ``single``: shares of this device's secrets, a box sealed to each neighbour in the order drawn.
 
-    ``draw`` is the nonce (32 bytes) that drew the neighbours.
+    ``draw`` is the nonce that drew them, ``seed`` the commitment to the seed of the device's own mask (32
+    bytes each).
     """
 
     round: int
     plan_hash: bytes
     draw: bytes
-    boxes: dict[str, bytes]
+    seed: bytes
+    boxes: tuple[bytes, ...]
 
 
 class SingleConsent(Message, frozen=True, kw_only=True, tag="s4"):
@@ -127,7 +129,7 @@ class SingleConsent(Message, frozen=True, kw_only=True, tag="s4"):
 
 
 class SingleUnmask(Message, frozen=True, kw_only=True, tag="s6"):
-    """Mode ``single``: the shares that open masks, sealed to the coordinator's key of the round."""
+    """Mode ``single``: an encoded ``single.MaskOpening``, sealed to the coordinator's key of the round."""
 
     round: int
     plan_hash: bytes
@@ -185,7 +187,7 @@ class Evaluate(Message, frozen=True, kw_only=True, tag="el"):
 class SingleDelivery(Message, frozen=True, kw_only=True, tag="s2"):
     """Mode ``single``: who shared (a bitmap over the cohort), and the boxes meant for this device by sender.
 
-    ``draws`` are the nonces (32 bytes) of the members that share masks or boxes with it.
+    ``draws`` are the nonces (32 bytes) of those senders.
     """
 
     round: int

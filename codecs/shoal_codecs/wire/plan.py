@@ -90,12 +90,14 @@ class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SinglePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What mode ``single`` adds: ``neighbours`` hold shares of a device's secrets, ``threshold`` open them.
 
-    ``prekeys`` are the ids (16 bytes) of the key bundles used, in the cohort's order. Shares are taken until
-    ``shares_ms``, masked vectors until ``masked_ms``; consents and unmasking until the plan closes.
+    With the first ``edges`` of them it shares masks too. ``prekeys`` are the ids (16 bytes) of the key
+    bundles used, in the cohort's order. Shares are taken until ``shares_ms``, masked vectors until
+    ``masked_ms``; consents and unmasking until the plan closes.
     """
 
     neighbours: int
     threshold: int
+    edges: int
     prekeys: tuple[bytes, ...]
     shares_ms: int
     masked_ms: int
@@ -257,8 +259,15 @@ def _private(plan: Plan, privacy: PrivacyPlan) -> Iterator[tuple[bool, str]]:
 def _single(plan: Plan, single: SinglePlan) -> Iterator[tuple[bool, str]]:
     others = len(plan.cohort) - 1
     yield (
-        1 <= single.threshold <= single.neighbours <= others,
-        f"{single.threshold} of {single.neighbours} neighbours among {others} others cannot open secrets",
+        1 <= single.threshold <= single.neighbours <= others and 1 <= single.edges <= single.neighbours,
+        (
+            f"{single.threshold} of {single.neighbours} neighbours among {others} others, "
+            f"{single.edges} of them with masks, cannot open secrets"
+        ),
+    )
+    yield (
+        others >= 2,
+        f"a sum of {others + 1} devices shows each of them the other: invite three at least",
     )
     yield (
         len(single.prekeys) == len(plan.cohort)

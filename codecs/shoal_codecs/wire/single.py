@@ -6,13 +6,17 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from shoal_codecs.wire.errors import MalformedMessageError
-from shoal_codecs.wire.packing import prefixed
+from shoal_codecs.wire.packing import pack, prefixed, unpack
 from shoal_codecs.wire.plan import PREKEY_ID_BYTES
 
 _PREKEY_LABEL = b"shoal/1 prekey\x00"
 _DRAW_LABEL = b"shoal/1 draw\x00"
 _CONSENT_LABEL = b"shoal/1 consent\x00"
 _UNMASK_LABEL = b"shoal/1 unmask\x00"
+_SEED_LABEL = b"shoal/1 self seed\x00"
+_BOX_LABEL = b"shoal/1 single box\x00"
+SHARE_BYTES = 32
+BOX_BYTES = 2 * SHARE_BYTES + 16
 
 
 class Prekey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -26,6 +30,54 @@ class Prekey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     seal_key: bytes
     draw: bytes
     signature: bytes
+
+
+class MaskOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a device gives to open the masks of one split of the members.
+
+    ``own`` is the seed of its own mask. ``shares`` (32 bytes each) follow the cohort's order over the set
+    ``senders`` (a bitmap): of the seed of a sender that is alive, of the mask key of one that is dead.
+    """
+
+    own: bytes
+    senders: bytes
+    shares: bytes
+
+
+def encode_opening(opening: MaskOpening) -> bytes:
+    """Return the opening as bytes, to be sealed."""
+    return pack(opening)
+
+
+def decode_opening(data: bytes, cohort: Sequence[str]) -> tuple[bytes, dict[str, bytes]]:
+    """Return the sender's own seed and its shares by whose secret they are of.
+
+    Raises:
+        MalformedMessageError: not an opening for this cohort.
+    """
+    try:
+        opening = unpack(data, MaskOpening)
+    except msgspec.ValidationError as error:
+        raise MalformedMessageError(f"not an opening of masks ({error}): update the device") from error
+    names = names_in(opening.senders, cohort)
+    if len(opening.own) != SHARE_BYTES or len(opening.shares) != SHARE_BYTES * len(names):
+        raise MalformedMessageError(
+            f"{len(opening.shares)} bytes are not {len(names)} shares of {SHARE_BYTES}: update the device"
+        )
+    return opening.own, {
+        name: opening.shares[place * SHARE_BYTES : (place + 1) * SHARE_BYTES]
+        for place, name in enumerate(names)
+    }
+
+
+def seed_commitment(plan_hash: bytes, device: str, seed: bytes) -> bytes:
+    """Return the commitment (32 bytes) to the seed (32 bytes) of the mask that ``device`` alone has."""
+    return hashlib.sha256(_SEED_LABEL + plan_hash + prefixed(device) + seed).digest()
+
+
+def box_context(plan_hash: bytes, sender: str, receiver: str) -> bytes:
+    """Return what a box of shares from ``sender`` to ``receiver`` is bound to."""
+    return _BOX_LABEL + plan_hash + prefixed(sender) + prefixed(receiver)
 
 
 def draw_commitment(nonce: bytes) -> bytes:
