@@ -5,8 +5,8 @@
 
 writes into coordinator/shoal_coordinator/demo/data/ (or the folder named as first argument):
 
-    digits.task              what devices download: MLP 64-128-10 with train, evaluate, infer,
-                             get_weights and set_weights, and reference gradients
+    digits.task              what devices download: MLP 64-128-10 with train, train_private, evaluate,
+                             infer, get_weights and set_weights, and reference gradients
     digits.templates         inference models the coordinator fills with weights
     digits.npz               1,697 examples that are split among devices
     digits_calibration.npz   100 examples that never go to a device and stand for public data
@@ -33,6 +33,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 from shoal_codecs.wire.task import (
     InputDescription,
     Parameter,
+    PrivateReference,
     ReferenceGradients,
     TaskBundle,
     TypedArray,
@@ -80,6 +81,10 @@ INPUT = InputDescription(shape=(PIXELS,), dtype="uint8", minimum=0.0, maximum=fl
 EXAMPLES = tf.TensorSpec((None, PIXELS), tf.float32, name="x")
 LABELS = tf.TensorSpec((None,), tf.int32, name="y")
 RATE = tf.TensorSpec((1,), tf.float32, name="lr")
+CLIP = tf.TensorSpec((1,), tf.float32, name="clip")
+NOISE = [tf.TensorSpec(one.shape, tf.float32, name=f"noise_{one.name}") for one in PARAMETERS]
+# A gradient of nothing has no direction: this keeps its length off zero.
+LEAST_SQUARE = 1e-30
 WEIGHTS = [tf.TensorSpec(one.shape, tf.float32, name=one.name) for one in PARAMETERS]
 
 
@@ -114,6 +119,11 @@ def cross_entropy_sum(logits: Any, wanted: Any) -> Any:
     return tf.reduce_sum(per_example, axis=0, keepdims=True), gradient
 
 
+def squares(rows: Any) -> Any:
+    """Squared length of each row: (n, d) -> (n, 1)."""
+    return tf.reduce_sum(rows * rows, axis=1, keepdims=True)
+
+
 def logits_of(x: Any, p: dict[str, Any]) -> Any:
     """Raw examples (n, 64) in 0..16 to logits (n, 10)."""
     hidden = relu(dense(x * (1 / GREATEST_PIXEL), p["w1"], p["b1"]))
@@ -144,6 +154,38 @@ class TrainableDigits(tf.Module):
         for name, variable in self.weights.items():
             variable.assign(weights[name] - step * gradients[name])
         return {"loss_sum": loss_sum}
+
+    @tf.function(input_signature=[EXAMPLES, LABELS, RATE, CLIP, *NOISE])
+    def train_private(
+        self, x: Any, y: Any, lr: Any, clip: Any, noise_w1: Any, noise_b1: Any, noise_w2: Any, noise_b2: Any
+    ) -> dict[str, Any]:
+        """One step of DP-SGD (Abadi et al. 2016, algorithm 1); returns the summed loss before the step.
+
+        Every example's gradient is shortened to ``clip`` before it is added; the noise comes in ready to be
+        added to that sum; the step follows their sum divided by the batch. No example's gradient is ever laid
+        out: of a dense layer its length is the product of its input's and its error's (Goodfellow 2015).
+        """
+        p, wanted = self.read(), tf.one_hot(y, CLASSES)
+        scaled = x * (1 / GREATEST_PIXEL)
+        before = tf.matmul(scaled, p["w1"]) + p["b1"]
+        hidden = tf.nn.relu(before)
+        logits = tf.matmul(hidden, p["w2"]) + p["b2"]
+        error = tf.nn.softmax(logits) - wanted
+        back = tf.matmul(error, p["w2"], transpose_b=True) * tf.cast(before > 0, tf.float32)
+        # The bias counts as an input of one.
+        square = (squares(scaled) + 1.0) * squares(back) + (squares(hidden) + 1.0) * squares(error)
+        kept = tf.minimum(1.0, clip / tf.sqrt(tf.maximum(square, LEAST_SQUARE)))
+        back, error_kept = back * kept, error * kept
+        sums = {
+            "w1": tf.matmul(scaled, back, transpose_a=True) + noise_w1,
+            "b1": tf.reduce_sum(back, axis=0) + noise_b1,
+            "w2": tf.matmul(hidden, error_kept, transpose_a=True) + noise_w2,
+            "b2": tf.reduce_sum(error_kept, axis=0) + noise_b2,
+        }
+        step = lr / tf.cast(tf.shape(y), tf.float32)
+        for name, variable in self.weights.items():
+            variable.assign(p[name] - step * sums[name])
+        return {"loss_sum": cross_entropy_sum(logits, wanted)}
 
     @tf.function(input_signature=[EXAMPLES, LABELS])
     def evaluate(self, x: Any, y: Any) -> dict[str, Any]:
@@ -230,6 +272,21 @@ def reference_of(start: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> 
     )
 
 
+def private_reference_of(start: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> PrivateReference:
+    """Lengths of each example's gradient by TensorFlow's own differentiation; half of them are clipped."""
+    p = {name: tf.constant(value, tf.float64) for name, value in start.items()}
+    norms = []
+    for row, label in zip(x, y, strict=True):
+        with tf.GradientTape() as tape:
+            tape.watch(list(p.values()))
+            scaled = tf.constant(row[None], tf.float64) / GREATEST_PIXEL
+            logits = tf.nn.relu(scaled @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits([int(label)], logits)
+        gradients = tape.gradient(loss, p)
+        norms.append(sum(float(tf.reduce_sum(one**2)) for one in gradients.values()) ** 0.5)
+    return PrivateReference(clip=float(np.float32(np.median(norms))), norms=tuple(norms))
+
+
 def layers_of(model: bytes) -> list[tuple[list[int], int]]:
     """Return (inputs, output) tensor indices of each operator, checking the order expected here."""
     graph = schema.Model.GetRootAs(model, 0).Subgraphs(0)
@@ -291,7 +348,7 @@ def main(folder: Path) -> None:
         np.savez_compressed(folder / name, x=x[chosen], y=y[chosen], source=np.array(SOURCE))
 
     start = split_weights(initial_weights(PARAMETERS, SEED), PARAMETERS)
-    signatures = ("train", "evaluate", "infer", "get_weights", "set_weights")
+    signatures = ("train", "train_private", "evaluate", "infer", "get_weights", "set_weights")
     reference_rows = public[:: len(public) // REFERENCE_EXAMPLES][:REFERENCE_EXAMPLES]
     bundle = TaskBundle(
         name=NAME,
@@ -300,6 +357,7 @@ def main(folder: Path) -> None:
         input=INPUT,
         labels=tuple(str(label) for label in range(CLASSES)),
         reference=reference_of(start, x[reference_rows], y[reference_rows]),
+        private=private_reference_of(start, x[reference_rows], y[reference_rows]),
     )
     (folder / "digits.task").write_bytes(encode_task(bundle))
     (folder / "digits.templates").write_bytes(encode_templates(templates_of(start, x[public])))

@@ -17,6 +17,7 @@ from shoal_edge.data import Examples, load_shard, split_held_out
 from shoal_edge.errors import ModelDimensionError, TaskFileError
 from shoal_edge.health_check import paired_counts
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
+from shoal_edge.trainers.base import ExamplePrivacy
 from shoal_edge.trainers.errors import UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
 from shoal_edge.trainers.litert import LiteRtTrainer
@@ -112,6 +113,7 @@ class Jobs:
             learning_rate=promised.training.learning_rate,
             batch_size=promised.training.batch_size,
             rng=rng,
+            privacy=_example_privacy(promised),
             should_stop=should_stop,
         )
         update = ready.trainer.get_weights() - base
@@ -221,6 +223,11 @@ def runtime_name() -> str:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
         return package
+
+
+def _example_privacy(plan: Plan) -> ExamplePrivacy | None:
+    training = plan.training
+    return ExamplePrivacy(training.example_clip, training.example_noise) if training.example_noise else None
 
 
 def _check_dimension(plan: Plan, ready: _Task) -> None:

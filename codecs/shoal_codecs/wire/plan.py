@@ -62,11 +62,18 @@ class CodecPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device does with its examples."""
+    """What a device does with its examples.
+
+    With ``example_noise`` it trains by DP-SGD: each example's gradient is shortened to the L2 norm
+    ``example_clip``, and a batch's sum gets Gaussian noise of ``example_noise * example_clip``. Both are 0
+    where it does not.
+    """
 
     epochs: int
     learning_rate: float
     batch_size: int
+    example_clip: float = 0.0
+    example_noise: float = 0.0
 
 
 class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -214,6 +221,15 @@ def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
         (
             training.epochs >= 1 and training.batch_size >= 1 and 0 < training.learning_rate < math.inf,
             "epochs, batch size and learning rate must be positive and finite",
+        ),
+        (
+            0 <= training.example_clip < math.inf
+            and 0 <= training.example_noise < math.inf
+            and (training.example_clip > 0) == (training.example_noise > 0),
+            (
+                f"example clip {training.example_clip:g} with noise {training.example_noise:g} protects "
+                "nothing: set both, or neither"
+            ),
         ),
     )
 

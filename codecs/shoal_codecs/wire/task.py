@@ -120,12 +120,24 @@ class ReferenceGradients(msgspec.Struct, frozen=True):
     correct: int
 
 
+class PrivateReference(msgspec.Struct, frozen=True):
+    """What a correct runtime computes in ``train_private``, on the batch and weights of the gradients.
+
+    ``norms`` (n,) are the L2 lengths of each example's gradient, ``clip`` is one that shortens some of them.
+    """
+
+    clip: float
+    norms: tuple[float, ...]
+
+
 class TaskBundle(msgspec.Struct, frozen=True):
     """Everything a device downloads to train; the deployable templates stay at the coordinator.
 
     ``trainable`` is a LiteRT flatbuffer with the signatures train, evaluate, infer, get_weights and
     set_weights; its weights are inputs and outputs named like ``parameters``. What it holds as their first
-    values is never used: zeros make the file small.
+    values is never used: zeros make the file small. With a ``private`` reference it has ``train_private``
+    too, which clips each example's gradient and adds the noise it is given (``noise_`` and a parameter's
+    name).
     """
 
     name: str
@@ -135,6 +147,7 @@ class TaskBundle(msgspec.Struct, frozen=True):
     labels: tuple[str, ...]
     reference: ReferenceGradients
     defaults: TrainingDefaults = TrainingDefaults()
+    private: PrivateReference | None = None
 
     @property
     def dimension(self) -> int:
@@ -244,6 +257,15 @@ def _check_reference(bundle: TaskBundle) -> None:
     )
     if not fits:
         raise InvalidTaskError("the reference gradients are of another model: author the task again")
+    private = bundle.private
+    if private is None:
+        return
+    lengths = (private.clip, *private.norms)
+    if len(private.norms) != count or not all(0 < one < math.inf for one in lengths):
+        raise InvalidTaskError(
+            "a private reference has a clip norm and a length for each example, all above zero: "
+            "author the task again"
+        )
 
 
 def encode_task(bundle: TaskBundle) -> bytes:

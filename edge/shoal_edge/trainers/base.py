@@ -51,6 +51,13 @@ class FitReport(msgspec.Struct, frozen=True):
     loss_after: float
 
 
+class ExamplePrivacy(msgspec.Struct, frozen=True):
+    """DP-SGD: each example's gradient is shortened to ``clip``, a batch's sum noised by ``noise * clip``."""
+
+    clip: float
+    noise: float
+
+
 class Trainer(Protocol):
     """Trains one task's model; weights cross as one flat float32 vector of ``dimension`` entries.
 
@@ -83,11 +90,13 @@ class Trainer(Protocol):
         learning_rate: float,
         batch_size: int,
         rng: np.random.Generator,
+        privacy: ExamplePrivacy | None = ...,
         should_stop: Callable[[], bool] = ...,
         on_progress: Callable[[int, int], None] = ...,
     ) -> FitReport:
         """Train on raw examples ``x`` (n, ...) with labels ``y`` (n,), shuffled by ``rng``.
 
+        With ``privacy`` by DP-SGD, whose noise comes from the system's generator and not from ``rng``.
         ``should_stop`` is asked before each step; ``on_progress`` hears steps done and steps in all.
         """
         ...

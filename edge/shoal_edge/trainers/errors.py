@@ -19,6 +19,10 @@ class MissingSignatureError(UnusableModelError):
     """A .tflite file that cannot be trained: one of the five signatures is not in it."""
 
 
+class NoPrivateTrainingError(TrainingError):
+    """The plan asks for DP-SGD, and the task has no signature or no reference for it."""
+
+
 class TaskMismatchError(UnusableModelError):
     """A trainable model whose weights are not those its task describes."""
 

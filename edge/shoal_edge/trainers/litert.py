@@ -9,29 +9,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.wire.task import GRADIENT_LEVELS, TaskBundle, initial_weights, split_weights
+from shoal_codecs.wire.task import TaskBundle, initial_weights, split_weights
 from shoal_edge.data import check_examples
-from shoal_edge.trainers.base import EvaluationCounts, FitReport
+from shoal_edge.trainers.base import EvaluationCounts, ExamplePrivacy, FitReport
 from shoal_edge.trainers.errors import (
     FitCancelledError,
     InvalidFitSettingsError,
     MissingSignatureError,
     NonFiniteLossError,
     NonFiniteWeightsError,
+    NoPrivateTrainingError,
     SelfTestError,
     TaskMismatchError,
     TooFewExamplesError,
     UnusableModelError,
     WeightShapeError,
 )
+from shoal_edge.trainers.private import NOISE_PREFIX, PrivateSteps
 from shoal_edge.trainers.runtime import open_model
+from shoal_edge.trainers.self_test import check_gradients
 
 SIGNATURES = ("train", "evaluate", "infer", "get_weights", "set_weights")
+PRIVATE_SIGNATURE = "train_private"
 # Bounds the memory of an evaluation whatever the device holds.
 _EVALUATION_BATCH = 256
 # A large power of two scales the step exactly and keeps its rounding far under the tolerance.
 _SELF_TEST_RATE = 16.0
-_SELF_TEST_TOLERANCE = 1e-4
 
 Weights = npt.NDArray[np.float32]
 
@@ -103,15 +106,18 @@ class LiteRtTrainer:
         learning_rate: float,
         batch_size: int,
         rng: np.random.Generator,
+        privacy: ExamplePrivacy | None = None,
         should_stop: Callable[[], bool] = _never,
         on_progress: Callable[[int, int], None] = _unheard,
     ) -> FitReport:
         """Train with SGD on raw examples ``x`` (n, ...) and labels ``y`` (n,), shuffled by ``rng``.
 
         ``should_stop`` is asked before each step; ``on_progress`` hears steps done and steps in all.
-        The last batch of an epoch may be smaller; its step follows the mean over what it holds.
+        The last batch of an epoch may be smaller; its step follows the mean over what it holds. With
+        ``privacy`` each step is one of DP-SGD, with noise of its own from the system's generator.
 
         Raises:
+            NoPrivateTrainingError: ``privacy`` is asked for, and the task cannot give it.
             InvalidFitSettingsError: a setting that is no positive number.
             DataError: examples that do not fit the task, or none.
             FitCancelledError: ``should_stop`` said so.
@@ -122,6 +128,9 @@ class LiteRtTrainer:
                 f"epochs {epochs}, batch_size {batch_size}, learning_rate {learning_rate}: each must "
                 "be above zero; correct the round's plan"
             )
+        signature, steps = "train", None
+        if privacy is not None:
+            signature, steps = self._private_signature(), PrivateSteps(privacy, self._bundle.parameters)
         inputs, labels = self._checked_examples(x, y)
         before = self._evaluate(inputs, labels)
         rate = np.array([learning_rate], np.float32)
@@ -133,7 +142,8 @@ class LiteRtTrainer:
                 if should_stop():
                     raise FitCancelledError(f"stopped after {step} of {total} steps: nothing to send")
                 batch = order[start : start + batch_size]
-                result = self._run("train", x=inputs[batch], y=labels[batch], lr=rate)
+                more = steps.inputs() if steps else {}
+                result = self._run(signature, x=inputs[batch], y=labels[batch], lr=rate, **more)
                 self._refuse_non_finite_loss(float(result["loss_sum"][0]), step)
                 step += 1
                 on_progress(step, total)
@@ -160,27 +170,29 @@ class LiteRtTrainer:
             SelfTestError: this interpreter computes something else.
         """
         reference = self._bundle.reference
-        x, y = reference.x.numpy().astype(np.float32), reference.y.numpy()
         kept = self.get_weights()
         try:
             self.set_weights(self._initial)
-            counts = self._evaluate(x, y)
-            self._run("train", x=x, y=y, lr=np.array([_SELF_TEST_RATE], np.float32))
-            gradient = (self._initial - self.get_weights()) / _SELF_TEST_RATE
+            counts = self._evaluate(reference.x.numpy().astype(np.float32), reference.y.numpy())
+            check_gradients(self._bundle, counts, self._gradient)
         except (UnusableModelError, NonFiniteWeightsError) as error:
             raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
         finally:
             self.set_weights(kept)
-        scales = np.repeat(reference.scales, [one.size for one in self._bundle.parameters])
-        # In levels, so that each parameter is measured by its own largest gradient.
-        fault = float(np.abs(gradient / scales - reference.gradient.numpy()).max() / GRADIENT_LEVELS)
-        same_loss = math.isclose(counts.loss_sum, reference.loss_sum, rel_tol=_SELF_TEST_TOLERANCE)
-        if not fault <= _SELF_TEST_TOLERANCE or not same_loss or counts.correct != reference.correct:
-            raise SelfTestError(
-                f"gradients are off by {fault:.1e} of a parameter's largest (at most "
-                f"{_SELF_TEST_TOLERANCE:g}), loss {counts.loss_sum:.6g} where {reference.loss_sum:.6g} is "
-                "right: do not train here; install the pinned interpreter of shoal[edge]"
+
+    def _gradient(self, signature: str, /, **batch: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return what a step on ``batch`` follows, (D,), from the initial weights."""
+        self.set_weights(self._initial)
+        self._run(signature, lr=np.array([_SELF_TEST_RATE], np.float32), **batch)
+        return (self._initial - self.get_weights()).astype(np.float64) / _SELF_TEST_RATE
+
+    def _private_signature(self) -> str:
+        if self._bundle.private is None:
+            raise NoPrivateTrainingError(
+                f"task {self._bundle.name} has no {PRIVATE_SIGNATURE} with a reference: author it with both, "
+                "or set example_clip and example_noise to 0"
             )
+        return PRIVATE_SIGNATURE
 
     def _evaluate(self, inputs: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> EvaluationCounts:
         counts = EvaluationCounts()
@@ -203,18 +215,21 @@ class LiteRtTrainer:
             runners = {
                 name: self._interpreter.get_signature_runner(name)
                 for name in self._interpreter.get_signature_list()
-                if name in SIGNATURES
+                if name in (*SIGNATURES, PRIVATE_SIGNATURE)
             }
-            missing = [name for name in SIGNATURES if name not in runners]
+            needed = SIGNATURES if self._bundle.private is None else (*SIGNATURES, PRIVATE_SIGNATURE)
+            missing = [name for name in needed if name not in runners]
             if missing:
                 raise MissingSignatureError(
                     f"task {self._bundle.name} lacks the signatures {', '.join(missing)}: author it "
-                    f"as a trainable model with {', '.join(SIGNATURES)}"
+                    f"as a trainable model with {', '.join(needed)}"
                 )
-            sides = (
+            sides = [
                 runners["set_weights"].get_input_details(),
                 runners["get_weights"].get_output_details(),
-            )
+            ]
+            if self._bundle.private is not None:
+                sides.append(_noise_of(runners[PRIVATE_SIGNATURE].get_input_details()))
         except (ValueError, RuntimeError) as error:
             raise self._refused(error) from error
         wanted = {one.name: one.shape for one in self._bundle.parameters}
@@ -248,3 +263,10 @@ class LiteRtTrainer:
     def _refuse_non_finite_loss(self, loss_sum: float, step: int) -> None:
         if not math.isfinite(loss_sum):
             raise NonFiniteLossError(f"the loss is {loss_sum} after {step} steps: lower the learning rate")
+
+
+def _noise_of(details: dict[str, Any]) -> dict[str, Any]:
+    """Return the noise inputs by the names of their parameters."""
+    return {
+        name.removeprefix(NOISE_PREFIX): one for name, one in details.items() if name.startswith(NOISE_PREFIX)
+    }

@@ -1,0 +1,71 @@
+"""Whether an interpreter computes what the task's author computed: loss, gradients, private gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_codecs.wire.task import GRADIENT_LEVELS, PrivateReference, TaskBundle
+from shoal_edge.trainers.base import EvaluationCounts
+from shoal_edge.trainers.errors import SelfTestError
+from shoal_edge.trainers.private import noise_inputs
+
+TOLERANCE = 1e-4
+# Known noise, in clip norms: a graph that loses or scales what it is given is found.
+_PROBE = 0.25
+_REMEDY = "do not train here; install the pinned interpreter of shoal[edge]"
+
+
+class Gradient(Protocol):
+    """What a step on a batch follows, from the reference's weights."""
+
+    def __call__(self, signature: str, /, **batch: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return the vector (D,) that ``signature`` multiplies with the learning rate."""
+        ...
+
+
+def check_gradients(bundle: TaskBundle, counts: EvaluationCounts, gradient: Gradient) -> None:
+    """Compare ``counts`` and the ``gradient`` of the stored batch with the reference.
+
+    Raises:
+        SelfTestError: this interpreter computes something else.
+    """
+    reference = bundle.reference
+    x, y = reference.x.numpy().astype(np.float32), reference.y.numpy()
+    scales = np.repeat(reference.scales, [one.size for one in bundle.parameters])
+    # In levels, so that each parameter is measured by its own largest gradient.
+    off = gradient("train", x=x, y=y) / scales - reference.gradient.numpy()
+    fault = float(np.abs(off).max() / GRADIENT_LEVELS)
+    same_loss = math.isclose(counts.loss_sum, reference.loss_sum, rel_tol=TOLERANCE)
+    if not fault <= TOLERANCE or not same_loss or counts.correct != reference.correct:
+        raise SelfTestError(
+            f"gradients are off by {fault:.1e} of a parameter's largest (at most {TOLERANCE:g}), loss "
+            f"{counts.loss_sum:.6g} where {reference.loss_sum:.6g} is right: {_REMEDY}"
+        )
+    if bundle.private is not None:
+        _check_private(bundle, bundle.private, gradient)
+
+
+def _check_private(bundle: TaskBundle, private: PrivateReference, gradient: Gradient) -> None:
+    """Compare ``train_private`` with each example's own gradient, and those with their stored lengths."""
+    x, y = bundle.reference.x.numpy().astype(np.float32), bundle.reference.y.numpy()
+    singles = np.stack([gradient("train", x=x[n : n + 1], y=y[n : n + 1]) for n in range(len(y))])
+    lengths = np.linalg.norm(singles, axis=1)
+    if not np.allclose(lengths, private.norms, rtol=TOLERANCE, atol=0):
+        raise SelfTestError(
+            f"an example's gradient is {lengths.max():.6g} long where {max(private.norms):.6g} is right: "
+            f"{_REMEDY}"
+        )
+    probe = np.full(bundle.dimension, _PROBE * private.clip, np.float32)
+    probe[1::2] *= -1
+    clip = np.array([private.clip], np.float32)
+    found = gradient("train_private", x=x, y=y, clip=clip, **noise_inputs(probe, bundle.parameters))
+    wanted = np.minimum(1.0, private.clip / lengths) @ singles + probe
+    fault = float(np.abs(found * len(y) - wanted).max() / private.clip)
+    if not fault <= TOLERANCE:
+        raise SelfTestError(
+            f"private gradients are off by {fault:.1e} of the clip norm (at most {TOLERANCE:g}): {_REMEDY}"
+        )
