@@ -37,7 +37,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``minimum`` devices and ``floor_share`` of the cohort are the floors; ``quorum_share`` of it starts
     the hubs' patience. ``over_selection`` invites that many times the ``cohort_max`` (0: everybody).
     One level of the step down is ``level_rms`` times the move's root mean square.
-    Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own.
+    Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own. ``example_clip`` and
+    ``example_noise`` make devices train by DP-SGD.
     """
 
     mode: Literal["hubs", "plain"] = "hubs"
@@ -51,6 +52,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     epochs: int = 0
     learning_rate: float = 0.0
     batch_size: int = 0
+    example_clip: float = 0.0
+    example_noise: float = 0.0
     minimum: int = 3
     floor_share: float = 0.8
     quorum_share: float = 0.8

@@ -37,6 +37,7 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``minimum`` devices are the floor; ``quorum_share`` of the cohort starts ``patience_ms``.
     ``window_ms`` is how long a round is open. ``clock_slack_ms`` opens it that much in the past, for devices
     whose clocks are late. ``privacy`` are the terms of every round, None for rounds without noise.
+    ``example_clip`` and ``example_noise`` are DP-SGD on the devices, 0 for plain training.
     """
 
     fleet: str
@@ -50,6 +51,8 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     epochs: int = 5
     learning_rate: float = 0.2
     batch_size: int = 16
+    example_clip: float = 0.0
+    example_noise: float = 0.0
     minimum: int = 3
     floor_share: float = 0.8
     quorum_share: float = 0.8
@@ -110,6 +113,8 @@ def make_plan(
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
                 batch_size=settings.batch_size,
+                example_clip=settings.example_clip,
+                example_noise=settings.example_noise,
             ),
             n_min=floor,
             n_max=size,

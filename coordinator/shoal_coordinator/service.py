@@ -39,7 +39,7 @@ from shoal_coordinator.privacy_desk import PrivacyDesk
 from shoal_coordinator.privacy_terms import make_terms
 from shoal_coordinator.registry import Registry
 from shoal_coordinator.release_setup import make_releases
-from shoal_coordinator.round_errors import TaskFileError
+from shoal_coordinator.round_errors import InvalidRoundPlanError, TaskFileError
 from shoal_coordinator.round_steps import RoundTimings
 from shoal_coordinator.schedule import Schedule
 from shoal_coordinator.selection import SelectionRules
@@ -142,9 +142,11 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
     ``fleet`` devices are enrolled.
 
     Raises:
-        InvalidRoundPlanError, FleetTooSmallError: a privacy budget that cannot be meant.
+        InvalidRoundPlanError, FleetTooSmallError: a privacy budget that cannot be meant, or DP-SGD that the
+            task cannot do.
     """
     rounds, task = settings.rounds, bundle.defaults
+    _check_example_privacy(rounds, bundle)
     return PlanSettings(
         fleet=settings.fleet,
         mode=rounds.mode,
@@ -156,6 +158,8 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         epochs=rounds.epochs or task.epochs,
         learning_rate=rounds.learning_rate or task.learning_rate,
         batch_size=rounds.batch_size or task.batch_size,
+        example_clip=rounds.example_clip,
+        example_noise=rounds.example_noise,
         minimum=rounds.minimum,
         floor_share=rounds.floor_share,
         quorum_share=rounds.quorum_share,
@@ -164,6 +168,20 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         clock_slack_ms=int(rounds.clock_slack_s * 1000),
         privacy=make_terms(rounds.privacy, rounds.mode, fleet, _wanted(rounds, fleet)),
     )
+
+
+def _check_example_privacy(rounds: RoundSettings, bundle: TaskBundle) -> None:
+    wanted = (rounds.example_clip, rounds.example_noise)
+    if any(wanted) and not all(wanted):
+        raise InvalidRoundPlanError(
+            f"example_clip {wanted[0]:g} with example_noise {wanted[1]:g} protects nothing: set both, or "
+            "neither"
+        )
+    if any(wanted) and bundle.private is None:
+        raise InvalidRoundPlanError(
+            f"task {bundle.name} cannot train with example_noise: author it with train_private, or set "
+            "example_clip and example_noise to 0"
+        )
 
 
 def _wanted(rounds: RoundSettings, fleet: int) -> int:

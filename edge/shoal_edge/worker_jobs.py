@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import Plan, decode_plan
 from shoal_codecs.wire.task import TaskBundle, decode_task
@@ -133,6 +134,8 @@ class Jobs:
             "norm": float(np.linalg.norm(update)),
             "seconds": time.perf_counter() - started,
         }
+        if promised.training.example_noise:
+            answer["example_epsilon"] = example_charge(promised.training).epsilon(EXAMPLE_DELTA)
         if preview and shared.words is not None:
             answer["preview"] = _preview(update, shared)
         return answer

@@ -22,6 +22,7 @@ from edge_parts import (
     make_plan,
     write_examples,
 )
+from shoal_codecs.privacy.examples import example_charge
 from shoal_codecs.secagg.additive import combine
 from shoal_codecs.secagg.prg import expand
 from shoal_codecs.security.sealing import unseal
@@ -37,6 +38,7 @@ from shoal_codecs.wire.packing import unpack_plain
 from shoal_codecs.wire.plan import TrainingPlan, coordinate_seed, encode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
 from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
+from shoal_codecs.wire.task import encode_task
 from shoal_edge.errors import (
     WorkerCrashedError,
     WorkerRefusedError,
@@ -126,6 +128,28 @@ async def test_both_shares_add_up_to_the_update(worker: WorkerClient, device: De
         "ciphertexts", "examples", "steps", "loss_before", "loss_after", "norm", "seconds", "preview"
     }  # fmt: skip
     assert answer["loss_after"] < answer["loss_before"]
+
+
+async def test_a_plan_with_noise_on_examples_is_trained_by_dp_sgd(
+    worker: WorkerClient, device: Device
+) -> None:
+    plan = make_plan(FLEET, device.digest, training=TrainingPlan(1, 1.0, 48, 1.0, 5.0))
+    answer = await worker.request("fit_and_report", LIMIT_S, **device.fit(encode_plan(plan)))
+    # Beside noise of 5 clip norms a coordinate, over a batch of 48, what was learned is nothing.
+    assert answer["norm"] == pytest.approx(5 / 48 * TASK.dimension**0.5, rel=0.05)
+    assert answer["example_epsilon"] == pytest.approx(example_charge(plan.training).epsilon(1e-5))
+
+
+async def test_a_task_without_private_training_declines_such_a_plan(
+    worker: WorkerClient, device: Device
+) -> None:
+    older = encode_task(msgspec.structs.replace(TASK, private=None))
+    device.task.write_bytes(older)
+    plan = make_plan(FLEET, device.digest, training=TrainingPlan(1, 1.0, 48, 1.0, 5.0))
+    with pytest.raises(WorkerRefusedError, match="example_noise to 0"):
+        await worker.request(
+            "fit_and_report", LIMIT_S, **device.fit(encode_plan(plan), task=digest_of(older))
+        )
 
 
 async def test_a_led_round_takes_its_coordinates_from_the_last_step(

@@ -13,6 +13,9 @@ from shoal_codecs.privacy.charge import Charge
 from shoal_codecs.privacy.errors import UnprivatePlanError
 from shoal_codecs.wire.plan import TrainingPlan
 
+EXAMPLE_DELTA = 1e-5
+"""With which a device says what one round cost an example; a device with more than 10,000 wants less."""
+
 
 def example_charge(training: TrainingPlan) -> Charge:
     """Return what one round costs one example of a device, in whichever batches it lies.
