@@ -20,7 +20,7 @@ from shoal_codecs.secagg.hub_floors import HubFloors
 from shoal_codecs.security.identity import Identity, create_identity
 from shoal_codecs.security.post import Post
 from shoal_codecs.security.roster import Party, RosterBody, load_roster, sign_roster
-from shoal_codecs.security.sealing import seal, unseal
+from shoal_codecs.security.sealing import new_sealing_key, seal, unseal
 from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.messages import Delivery
 from shoal_codecs.transport.settings import LinkSettings
@@ -28,7 +28,26 @@ from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
 from shoal_codecs.wire.blob import digest_of
-from shoal_codecs.wire.messages import AnyMessage, HubStatus, HubSumPart, Message, PlanProposal, ReportPart
+from shoal_codecs.wire.hubs import (
+    HubPromise,
+    NeverReleased,
+    challenge_digest,
+    promise_of,
+    promise_set_digest,
+    promise_signing_bytes,
+)
+from shoal_codecs.wire.messages import (
+    AnyMessage,
+    HubStatus,
+    HubSumPart,
+    Message,
+    NonceRevealed,
+    PeerLog,
+    PlanProposal,
+    ReportPart,
+    RevealWanted,
+    RoundAbandoned,
+)
 from shoal_codecs.wire.plan import (
     CodecPlan,
     HubOffer,
@@ -54,18 +73,19 @@ FLEET = "test"
 HUBS = ("hub-1", "hub-2")
 DEVICES = ("device-01", "device-02", "device-03", "device-04")
 BITS = 12
+BASE = hashlib.sha256(b"base").digest()
 
 
 class Fleet:
     """Everybody's keys and folders under ``root``, and what a coordinator and devices would make."""
 
-    def __init__(self, root: Path, url: str) -> None:
-        self.root, self.url = root, url
+    def __init__(self, root: Path, url: str, hubs: tuple[str, ...] = HUBS) -> None:
+        self.root, self.url, self.hubs = root, url, hubs
         self.topics = Topics(FLEET)
         authority = Identity("authority", os.urandom(32))
         self.people = {
             name: create_identity(name, root / name / "identity.key")
-            for name in ("coordinator", "operator", *HUBS, *DEVICES)
+            for name in ("coordinator", "operator", *hubs, *DEVICES)
         }
         parties = tuple(Party(name, self._role(name), one.public) for name, one in self.people.items())
         for name in self.people:
@@ -99,10 +119,10 @@ class Fleet:
             "fleet": FLEET,
             "round": number,
             "task": bytes(32),
-            "base": hashlib.sha256(b"base").digest(),
+            "base": BASE,
             "roster": self.roster.digest,
             "cohort": DEVICES,
-            "hubs": tuple(offers[hub] for hub in HUBS),
+            "hubs": tuple(offers[hub] for hub in self.hubs),
             "codec": CodecPlan("randk", 200, 50, 4.0, 12, BITS, 150),
             "training": TrainingPlan(1, 0.1, 8),
             "n_min": 4,
@@ -124,11 +144,11 @@ class Update:
         self.device, self.plan = device, plan
         self.words: Words = rng.integers(0, 1 << BITS, spec.words).astype(np.uint16)
         digest = plan_hash(encode_plan(plan))
-        seeds = [os.urandom(32)]
-        first = pack_ring(split(self.words, BITS, 2, seeds, digest, device), BITS)
+        seeds = [os.urandom(32) for _ in plan.hubs[1:]]
+        first = pack_ring(split(self.words, BITS, len(plan.hubs), seeds, digest, device), BITS)
         sealed = [
             seal(offer.key, share, share_context(digest, device, offer.hub))
-            for offer, share in zip(plan.hubs, (first, seeds[0]), strict=True)
+            for offer, share in zip(plan.hubs, (first, *seeds), strict=True)
         ]
         self._bind(fleet, digest, sealed)
 
@@ -159,6 +179,8 @@ class Voice:
         self.fleet, self.link, self.name = fleet, link, name
         self.post = fleet.post(name)
         self.heard: list[AnyMessage] = []
+        self.hubs = fleet.hubs
+        self.asked: set[bytes] = set()
         self._news = asyncio.Event()
 
     async def listen(self, delivery: Delivery) -> None:
@@ -190,30 +212,67 @@ class Voice:
         await self.link.publish(topic, self.post.encode(topic, message))
 
     async def tell_hubs(self, kind: type[Message], *hubs: str, **fields: Any) -> None:
-        for hub in hubs or HUBS:
+        for hub in hubs or self.hubs:
             await self.say(self.fleet.topics.hub(hub, "control"), kind, **fields)
 
-    async def propose(self, plan: Plan, *hubs: str) -> bytes:
-        """Propose ``plan``, signed as the coordinator signs; return its hash."""
+    async def propose(self, plan: Plan, *hubs: str, **changes: Any) -> bytes:
+        """Propose ``plan``, signed as the coordinator signs, with all certificates; return its hash."""
         data = encode_plan(plan)
-        signature = self.fleet.people["coordinator"].sign(plan_signing_bytes(data))
-        await self.tell_hubs(PlanProposal, *hubs, plan=data, signature=signature)
+        fields: dict[str, Any] = {
+            "plan": data,
+            "signature": self.fleet.people["coordinator"].sign(plan_signing_bytes(data)),
+            "certificates": self.certificates(),
+        }
+        await self.tell_hubs(PlanProposal, *hubs, **(fields | changes))
         return plan_hash(data)
 
-    async def offers(self, unlike: dict[str, HubOffer] | None = None) -> dict[str, HubOffer]:
-        """Return what every hub offers, once each offers something else than in ``unlike``."""
+    def certificates(self) -> tuple[NeverReleased, ...]:
+        """Return what hubs have certified, as a coordinator passes it on."""
+        by_plan: dict[bytes, dict[str, bytes]] = {}
+        for one in self.all(RoundAbandoned):
+            by_plan.setdefault(one.plan_hash, {})[one.sender] = one.certificate
+        return tuple(NeverReleased(digest, signatures) for digest, signatures in by_plan.items())
 
-        def newest() -> dict[str, HubOffer]:
-            return {one.sender: one.offer for one in self.all(HubStatus) if one.offer is not None}
+    async def promises(self) -> tuple[HubPromise, ...]:
+        """Return what every hub promises, once each promises something that was not asked for before."""
 
-        await self.until(
-            lambda: all(hub in newest() and newest()[hub] != (unlike or {}).get(hub) for hub in HUBS)
-        )
-        return newest()
+        def newest() -> dict[str, HubPromise]:
+            found = {one.sender: one.promise for one in self.all(HubStatus) if one.promise is not None}
+            return {hub: one for hub, one in found.items() if one.key not in self.asked}
+
+        await self.until(lambda: newest().keys() >= set(self.hubs))
+        return tuple(newest()[hub] for hub in self.hubs)
+
+    async def offers(self, base: bytes = BASE, task: bytes = bytes(32)) -> dict[str, HubOffer]:
+        """Have every hub show what it promises to a plan on ``base`` and return it as plans name it."""
+        promises = await self.promises()
+        self.asked |= {one.key for one in promises}
+        await self.tell_hubs(RevealWanted, *self.hubs, task=task, base=base, promises=promises)
+        return await self.shown(promises)
+
+    async def offers_again(self, promises: tuple[HubPromise, ...]) -> dict[str, HubOffer]:
+        """Ask once more for what stands behind ``promises``."""
+        self.heard = [one for one in self.heard if not isinstance(one, NonceRevealed)]
+        await self.tell_hubs(RevealWanted, *self.hubs, task=bytes(32), base=BASE, promises=promises)
+        return await self.shown(promises)
+
+    async def shown(self, promises: tuple[HubPromise, ...]) -> dict[str, HubOffer]:
+        """Return the offers behind ``promises`` once all of them are shown."""
+        digest = promise_set_digest(promises)
+
+        def nonces() -> dict[str, NonceRevealed]:
+            return {one.sender: one for one in self.all(NonceRevealed) if one.set_digest == digest}
+
+        asked = [one for one in promises if one.hub in self.hubs]
+        await self.until(lambda: nonces().keys() >= {one.hub for one in asked})
+        return {
+            one.hub: HubOffer(one.hub, one.key, nonces()[one.hub].nonce, nonces()[one.hub].challenge)
+            for one in asked
+        }
 
     async def report(self, update: Update, *hubs: str, part_bytes: int = 65536, **changes: Any) -> None:
         """Send an update's reports, in parts."""
-        for hub in hubs or HUBS:
+        for hub in hubs or self.hubs:
             data = encode_report(changes.get("report") or update.reports[hub])
             pieces = [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]
             topic = self.fleet.topics.report(hub, update.device)
@@ -231,16 +290,73 @@ class Voice:
                 await self.link.publish(topic, self.post.encode(topic, part))
 
     def opened_sum(self, plan: Plan) -> Words:
-        """Return the sum of the updates from both hubs' sums, opened as the coordinator opens them."""
+        """Return the sum of the updates from all hubs' sums, opened as the coordinator opens them."""
         digest, count = plan_hash(encode_plan(plan)), ring_spec(plan).words
         private = self.fleet.people["coordinator"].sealing_private()
         sums = []
-        for hub in HUBS:
+        for hub in self.hubs:
             part = self.all(HubSumPart, hub, plan.round)[0]
             assert (part.index, part.count, part.plan_hash) == (0, 1, digest)
             clear = unseal(private, part.data, sum_context(digest, part.set_digest, hub))
             sums.append(unpack_ring(clear, count, BITS))
         return combine(sums, BITS)
+
+
+class PlayedHub(Voice):
+    """A hub that the test plays: it tells real hubs what it knows of their logs, and promises.
+
+    ``heads`` is what it knows: (position, head) by hub.
+    """
+
+    def __init__(self, fleet: Fleet, link: Link, name: str) -> None:
+        super().__init__(fleet, link, name)
+        self.heads: dict[str, tuple[int, bytes]] = {}
+        self.private, public = new_sealing_key()
+        challenge = challenge_digest(os.urandom(32))
+        self.offer = HubOffer(name, public, os.urandom(32), challenge)
+        self.promise = self.signed(promise_of(self.offer))
+
+    def signed(self, promise: HubPromise) -> HubPromise:
+        """Return ``promise`` with this hub's signature."""
+        signed = promise_signing_bytes(FLEET, promise.hub, promise.key, promise.commitment)
+        return HubPromise(promise.hub, promise.key, promise.commitment, self.post.identity.sign(signed))
+
+    async def listen(self, delivery: Delivery) -> None:
+        await super().listen(delivery)
+        status = self.heard[-1]
+        if isinstance(status, HubStatus) and status.online and status.sender != self.name:
+            position, head = self.heads.get(status.sender, (0, b""))
+            await self.say(
+                self.events, PeerLog, hub=status.sender, session=status.session, position=position, head=head
+            )
+
+    @property
+    def events(self) -> str:
+        return self.fleet.topics.hub(self.name, "events")
+
+    async def drawn(self, lead: Voice, *real: str, base: bytes = BASE) -> dict[str, HubOffer]:
+        """Have ``lead`` ask the ``real`` hubs for their nonces beside this one's; return all offers."""
+        lead.hubs = real
+        promises = (*await lead.promises(), self.promise)
+        lead.asked |= {one.key for one in promises}
+        await lead.tell_hubs(RevealWanted, *real, task=bytes(32), base=base, promises=promises)
+        return await lead.shown(promises) | {self.name: self.offer}
+
+
+@contextlib.asynccontextmanager
+async def played_hub(fleet: Fleet, name: str) -> AsyncIterator[PlayedHub]:
+    """A connected hub that the test plays and that hears all others."""
+    made: list[PlayedHub] = []
+
+    async def prepare(link: Link) -> None:
+        made.append(PlayedHub(fleet, link, name))
+        for hub in fleet.hubs:
+            if hub != name:
+                await link.subscribe(fleet.topics.hub(hub, "events"), made[0].listen)
+                await link.subscribe(fleet.topics.hub(hub, "status"), made[0].listen)
+
+    async with running(fleet.url, name, prepare=prepare):
+        yield made[0]
 
 
 @contextlib.asynccontextmanager

@@ -40,7 +40,7 @@ class Announcer:
 
     def hub(self, hub: str, kind: type[M], **fields: Any) -> None:
         """Send a message to one hub; repetitions are left out while one waits."""
-        about = fields.get("plan_hash") or hash(fields.get("plan"))
+        about = fields.get("plan_hash") or hash(fields.get("plan") or fields.get("promises"))
         self._send(
             self._post.topics.hub(hub, "control"), kind, fields, key=f"{hub} {kind.__name__} {about!r}"
         )

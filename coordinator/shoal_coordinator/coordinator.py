@@ -50,7 +50,7 @@ class CoordinatorService:
         self.organs = organs
         self.inbox = Inbox(organs.link, organs.post, self._receive)
         self.runner = RoundRunner(self._runner_parts())
-        self.hubs = HubDesk(organs.roster, self.runner, organs.announcer)
+        self.hubs = HubDesk(organs.roster, self.runner, organs.announcer, organs.certificates)
         self.board = StatusBoard(
             organs.post.topics.coordinator("status"),
             organs.announcer,
@@ -61,6 +61,7 @@ class CoordinatorService:
         if organs.releases is not None:
             organs.releases.on_change = self.board.changed
         self._opening_timer: asyncio.TimerHandle | None = None
+        self._ask_again_ms = 0
 
     async def run(self) -> None:
         """Serve until cancelled; the round under way stays stored and goes on at the next start."""
@@ -125,7 +126,10 @@ class CoordinatorService:
                 await self._budget_spent(over)
                 return
         else:
-            plan = organs.opening.plan(organs.ledger.upcoming, cohort, self.hubs.offers())
+            promises = self.hubs.promises()
+            plan = None
+            if self._base_is_free():
+                plan = organs.opening.plan(organs.ledger.upcoming, cohort, promises)
             if plan is not None:
                 await organs.ledger.take_number()
                 organs.fleet.invited(cohort, plan.round)
@@ -135,7 +139,8 @@ class CoordinatorService:
                     round=plan.round,
                     devices=len(cohort),
                 )
-                await self.runner.open(plan)
+                kept = tuple(promises[hub.hub] for hub in plan.hubs) if plan.mode == "hubs" else ()
+                await self.runner.open(plan, kept)
                 return
         patience_ms = organs.opening.patience_ms()
         if patience_ms > 0:
@@ -151,6 +156,24 @@ class CoordinatorService:
         await organs.ledger.save_target(organs.schedule.target)
         organs.announcer.event("privacy.spent", reason)
         await self._not_opened(await organs.ledger.take_number(), reason)
+
+    def _base_is_free(self) -> bool:
+        """Whether every hub has given up every earlier plan on the newest version; asks those that lack."""
+        organs = self.organs
+        task, base = organs.models.task.digest, organs.models.newest.digest
+        missing = organs.certificates.missing(task, base)
+        if not missing or organs.opening.settings.mode != "hubs":
+            return True
+        now_ms = organs.clock_ms()
+        if now_ms >= self._ask_again_ms:
+            self._ask_again_ms = now_ms + organs.timings.resend_ms
+            self.hubs.ask_certificates(missing)
+        (number, _), hubs = next(iter(missing.items()))
+        organs.opening.block(
+            f"{', '.join(hubs)} has not certified that round {number} on this version is never released: "
+            "start that hub, or make this version the last word on it with `shoal rounds skip`"
+        )
+        return False
 
     def _look_again(self, wait_ms: int) -> None:
         if self._opening_timer is not None:
@@ -221,6 +244,8 @@ class CoordinatorService:
                 await self._command(message)
             case _ if isinstance(message, HUB_WORDS) and address.kind == "hubs":
                 await self.hubs.hear(message)
+                if isinstance(message, wire.RoundAbandoned):
+                    await self._consider()
             case _:
                 log.debug("nothing to do", message=type(message).__name__, sender=message.sender)
 
@@ -399,6 +424,7 @@ class CoordinatorService:
             folder=organs.folder,
             timings=organs.timings,
             server=organs.server,
+            certificates=organs.certificates,
             enqueue=enqueue,
             clock_ms=organs.clock_ms,
             is_connected=lambda: organs.link.is_connected,

@@ -9,15 +9,17 @@ from shoal_codecs.security.sealing import OVERHEAD_BYTES
 from shoal_codecs.updates.bitpack import packed_size
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire import messages as wire
-from shoal_codecs.wire.plan import HubOffer, Plan, plan_signing_bytes
+from shoal_codecs.wire.hubs import HubPromise, promise_commitment
+from shoal_codecs.wire.plan import Plan, plan_signing_bytes
 from shoal_codecs.wire.status import HubRow
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.announcer import Announcer
-from shoal_coordinator.round_errors import StrangerToRoundError, SumPartError
+from shoal_coordinator.certificates import CertificateBook
+from shoal_coordinator.round_errors import BrokenPromiseError, StrangerToRoundError, SumPartError
 from shoal_coordinator.round_runner import RoundRunner
 
 Feed = Callable[[on.RoundEvent], Awaitable[None]]
-HubWord = (
+LateWord = (
     wire.PlanSigned
     | wire.PlanRefused
     | wire.Agreement
@@ -25,6 +27,7 @@ HubWord = (
     | wire.RoundAbandoned
     | wire.ReportSet
 )
+HubWord = LateWord | wire.NonceRevealed | wire.RevealRefused
 SMALLEST_PART_BYTES = 1024
 REMEMBERED = 64
 
@@ -32,7 +35,7 @@ REMEMBERED = 64
 @dataclass(slots=True)
 class _Hub:
     online: bool = False
-    offer: HubOffer | None = None
+    promise: HubPromise | None = None
     spent: bytes = b""
     parts: dict[int, bytes] = field(default_factory=dict)
     parts_of: tuple[bytes, bytes, int] = (b"", b"", 0)
@@ -41,19 +44,22 @@ class _Hub:
 class HubDesk:
     """The roster's hubs, in their order."""
 
-    def __init__(self, roster: Roster, runner: RoundRunner, announcer: Announcer) -> None:
+    def __init__(
+        self, roster: Roster, runner: RoundRunner, announcer: Announcer, certificates: CertificateBook
+    ) -> None:
         self._roster = roster
         self._runner = runner
         self._announcer = announcer
+        self._certificates = certificates
         self._hubs = {name: _Hub() for name in roster.names("hub")}
         self._ended: dict[bytes, tuple[int, str]] = {}
 
-    def offers(self) -> Mapping[str, HubOffer]:
-        """Return the offers that no plan has used yet, of hubs that are there."""
+    def promises(self) -> Mapping[str, HubPromise]:
+        """Return the promises that no plan has used yet, of hubs that are there."""
         return {
-            name: hub.offer
+            name: hub.promise
             for name, hub in self._hubs.items()
-            if hub.online and hub.offer is not None and hub.offer.key != hub.spent
+            if hub.online and hub.promise is not None and hub.promise.key != hub.spent
         }
 
     def rows(self) -> tuple[HubRow, ...]:
@@ -67,8 +73,8 @@ class HubDesk:
             return False
         changed = hub.online != message.online
         hub.online = message.online
-        if message.offer is not None and message.offer.hub == message.sender:
-            hub.offer = message.offer
+        promise = message.promise
+        hub.promise = promise if promise is not None and promise.hub == message.sender else None
         return changed
 
     async def hear(self, message: HubWord) -> None:
@@ -77,6 +83,11 @@ class HubDesk:
         Raises:
             RoundError, SecurityError: it does not belong to the round, or is not signed as it must be.
         """
+        if isinstance(message, wire.NonceRevealed | wire.RevealRefused):
+            await self._hear_nonce(message)
+            return
+        if isinstance(message, wire.RoundAbandoned) and message.certificate:
+            await self._certificates.take(message.plan_hash, message.sender, message.certificate)
         machine = self._runner.machine
         if machine is None or message.plan_hash != self._runner.plan_hash:
             self._answer_late(message)
@@ -87,7 +98,6 @@ class HubDesk:
                 verify(
                     self._roster.party(sender).key, plan_signing_bytes(machine.facts.plan_bytes), signature
                 )
-                self._spend(plan, sender)
                 await self._runner.feed(on.HubSigned(sender, signature))
             case wire.PlanRefused(reason=reason):
                 await self._runner.feed(on.HubRefused(sender, reason[:200]))
@@ -113,13 +123,33 @@ class HubDesk:
         for hub in self._hubs.values():
             hub.parts.clear()
 
-    def _spend(self, plan: Plan, name: str) -> None:
-        """Remember which key a signed plan took: the hub offers another to the next."""
-        hub = self._hubs.get(name)
-        if hub is not None:
-            hub.spent = next((offer.key for offer in plan.hubs if offer.hub == name), b"")
+    async def _hear_nonce(self, message: wire.NonceRevealed | wire.RevealRefused) -> None:
+        """Take a hub's nonce if it is the promised one; a late word is of a round that is over."""
+        machine, sender = self._runner.machine, message.sender
+        if machine is None or not machine.facts.promises or machine.facts.set_digest != message.set_digest:
+            return
+        promise = next((one for one in machine.facts.promises if one.hub == sender), None)
+        if isinstance(message, wire.RevealRefused):
+            await self._runner.feed(on.HubRefused(sender, message.reason[:200]))
+            return
+        shown = (message.nonce, message.challenge)
+        if promise is None or promise_commitment(sender, promise.key, *shown) != promise.commitment:
+            raise BrokenPromiseError(
+                f"{sender} shows another nonce than it promised: restart that hub, and look at its folder"
+            )
+        if sender in self._hubs:
+            self._hubs[sender].spent = promise.key
+        await self._runner.feed(on.HubRevealed(sender, *shown))
 
-    def _answer_late(self, message: HubWord) -> None:
+    def ask_certificates(self, missing: Mapping[tuple[int, bytes], tuple[str, ...]]) -> None:
+        """Ask hubs to certify that plans, by (round, hash), are never released."""
+        for (number, digest), hubs in missing.items():
+            for hub in hubs:
+                self._announcer.hub(
+                    hub, wire.RoundAborted, round=number, plan_hash=digest, reason="the base is planned anew"
+                )
+
+    def _answer_late(self, message: LateWord) -> None:
         """Tell a hub that still speaks of an ended round how it ended; a lost word only delays."""
         number, reason = self._ended.get(
             message.plan_hash, (message.round, "the coordinator knows no such round")

@@ -6,6 +6,7 @@ from math import isfinite
 import msgspec
 
 from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.packing import pack, unpack
 from shoal_codecs.wire.plan import plan_hash
 from shoal_codecs.wire.status import RoundRow
@@ -30,6 +31,7 @@ class _Memory(msgspec.Struct, frozen=True):
     whole: BlobRef | None = None
     parent: bytes = b""
     step: bytes = b""
+    promises: tuple[HubPromise, ...] = ()
 
 
 class Ledger:
@@ -91,6 +93,7 @@ class Ledger:
             signatures=memory.signatures,
             members=memory.members,
             reason=memory.reason,
+            promises=memory.promises,
         )
         if memory.whole is None:
             return snapshot, None
@@ -100,7 +103,7 @@ class Ledger:
     async def save(self, number: int, snapshot: on.RoundSnapshot, candidate: ModelVersion | None) -> None:
         """Store how far a round is."""
         opened_ms = self._opened_ms.setdefault(number, self._clock_ms())
-        memory = _Memory(snapshot.signatures, snapshot.members, snapshot.reason)
+        memory = _Memory(snapshot.signatures, snapshot.members, snapshot.reason, promises=snapshot.promises)
         if candidate is not None:
             memory = msgspec.structs.replace(
                 memory,

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.plain import plain_offer
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.round_errors import CohortTooSmallError, MissingOfferError
+
+_UNSHOWN = bytes(32)
 
 
 class Opening:
@@ -37,13 +40,16 @@ class Opening:
         self._blocked_since_ms: int | None = None
         self.reason = ""
 
-    def plan(self, number: int, cohort: Sequence[str], offers: Mapping[str, HubOffer]) -> Plan | None:
+    def plan(self, number: int, cohort: Sequence[str], promises: Mapping[str, HubPromise]) -> Plan | None:
         """Return the plan of round ``number``, None while too few devices or hubs are there.
+
+        In mode ``hubs`` it is a draft: the nonces that the hubs have promised are still to be shown.
 
         Raises:
             InvalidRoundPlanError: settings from which no plan can be made.
         """
         names: tuple[str, ...] = self._roster.names("hub")
+        offers = {name: HubOffer(name, one.key, _UNSHOWN, _UNSHOWN) for name, one in promises.items()}
         if self.settings.mode == "plain":
             names = (self._identity.name,)
             offers = {self._identity.name: plain_offer(self._identity, os.urandom(32))}

@@ -15,6 +15,7 @@ from shoal_codecs.wire.messages import InstallReport
 from shoal_codecs.wire.status import ReleaseRow
 from shoal_coordinator.aggregation import Server
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
@@ -73,6 +74,7 @@ class Organs:
     opening: Opening
     traffic: TrafficMeter
     commands: CommandBook
+    certificates: CertificateBook
     timings: RoundTimings
     folder: Path
     dimension: int

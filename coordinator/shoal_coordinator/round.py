@@ -1,16 +1,18 @@
 """One round as the coordinator decides it: a transition table, events and a clock in, actions out.
 
-Hubs mode: IDLE -> PROPOSING -> COLLECTING -> SUMMING -> AGGREGATING -> EVALUATING -> COMMITTED. In mode
-``plain`` there is nothing to propose or to sum. A plan that was published is never simply dropped: in
-WITHDRAWING every hub first says that it never will release its sum, for only then may the same base be
-planned again (secret sharing, step 11 of mode ``hubs``). A hub that had already agreed brings the round
-back to SUMMING instead, however late its word arrives.
+Hubs mode: IDLE -> REVEALING -> PROPOSING -> COLLECTING -> SUMMING -> AGGREGATING -> EVALUATING ->
+COMMITTED. In REVEALING the hubs show the nonces they promised; the plan is a draft until then. In mode
+``plain`` there is nothing to reveal, to propose or to sum. A plan that was published is never simply
+dropped: in WITHDRAWING every hub first says that it never will release its sum, for only then may the same
+base be planned again (secret sharing, step 11 of mode ``hubs``). A hub that had already agreed brings the
+round back to SUMMING instead, however late its word arrives.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from shoal_codecs.wire.plan import decode_plan
+from shoal_codecs.wire.hubs import HubPromise
+from shoal_codecs.wire.plan import HubOffer, decode_plan
 from shoal_coordinator.round_errors import (
     ConflictingAgreementError,
     StrangerToRoundError,
@@ -23,6 +25,7 @@ from shoal_coordinator.round_steps import (
     Aggregated,
     AggregationFailed,
     AskEvaluation,
+    AskReveal,
     Commit,
     DeviceBack,
     DeviceEvaluated,
@@ -33,6 +36,7 @@ from shoal_coordinator.round_steps import (
     HubAbandoned,
     HubAgreed,
     HubRefused,
+    HubRevealed,
     HubSigned,
     HubSummed,
     Invite,
@@ -52,20 +56,29 @@ from shoal_coordinator.round_steps import (
 from shoal_coordinator.round_table import TRANSITIONS
 
 Actions = list[RoundAction]
+_UNPUBLISHED = frozenset({RoundState.REVEALING, RoundState.PROPOSING})
 
 
 class RoundMachine:
     """The decisions of one round; ``state`` and ``facts`` are for reading only."""
 
-    def __init__(self, plan: bytes, timings: RoundTimings, snapshot: RoundSnapshot | None = None) -> None:
+    def __init__(
+        self,
+        plan: bytes,
+        timings: RoundTimings,
+        snapshot: RoundSnapshot | None = None,
+        promises: tuple[HubPromise, ...] = (),
+    ) -> None:
         """Start at IDLE, or with a snapshot where it was left; the first event is Begun or Restored.
+
+        ``promises`` are of the plan's hubs, whose nonces ``plan`` lacks (mode ``hubs``).
 
         Raises:
             InvalidPlanError: ``plan`` is no plan.
         """
         self.timings = timings
         self.state = RoundState.IDLE
-        self.facts = RoundFacts(decode_plan(plan), plan)
+        self.facts = RoundFacts(decode_plan(plan), plan, promises)
         self._restored_state = RoundState.IDLE
         self._deadline_ms: int | None = None
         self._resend_ms: int | None = None
@@ -74,6 +87,7 @@ class RoundMachine:
             self.facts.signatures = dict(snapshot.signatures)
             self.facts.members = snapshot.members
             self.facts.reason = snapshot.reason
+            self.facts.promises = snapshot.promises
 
     @property
     def wake_ms(self) -> int | None:
@@ -117,13 +131,17 @@ class RoundMachine:
 
     def _begin(self, _event: Any, now_ms: int) -> Actions:
         if self.facts.hubs:
-            self._enter(RoundState.PROPOSING, now_ms + self.timings.sign_ms, now_ms)
-            return [Persist(self._snapshot()), ProposePlan(self.facts.hubs)]
+            self._enter(RoundState.REVEALING, now_ms + self.timings.sign_ms, now_ms)
+            return [Persist(self._snapshot()), AskReveal(self.facts.hubs)]
         return self._publish(now_ms)
 
     def _restore(self, _event: Any, now_ms: int) -> Actions:
         facts = self.facts
         match self._restored_state:
+            case RoundState.REVEALING:
+                # What was shown before is shown again: a hub answers the same question alike.
+                self._enter(RoundState.REVEALING, now_ms + self.timings.sign_ms, now_ms)
+                return [AskReveal(self._unrevealed())]
             case RoundState.PROPOSING:
                 self._enter(RoundState.PROPOSING, now_ms + self.timings.sign_ms, now_ms)
                 return [ProposePlan(self._unsigned())]
@@ -138,6 +156,16 @@ class RoundMachine:
                 return self._withdraw(facts.reason, now_ms)
             case _:
                 return self._abort("restarted before the plan was proposed")
+
+    def _revealed(self, event: HubRevealed, now_ms: int) -> Actions:
+        facts = self.facts
+        key = next(promise.key for promise in facts.promises if promise.hub == event.hub)
+        facts.revealed[event.hub] = HubOffer(event.hub, key, event.nonce, event.challenge)
+        if self._unrevealed():
+            return []
+        facts.finish_plan()
+        self._enter(RoundState.PROPOSING, now_ms + self.timings.sign_ms, now_ms)
+        return [Persist(self._snapshot()), ProposePlan(facts.hubs)]
 
     def _signed(self, event: HubSigned, now_ms: int) -> Actions:
         self.facts.signatures[event.hub] = event.signature
@@ -294,6 +322,14 @@ class RoundMachine:
 
     # --- giving up ------------------------------------------------------------------------------
 
+    def _revealing_due(self, _event: Tick, now_ms: int) -> Actions:
+        if self._past(self._deadline_ms, now_ms):
+            return self._abort(f"{', '.join(self._unrevealed())} did not show a nonce in time")
+        if self._past(self._resend_ms, now_ms):
+            self._resend_ms = now_ms + self.timings.resend_ms
+            return [AskReveal(self._unrevealed())]
+        return []
+
     def _proposing_due(self, _event: Tick, now_ms: int) -> Actions:
         if self._past(self._deadline_ms, now_ms):
             silent = ", ".join(self._unsigned())
@@ -315,7 +351,7 @@ class RoundMachine:
         return self._give_up(event.reason, now_ms)
 
     def _give_up(self, reason: str, now_ms: int) -> Actions:
-        if not self.facts.hubs or not self._holding() or self.state is RoundState.PROPOSING:
+        if not self.facts.hubs or not self._holding() or self.state in _UNPUBLISHED:
             return self._abort(reason)
         return self._withdraw(reason, now_ms)
 
@@ -354,6 +390,9 @@ class RoundMachine:
 
     def _snapshot(self) -> RoundSnapshot:
         return self.facts.snapshot(self.state)
+
+    def _unrevealed(self) -> tuple[str, ...]:
+        return tuple(hub for hub in self.facts.hubs if hub not in self.facts.revealed)
 
     def _unsigned(self) -> tuple[str, ...]:
         return tuple(hub for hub in self.facts.hubs if hub not in self.facts.signatures)

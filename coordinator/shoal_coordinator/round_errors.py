@@ -27,6 +27,10 @@ class MissingOfferError(RoundError):
     """A hub of the roster offers no key for the next round."""
 
 
+class BrokenPromiseError(RoundError):
+    """A hub that shows another nonce than it promised."""
+
+
 class InvalidRoundPlanError(RoundError):
     """Settings from which no plan can be made."""
 

@@ -14,6 +14,7 @@ from shoal_codecs.wire.topics import Topics
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.aggregation import Server
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.models import ModelShelf, ModelVersion
 
 
@@ -79,6 +80,7 @@ class RunnerParts:
     folder: Path
     timings: on.RoundTimings
     server: Server
+    certificates: CertificateBook
     enqueue: Callable[[Callable[[], Awaitable[None]]], None]
     clock_ms: Callable[[], int]
     is_connected: Callable[[], bool]

@@ -11,6 +11,7 @@ from shoal_codecs.secagg.errors import SecAggError
 from shoal_codecs.security.errors import SecurityError
 from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash, plan_signing_bytes
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.aggregation import Candidate, aggregate_reports, aggregate_sums, unmoved
@@ -29,8 +30,8 @@ class RoundRunner:
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
         self.machine: RoundMachine | None = None
-        self.plan_hash = b""
         self.opened_ms = 0
+        self._hashed = (b"", b"")
         self._collector: PlainCollector | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._computing: asyncio.Task[None] | None = None
@@ -41,13 +42,23 @@ class RoundRunner:
         return self.machine.facts.plan if self.machine else None
 
     @property
+    def plan_hash(self) -> bytes:
+        """The hash of the present round's plan, nothing while it is not made."""
+        machine = self.machine
+        if machine is None or machine.facts.promises:
+            return b""
+        if self._hashed[0] is not machine.facts.plan_bytes:
+            self._hashed = (machine.facts.plan_bytes, plan_hash(machine.facts.plan_bytes))
+        return self._hashed[1]
+
+    @property
     def phase(self) -> str:
         """The machine's state in a word."""
         return self.machine.state.value if self.machine else "idle"
 
-    async def open(self, plan: Plan) -> None:
-        """Begin the round of ``plan``."""
-        self._set_up(encode_plan(plan), None)
+    async def open(self, plan: Plan, promises: tuple[HubPromise, ...] = ()) -> None:
+        """Begin the round of ``plan``, which lacks the nonces of the hubs that made ``promises``."""
+        self._set_up(encode_plan(plan), None, promises)
         await self._lead(plan)
         await self.feed(on.Begun())
 
@@ -105,11 +116,15 @@ class RoundRunner:
 
     # --- one round ------------------------------------------------------------------------------
 
-    def _set_up(self, plan_bytes: bytes, snapshot: on.RoundSnapshot | None) -> RoundMachine:
+    def _set_up(
+        self,
+        plan_bytes: bytes,
+        snapshot: on.RoundSnapshot | None,
+        promises: tuple[HubPromise, ...] = (),
+    ) -> RoundMachine:
         parts = self._parts
-        machine = self.machine = RoundMachine(plan_bytes, parts.timings, snapshot)
+        machine = self.machine = RoundMachine(plan_bytes, parts.timings, snapshot, promises)
         plan = machine.facts.plan
-        self.plan_hash = plan_hash(plan_bytes)
         self.opened_ms = parts.clock_ms()
         self._collector = None
         if plan.mode == "plain":
@@ -159,10 +174,10 @@ class RoundRunner:
         match action:
             case on.Persist(snapshot):
                 await self._parts.ledger.save(plan.round, snapshot, self._parts.models.candidate)
+            case on.AskReveal(hubs):
+                self._ask_reveal(machine, hubs)
             case on.ProposePlan(hubs):
-                signature = self._own_signature(machine)
-                for hub in hubs:
-                    announcer.hub(hub, wire.PlanProposal, plan=machine.facts.plan_bytes, signature=signature)
+                await self._propose(machine, hubs)
             case on.PublishPlan(signatures):
                 self._publish_plan(machine, signatures)
             case on.Invite(devices):
@@ -181,6 +196,25 @@ class RoundRunner:
             case on.Abort(reason, cohort):
                 await self._finish(machine, reason=reason, cohort=cohort)
 
+    def _ask_reveal(self, machine: RoundMachine, hubs: tuple[str, ...]) -> None:
+        plan, promises = machine.facts.plan, machine.facts.promises
+        for hub in hubs:
+            self._parts.announcer.hub(
+                hub, wire.RevealWanted, task=plan.task, base=plan.base, promises=promises
+            )
+
+    async def _propose(self, machine: RoundMachine, hubs: tuple[str, ...]) -> None:
+        plan, data, book = machine.facts.plan, machine.facts.plan_bytes, self._parts.certificates
+        await book.propose(data)
+        for hub in hubs:
+            self._parts.announcer.hub(
+                hub,
+                wire.PlanProposal,
+                plan=data,
+                signature=self._own_signature(machine),
+                certificates=book.certificates(plan.task, plan.base),
+            )
+
     def _own_signature(self, machine: RoundMachine) -> bytes:
         return self._parts.identity.sign(plan_signing_bytes(machine.facts.plan_bytes))
 
@@ -189,7 +223,11 @@ class RoundRunner:
         topic = parts.topics.round(plan.round)
         signed = {parts.identity.name: self._own_signature(machine), **signatures}
         payload = parts.announcer.encoded(
-            topic, wire.PlanNotice, plan=machine.facts.plan_bytes, signatures=signed
+            topic,
+            wire.PlanNotice,
+            plan=machine.facts.plan_bytes,
+            signatures=signed,
+            certificates=parts.certificates.certificates(plan.task, plan.base),
         )
         parts.announcer.spawn(lambda: parts.shelf.put(topic, payload))
 
@@ -302,7 +340,8 @@ class RoundRunner:
         )
         await parts.ledger.close(outcome)
         ends: dict[str, Any] = {"round": number, "plan_hash": self.plan_hash}
-        for hub in machine.facts.hubs:
+        # A plan that was never made cannot be given up.
+        for hub in machine.facts.hubs if self.plan_hash else ():
             if outcome.version is not None:
                 parts.announcer.hub(hub, wire.RoundCommitted, **ends)
             else:

@@ -4,13 +4,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
-from shoal_codecs.wire.plan import HubOffer, Plan
+import msgspec
+
+from shoal_codecs.wire.hubs import HubPromise, promise_set_digest
+from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan
 
 
 class RoundState(StrEnum):
     """Where a round is; ``COMMITTED`` and ``ABORTED`` are final."""
 
     IDLE = "idle"
+    REVEALING = "revealing"
     PROPOSING = "proposing"
     COLLECTING = "collecting"
     SUMMING = "summing"
@@ -28,9 +32,10 @@ FINAL = frozenset({RoundState.COMMITTED, RoundState.ABORTED})
 class RoundTimings:
     """How long the coordinator waits, all in milliseconds.
 
-    ``sign_ms`` for the hubs' signatures; ``linger_ms`` after a plan's ``closes_ms`` for the first word of
-    the hubs' agreement; ``let_go_ms`` for hubs to abandon a plan that is given up; ``evaluate_ms`` for all
-    evaluations, of which ``evaluate_patience_ms`` after ``evaluate_share`` of them are in.
+    ``sign_ms`` for the hubs' nonces, and again for their signatures; ``linger_ms`` after a plan's
+    ``closes_ms`` for the first word of the hubs' agreement; ``let_go_ms`` for hubs to abandon a plan that is
+    given up; ``evaluate_ms`` for all evaluations, of which ``evaluate_patience_ms`` after
+    ``evaluate_share`` of them are in.
     """
 
     sign_ms: int = 5_000
@@ -60,6 +65,7 @@ class RoundSnapshot:
     signatures: dict[str, bytes] = field(default_factory=dict)
     members: tuple[str, ...] = ()
     reason: str = ""
+    promises: tuple[HubPromise, ...] = ()
 
 
 # --- events -------------------------------------------------------------------------------------
@@ -76,6 +82,15 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
+class HubRevealed:
+    """A hub shows the nonce it promised, and its challenge's digest; both fit its promise."""
+
+    hub: str
+    nonce: bytes
+    challenge: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class HubSigned:
     """A hub's signature over the plan, verified."""
 
@@ -85,7 +100,7 @@ class HubSigned:
 
 @dataclass(frozen=True, slots=True)
 class HubRefused:
-    """A hub does not sign."""
+    """A hub does not sign, or does not show its nonce."""
 
     hub: str
     reason: str
@@ -189,6 +204,7 @@ class Tick:
 RoundEvent: TypeAlias = (
     Begun
     | Restored
+    | HubRevealed
     | HubSigned
     | HubRefused
     | HubAbandoned
@@ -215,6 +231,13 @@ class Persist:
     """Store this durably before any later action."""
 
     snapshot: RoundSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class AskReveal:
+    """Ask these hubs for the nonces they promised."""
+
+    hubs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,16 +302,30 @@ class Abort:
 
 
 RoundAction: TypeAlias = (
-    Persist | ProposePlan | PublishPlan | Invite | Aggregate | AskEvaluation | Commit | Withdraw | Abort
+    Persist
+    | AskReveal
+    | ProposePlan
+    | PublishPlan
+    | Invite
+    | Aggregate
+    | AskEvaluation
+    | Commit
+    | Withdraw
+    | Abort
 )
 
 
 @dataclass(slots=True)
 class RoundFacts:
-    """What a round has learned so far."""
+    """What a round has learned so far.
+
+    While there are ``promises`` the plan is a draft without nonces, and nobody has signed it.
+    """
 
     plan: Plan
     plan_bytes: bytes
+    promises: tuple[HubPromise, ...] = ()
+    revealed: dict[str, HubOffer] = field(default_factory=dict)
     signatures: dict[str, bytes] = field(default_factory=dict)
     replied: dict[str, bool] = field(default_factory=dict)
     showing: set[str] = field(default_factory=set)
@@ -308,6 +345,18 @@ class RoundFacts:
         return tuple(offer.hub for offer in offers)
 
     @property
+    def set_digest(self) -> bytes:
+        """What the promises are called."""
+        return promise_set_digest(self.promises)
+
+    def finish_plan(self) -> None:
+        """Put what the hubs have shown into the plan."""
+        offers = tuple(self.revealed[hub] for hub in self.hubs)
+        self.plan = msgspec.structs.replace(self.plan, hubs=offers)
+        self.plan_bytes = encode_plan(self.plan)
+        self.promises = ()
+
+    @property
     def declined(self) -> set[str]:
         """Devices that said no, or withdrew, and have not reported."""
         return {device for device, yes in self.replied.items() if not yes} - self.reported
@@ -320,4 +369,5 @@ class RoundFacts:
             signatures=dict(self.signatures),
             members=self.members,
             reason=self.reason,
+            promises=self.promises,
         )

@@ -13,6 +13,7 @@ from shoal_coordinator.round_steps import (
     HubAbandoned,
     HubAgreed,
     HubRefused,
+    HubRevealed,
     HubSigned,
     HubSummed,
     ReportStored,
@@ -23,7 +24,7 @@ from shoal_coordinator.round_steps import (
 
 IGNORE = "ignore"
 _FLEET = (DeviceReplied, DeviceShows, DeviceBack, DeviceGone)
-_HUBS = (HubSigned, HubAbandoned, HubAgreed, HubSummed)
+_HUBS = (HubRevealed, HubSigned, HubAbandoned, HubAgreed, HubSummed)
 
 
 def _row(steps: dict[type, str], ignored: tuple[type, ...]) -> dict[type, str]:
@@ -33,6 +34,10 @@ def _row(steps: dict[type, str], ignored: tuple[type, ...]) -> dict[type, str]:
 
 TRANSITIONS: dict[RoundState, dict[type, str]] = {
     RoundState.IDLE: _row({Begun: "begin", Restored: "restore"}, ()),
+    RoundState.REVEALING: _row(
+        {HubRevealed: "revealed", HubRefused: "refused", GivenUp: "given_up", Tick: "revealing_due"},
+        (DeviceBack, DeviceGone, DeviceShows),
+    ),
     RoundState.PROPOSING: _row(
         {
             HubSigned: "signed",
@@ -41,7 +46,7 @@ TRANSITIONS: dict[RoundState, dict[type, str]] = {
             GivenUp: "given_up",
             Tick: "proposing_due",
         },
-        (DeviceBack, DeviceGone, DeviceShows),
+        (DeviceBack, DeviceGone, DeviceShows, HubRevealed),
     ),
     RoundState.COLLECTING: _row(
         {
@@ -55,7 +60,7 @@ TRANSITIONS: dict[RoundState, dict[type, str]] = {
             GivenUp: "given_up",
             Tick: "collecting_due",
         },
-        (DeviceGone, HubSigned),
+        (DeviceGone, HubRevealed, HubSigned),
     ),
     RoundState.SUMMING: _row(
         {
@@ -64,7 +69,7 @@ TRANSITIONS: dict[RoundState, dict[type, str]] = {
             HubAbandoned: "hub_abandoned",
             GivenUp: "given_up",
         },
-        (*_FLEET, HubSigned, Tick),
+        (*_FLEET, HubRevealed, HubSigned, Tick),
     ),
     RoundState.AGGREGATING: _row(
         {Aggregated: "aggregated", AggregationFailed: "aggregation_failed"},
@@ -81,7 +86,7 @@ TRANSITIONS: dict[RoundState, dict[type, str]] = {
             HubSummed: "summed",
             Tick: "withdrawing_due",
         },
-        (*_FLEET, HubSigned, HubRefused, GivenUp),
+        (*_FLEET, HubRevealed, HubSigned, HubRefused, GivenUp),
     ),
     RoundState.COMMITTED: _row({}, (*_FLEET, *_HUBS, ReportStored, DeviceEvaluated, Tick)),
     RoundState.ABORTED: _row({}, (*_FLEET, *_HUBS, HubRefused, ReportStored, GivenUp, Tick)),

@@ -25,6 +25,7 @@ from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.aggregation import Server, vector_bytes
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings
 from shoal_coordinator.coordinator import CoordinatorService
@@ -99,6 +100,8 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     releases = make_releases(settings, roster, registry, announcer, publisher, store, now_ms)
     if releases is not None:
         await releases.load()
+    certificates = CertificateBook(store, roster)
+    await certificates.load()
     target = max(settings.rounds.target_version, await ledger.target())
     if models.newest.number == 0:
         privacy.refuse_rounds(target)
@@ -126,6 +129,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         ),
         traffic=traffic,
         commands=CommandBook(store, now_ms),
+        certificates=certificates,
         timings=RoundTimings(evaluate_ms=int(settings.rounds.evaluation_s * 1000)),
         folder=settings.data_folder,
         dimension=bundle.dimension,

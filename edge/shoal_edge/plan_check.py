@@ -5,11 +5,14 @@ one of them and the coordinator must have signed these very bytes, and the promi
 this agent can keep (mode ``hubs``, step 4).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shoal_codecs.secagg.certificates import check_certified
 from shoal_codecs.security.errors import BadSignatureError
 from shoal_codecs.security.identity import verify
 from shoal_codecs.security.roster import Roster
+from shoal_codecs.wire.hubs import NeverReleased
 from shoal_codecs.wire.messages import Invitation, PlanNotice
 from shoal_codecs.wire.plan import SHARED_CODECS, Plan, decode_plan, plan_hash, plan_signing_bytes
 from shoal_codecs.wire.task import MAX_DIMENSION, MAX_TASK_BYTES
@@ -75,6 +78,7 @@ def check_plan(
     Raises:
         PlanRefusedError: one of its kinds, with the reason in words.
         InvalidPlanError: no plan, an unknown field, or parts that contradict each other.
+        CertificateError: the earlier plan on this base is not given up by every hub.
     """
     if plan_hash(notice.plan) != invitation.plan_hash:
         raise PlanHashMismatchError("the retained plan is not the one of the invitation: invite again")
@@ -85,7 +89,7 @@ def check_plan(
     _check_window(plan, rules, now_ms)
     _check_promises(plan, rules)
     _check_offer(plan, invitation)
-    _check_answered(plan, invitation, answered)
+    _check_answered(plan, invitation, answered, notice.certificates, roster)
     return plan
 
 
@@ -200,11 +204,17 @@ def _check_offer(plan: Plan, invitation: Invitation) -> None:
         raise OfferMismatchError(f"a task of {task.size} bytes is over {MAX_TASK_BYTES}: take a smaller one")
 
 
-def _check_answered(plan: Plan, invitation: Invitation, answered: Answer | None) -> None:
-    """Refuse to answer a base twice, but for a later plan that the hubs certify by signing it.
+def _check_answered(
+    plan: Plan,
+    invitation: Invitation,
+    answered: Answer | None,
+    certificates: Iterable[NeverReleased],
+    roster: Roster,
+) -> None:
+    """Refuse to answer a base twice, but for a later plan once every hub has given up the first for good.
 
-    A hub signs a second plan on a base only after it gave up the first for good: with one honest hub the
-    first answer's sum never comes out, so that a second one reveals nothing more.
+    With one honest hub the first answer's sum then never comes out, so that a second one reveals nothing
+    more. The device asks for the certificates itself: a hub that lost its log must not be believed for them.
     """
     if answered is None:
         return
@@ -215,3 +225,6 @@ def _check_answered(plan: Plan, invitation: Invitation, answered: Answer | None)
             f"this base was answered in round {answered.round}, a plan of round {plan.round} cannot follow: "
             "plan on a newer version, or with a higher number"
         )
+    if plan.mode == "hubs":
+        hubs = {name: roster.party(name).key for name in roster.names("hub")}
+        check_certified(answered.plan_hash, certificates, hubs)

@@ -42,6 +42,7 @@ from shoal_codecs.updates.ring import decode_sum, unpack_ring
 from shoal_codecs.updates.step import Step, apply_step, step_from_sum
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.heartbeat import Reading, merged
+from shoal_codecs.wire.hubs import NeverReleased, never_released_bytes
 from shoal_codecs.wire.messages import (
     AnyMessage,
     BlobWanted,
@@ -111,8 +112,13 @@ class Desk:
         window = {"opens_ms": now - 60_000, "closes_ms": now + 60_000}
         return make_plan(self.fleet, base, **({"round": number} | window | changes))
 
-    async def open_round(self, plan: Plan, model: ModelOffer, *, retain: bool = True) -> bytes:
-        """Publish the plan with everybody's signature, invite the device and return M."""
+    async def open_round(
+        self, plan: Plan, model: ModelOffer, *, retain: bool = True, given_up: tuple[bytes, ...] = ()
+    ) -> bytes:
+        """Publish the plan with everybody's signature, invite the device and return M.
+
+        ``given_up`` are the hashes of plans that every hub has certified it never releases.
+        """
         data = encode_plan(plan)
         self.plans[plan.round] = data
         signed = plan_signing_bytes(data)
@@ -120,7 +126,19 @@ class Desk:
         signatures = {name: self.fleet.identities[name].sign(signed) for name in names}
         if retain:
             topic = self.topics.round(plan.round)
-            await self.say(topic, PlanNotice, retain=True, plan=data, signatures=signatures)
+            certificates = tuple(
+                NeverReleased(
+                    digest,
+                    {hub: self.fleet.identities[hub].sign(never_released_bytes(digest)) for hub in HUBS},
+                )
+                for digest in given_up
+            )
+            fields: dict[str, Any] = {
+                "plan": data,
+                "signatures": signatures,
+                "certificates": certificates,
+            }
+            await self.say(topic, PlanNotice, retain=True, **fields)
         await self.invite(plan, model)
         return plan_hash(data)
 
@@ -456,8 +474,11 @@ async def test_a_cancelled_round_stops_the_report(open_mosquitto: BrokerHandle, 
         await desk.until_reports(1)
         await desk.command(Cancel, round=1, plan_hash=digest, reason="aborted")
         await eventually(lambda: not list((agent.folder / "data" / "outbox").glob("*.bin")))
-        # A later plan on the same base, which the hubs sign after they gave up the first.
+        # A later plan on the same base, once the hubs have given up the first, and not before.
         await desk.open_round(desk.plan(base.digest, 2), base)
+        reply = await desk.until(Reply, 2)
+        assert (reply.accepted, reply.reason[:23]) == (False, "MissingCertificateError")
+        await desk.open_round(desk.plan(base.digest, 3), base, given_up=(digest,))
         await desk.until_reports(len(desk.reports["hub-1"]) + 1)
         assert len({report.ciphertext for report in desk.reports["hub-1"]}) == 2
 

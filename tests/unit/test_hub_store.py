@@ -15,13 +15,15 @@ import pytest
 from hub_bench import DEVICES, HUBS, Fleet
 from shoal_codecs.secagg.hub_floors import HubFloors
 from shoal_codecs.secagg.hub_messages import Aborted, Reminded, RoundMemory, State
+from shoal_codecs.secagg.hub_reveal import Wasted
 from shoal_codecs.security.sealing import public_sealing_key
 from shoal_codecs.wire.messages import AnyMessage
 from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan
+from shoal_coordinator.hub.database import FILE_NAME
 from shoal_coordinator.hub.errors import HubFolderBusyError, HubStoreError, MissingCiphertextError
 from shoal_coordinator.hub.live import LiveRound
 from shoal_coordinator.hub.performer import RoundPerformer
-from shoal_coordinator.hub.store import FILE_NAME, HubStore
+from shoal_coordinator.hub.store import HubStore
 
 T = TypeVar("T")
 SECRET = bytes(range(32))
@@ -36,7 +38,7 @@ def fleet(tmp_path: Path) -> Fleet:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[HubStore]:
-    one = HubStore(tmp_path / "data", SECRET)
+    one = HubStore(tmp_path / "data", SECRET, "hub-1")
     yield one
     one.close()
 
@@ -46,10 +48,10 @@ def plan_with(fleet: Fleet, offer: HubOffer, number: int = 1, **changes: Any) ->
 
 
 def signed(store: HubStore, fleet: Fleet, number: int = 1) -> Plan:
-    offer = store.offer("hub-1")
-    plan = plan_with(fleet, offer, number, base=bytes([number]) * 32)
-    stored = store.sign(M[:31] + bytes([number]), encode_plan(plan), plan, b"s" * 64, offer, 5)
-    assert public_sealing_key(stored.private) == offer.key
+    draw = store.promises.show(bytes([number]) * 32, bytes(32), bytes([number]) * 32, 4)
+    plan = plan_with(fleet, draw.offer, number, base=bytes([number]) * 32)
+    stored = store.sign(M[:31] + bytes([number]), encode_plan(plan), plan, b"s" * 64, draw, 5)
+    assert public_sealing_key(stored.private) == draw.offer.key
     return plan
 
 
@@ -72,26 +74,81 @@ def test_everything_comes_back_in_the_order_it_was_logged(
         log()
         known |= adds
         store.close()
-        store.__init__(tmp_path / "data", SECRET)  # type: ignore[misc]
+        store.__init__(tmp_path / "data", SECRET, "hub-1")  # type: ignore[misc]
         (stored,) = store.rounds()
         assert stored.memory == RoundMemory(**known)
         assert stored.plan == encode_plan(plan)
 
 
-def test_an_offer_stays_until_a_plan_takes_it(store: HubStore, fleet: Fleet) -> None:
-    offer = store.offer("hub-1")
-    assert store.offer("hub-1") == offer
+def test_a_promise_stays_until_it_is_shown_and_what_is_shown_until_the_next(
+    store: HubStore, fleet: Fleet
+) -> None:
+    promised = store.promises.present()
+    assert store.promises.present() == promised
+    assert store.promises.shown() is None
+    first = store.promises.show(b"1" * 32, b"t" * 32, b"b" * 32, 4)
+    assert first.offer == promised.offer("hub-1")
+    assert store.promises.shown() == first
+    fresh = store.promises.present()
+    assert {fresh.key, fresh.nonce, fresh.challenge}.isdisjoint(
+        {promised.key, promised.nonce, promised.challenge}
+    )
+    second = store.promises.show(b"2" * 32, b"t" * 32, b"b" * 32, 5)
+    assert store.promises.shown() == second
+    assert store.promises.wasted() == Wasted(2, 5)
     signed(store, fleet)
-    fresh = store.offer("hub-1")
-    assert fresh.key != offer.key
-    assert fresh.nonce != offer.nonce
+    store.log_sum(M[:31] + b"\x01", b"sum", 9)
+    assert store.promises.wasted() == Wasted()
+    assert store.promises.shown() is None
+
+
+def test_a_set_of_promises_is_shown_for_once(store: HubStore) -> None:
+    store.promises.show(b"1" * 32, b"t" * 32, b"b" * 32, 4)
+    with pytest.raises(HubStoreError):
+        store.promises.show(b"1" * 32, b"t" * 32, b"c" * 32, 5)
+
+
+def test_every_entry_moves_the_head_and_the_chain_remembers_each(store: HubStore, fleet: Fleet) -> None:
+    heads = [store.database.head()]
+    signed(store, fleet)
+    heads.append(store.database.head())
+    m = M[:31] + b"\x01"
+    for log in (
+        lambda: store.log_closed(m, {}, 8),
+        lambda: store.log_agreement(m, b"d" * 32, DEVICES, 9),
+        lambda: store.log_sum(m, b"sum", 9),
+        lambda: store.log_ending(m, State.SPENT, "", 9),
+        lambda: store.renounce(bytes(32), 9),
+    ):
+        log()
+        heads.append(store.database.head())
+    assert [position for position, _ in heads] == [0, 2, 3, 4, 5, 6, 7]
+    assert all(store.database.link(position) == head for position, head in heads)
+    assert len({head for _, head in heads}) == len(heads)
+    assert store.database.link(99) == b""
+
+
+def test_a_hub_certifies_only_what_it_never_releases(store: HubStore, fleet: Fleet) -> None:
+    signed(store, fleet)
+    m = M[:31] + b"\x01"
+    assert not store.renounce(m, 6)
+    assert store.renounce(bytes(32), 6)
+    assert (store.renounced(bytes(32)), store.renounced(m)) == (True, False)
+    position = store.database.head()
+    assert store.renounce(bytes(32), 7)
+    assert store.database.head() == position
+    store.log_ending(m, State.ABANDONED, "too few", 9)
+    assert store.renounce(m, 10)
 
 
 def test_a_base_is_answered_until_its_round_is_abandoned(store: HubStore, fleet: Fleet) -> None:
     plan = signed(store, fleet)
-    assert store.answered(plan) == ({(plan.task, plan.base)}, {1})
+    assert store.answered(plan.task, plan.base) == {(plan.task, plan.base)}
+    assert store.answered(plan.task, bytes(32)) == set()
     store.log_ending(M[:31] + b"\x01", State.ABANDONED, "too few", 9)
-    assert store.answered(plan) == (set(), {1})
+    assert store.answered(plan.task, plan.base) == set()
+    assert store.earlier(plan.task, plan.base) == (M[:31] + b"\x01",)
+    assert (store.numbers(1), store.numbers(2)) == ({1}, set())
 
 
 def test_the_log_takes_no_second_answer(store: HubStore, fleet: Fleet) -> None:
@@ -125,7 +182,7 @@ def test_private_keys_lie_encrypted_in_a_file_for_the_owner_only(
     assert not any(private in file.read_bytes() for file in (tmp_path / "data").iterdir())
     assert (tmp_path / "data" / FILE_NAME).stat().st_mode & 0o077 == 0
     store.close()
-    other = HubStore(tmp_path / "data", bytes(32))
+    other = HubStore(tmp_path / "data", bytes(32), "hub-1")
     with pytest.raises(HubStoreError, match="put its identity"):
         other.rounds()
     other.close()
@@ -142,7 +199,7 @@ def test_finished_rounds_are_not_all_read_back(store: HubStore, fleet: Fleet) ->
 
 def test_one_process_holds_the_log(store: HubStore, tmp_path: Path) -> None:
     with pytest.raises(HubFolderBusyError):
-        HubStore(tmp_path / "data", SECRET)
+        HubStore(tmp_path / "data", SECRET, "hub-1")
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 99, None])
@@ -155,7 +212,7 @@ def test_files_that_are_no_log_of_this_version_are_refused(tmp_path: Path, conte
         database.execute("PRAGMA user_version = 99")
         database.close()
     with pytest.raises(HubStoreError, match=r"restore|update the hub"):
-        HubStore(tmp_path, SECRET)
+        HubStore(tmp_path, SECRET, "hub-1")
 
 
 async def test_a_hub_whose_log_fails_says_nothing_and_stops(store: HubStore, fleet: Fleet) -> None:
@@ -169,7 +226,7 @@ async def test_a_hub_whose_log_fails_says_nothing_and_stops(store: HubStore, fle
 
     signed(store, fleet)
     live = LiveRound.of(store.rounds()[0], HUBS[0], HubFloors(), 80)
-    performer = RoundPerformer(fleet.post("hub-1"), store, durably, say)
+    performer = RoundPerformer(fleet.post("hub-1"), store, durably, say, lambda: None)
     await performer.feed(live, Reminded())
     assert len(said) == 1
     store.close()

@@ -19,9 +19,11 @@ from edge_parts import (
     notice_of,
     offer_of,
 )
+from shoal_codecs.secagg.errors import BadCertificateError, CertificateError, MissingCertificateError
 from shoal_codecs.security.sealing import OVERHEAD_BYTES
 from shoal_codecs.wire.blob import describe
 from shoal_codecs.wire.errors import InvalidPlanError
+from shoal_codecs.wire.hubs import NeverReleased, never_released_bytes
 from shoal_codecs.wire.messages import PlanNotice
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import HubOffer, Plan, PrivacyPlan, encode_plan, plan_hash, plan_signing_bytes
@@ -251,11 +253,39 @@ def test_a_second_plan_on_a_base_that_is_not_later(number: int) -> None:
         judge(plan_of(), answered=Answer(number, b"\3" * 32))
 
 
-def test_a_later_plan_on_an_answered_base_needs_the_hubs_word() -> None:
-    earlier = Answer(6, b"\3" * 32)
-    assert judge(plan_of(), answered=earlier).round == 7
-    with pytest.raises(PlanSignatureError):
-        judge(plan_of(), answered=earlier, notice=notice_of(PARTIES, plan_of(), ("coordinator", "hub-1")))
+def certificate(*hubs: str, plan: bytes = b"\3" * 32, about: bytes = b"\3" * 32) -> NeverReleased:
+    return NeverReleased(
+        about, {hub: PARTIES.identities[hub].sign(never_released_bytes(plan)) for hub in hubs}
+    )
+
+
+def judge_again(*certificates: NeverReleased) -> Plan:
+    """Judge a plan of round 7 on a base that was answered in round 6."""
+    notice = msgspec.structs.replace(notice_of(PARTIES, plan_of()), certificates=certificates)
+    return judge(plan_of(), answered=Answer(6, b"\3" * 32), notice=notice)
+
+
+def test_a_later_plan_on_an_answered_base_needs_every_hubs_certificate() -> None:
+    assert judge_again(certificate("hub-1", "hub-2")).round == 7
+    assert judge_again(certificate("hub-1"), certificate("hub-2")).round == 7
+
+
+@pytest.mark.parametrize(
+    ("certificates", "error"),
+    [
+        ((), MissingCertificateError),
+        ((certificate("hub-1"),), MissingCertificateError),
+        ((certificate("hub-1", "coordinator"),), MissingCertificateError),
+        ((certificate("hub-1", "hub-2", plan=b"\4" * 32, about=b"\4" * 32),), MissingCertificateError),
+        ((certificate("hub-1"), certificate("hub-2", plan=b"\4" * 32)), BadCertificateError),
+        ((NeverReleased(b"\3" * 32, {"hub-1": bytes(64), "hub-2": bytes(64)}),), BadCertificateError),
+    ],
+)
+def test_an_uncertified_second_plan(
+    certificates: tuple[NeverReleased, ...], error: type[CertificateError]
+) -> None:
+    with pytest.raises(error):
+        judge_again(*certificates)
 
 
 @given(kept=st.integers(1, TASK.dimension), devices=st.integers(3, 12), hubs=st.integers(2, 4))

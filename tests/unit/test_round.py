@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from shoal_codecs.wire.plan import HubOffer, encode_plan
+from shoal_codecs.wire.hubs import HubPromise
+from shoal_codecs.wire.plan import HubOffer, decode_plan, encode_plan
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.round import RoundMachine
@@ -25,6 +27,8 @@ HUBS = ("hub-1", "hub-2")
 COHORT = tuple(f"device-{n}" for n in range(5))
 TIMINGS = on.RoundTimings()
 SET = b"s" * 32
+NONCE, CHALLENGE = b"n" * 32, b"c" * 32
+PROMISES = tuple(HubPromise(hub, b"k" * 32, b"p" * 32, b"s" * 64) for hub in HUBS)
 EVALUATION = on.Evaluation(10, 9, 1.5)
 EVENTS: tuple[Any, ...] = on.RoundEvent.__args__
 
@@ -51,6 +55,10 @@ def reason_of(action: Any) -> str:
     return action.reason
 
 
+def new_machine(mode: str = "hubs") -> RoundMachine:
+    return RoundMachine(plan_bytes(mode), TIMINGS, promises=PROMISES if mode == "hubs" else ())
+
+
 def kinds(actions: list[Any]) -> list[str]:
     return [type(action).__name__ for action in actions]
 
@@ -60,16 +68,17 @@ def agreed(hub: str, members: tuple[str, ...] = COHORT, digest: bytes = SET) -> 
 
 
 def machine_in(state: RoundState, mode: str = "hubs") -> RoundMachine:
-    machine = RoundMachine(plan_bytes(mode), TIMINGS)
+    machine = new_machine(mode)
     path: list[Any] = [on.Begun()]
     if mode == "hubs":
+        path += [on.HubRevealed(hub, NONCE, CHALLENGE) for hub in HUBS]
         path += [on.HubSigned(hub, b"s" * 64) for hub in HUBS]
         path += [agreed(hub) for hub in HUBS] + [on.HubSummed(hub, SET, hub.encode()) for hub in HUBS]
     else:
         path += [on.ReportStored(device) for device in COHORT]
     path += [on.Aggregated()] + [on.DeviceEvaluated(device, EVALUATION) for device in COHORT]
     if state is RoundState.WITHDRAWING:
-        path = [*path[:3], on.GivenUp("for the test")]
+        path = [*path[:5], on.GivenUp("for the test")]
     if state is RoundState.ABORTED:
         path = [path[0], on.HubRefused("hub-1", "no") if mode == "hubs" else on.GivenUp("no")]
     for event in path:
@@ -81,8 +90,21 @@ def machine_in(state: RoundState, mode: str = "hubs") -> RoundMachine:
 
 
 def test_a_round_from_plan_to_version() -> None:
-    machine = RoundMachine(plan_bytes(), TIMINGS)
-    assert kinds(machine.handle(on.Begun(), NOW)) == ["Persist", "ProposePlan"]
+    machine = new_machine()
+    draft = machine.facts.plan
+    assert machine.handle(on.Begun(), NOW)[1:] == [on.AskReveal(HUBS)]
+    assert machine.handle(on.HubRevealed("hub-2", NONCE, CHALLENGE), NOW) == []
+    assert machine.handle(on.HubRevealed("hub-2", NONCE, CHALLENGE), NOW) == []
+    persist, propose = machine.handle(on.HubRevealed("hub-1", b"m" * 32, CHALLENGE), NOW)
+    assert propose == on.ProposePlan(HUBS)
+    assert isinstance(persist, on.Persist)
+    assert decode_plan(persist.snapshot.plan) == machine.facts.plan
+    assert machine.facts.plan.hubs == (
+        HubOffer("hub-1", b"k" * 32, b"m" * 32, CHALLENGE),
+        HubOffer("hub-2", b"k" * 32, NONCE, CHALLENGE),
+    )
+    assert replace(machine.facts.plan, hubs=draft.hubs) == draft
+    assert machine.handle(on.HubRevealed("hub-1", NONCE, CHALLENGE), NOW) == []
     assert machine.handle(on.HubSigned("hub-1", b"1" * 64), NOW) == []
     actions = machine.handle(on.HubSigned("hub-2", b"2" * 64), NOW)
     assert kinds(actions) == ["Persist", "PublishPlan", "Invite"]
@@ -104,7 +126,7 @@ def test_a_round_from_plan_to_version() -> None:
 
 
 def test_a_plain_round_has_no_hubs_to_ask() -> None:
-    machine = RoundMachine(plan_bytes("plain"), TIMINGS)
+    machine = new_machine("plain")
     assert kinds(machine.handle(on.Begun(), NOW)) == ["Persist", "PublishPlan", "Invite"]
     for device in COHORT[:-1]:
         assert machine.handle(on.ReportStored(device), NOW) == []
@@ -119,6 +141,8 @@ def test_every_step_of_the_table_exists() -> None:
 
 ARGUMENTS: dict[str, Any] = {
     "hub": "hub-1",
+    "nonce": NONCE,
+    "challenge": CHALLENGE,
     "device": COHORT[0],
     "reason": "why",
     "signature": b"s" * 64,
@@ -174,6 +198,14 @@ def test_silent_hubs_are_asked_again_and_then_given_up() -> None:
     (abort,) = machine.handle(on.Tick(), NOW + TIMINGS.sign_ms)
     assert isinstance(abort, on.Abort)
     assert "hub-2 did not sign" in reason_of(abort)
+
+
+def test_hubs_that_show_no_nonce_are_asked_again_and_then_given_up() -> None:
+    machine = machine_in(RoundState.REVEALING)
+    machine.handle(on.HubRevealed("hub-1", NONCE, CHALLENGE), NOW)
+    assert machine.handle(on.Tick(), NOW + TIMINGS.resend_ms) == [on.AskReveal(("hub-2",))]
+    (abort,) = machine.handle(on.Tick(), NOW + TIMINGS.sign_ms)
+    assert "hub-2 did not show a nonce" in reason_of(abort)
 
 
 def test_only_devices_that_show_nothing_are_invited_again() -> None:
@@ -312,6 +344,7 @@ def test_plain_rounds_do_not_wait_for_those_who_declined() -> None:
 @pytest.mark.parametrize(
     ("state", "first"),
     [
+        (RoundState.REVEALING, ["AskReveal"]),
         (RoundState.PROPOSING, ["ProposePlan"]),
         (RoundState.COLLECTING, ["PublishPlan", "Invite"]),
         (RoundState.EVALUATING, ["AskEvaluation"]),
@@ -328,6 +361,7 @@ def test_a_restart_goes_on_in_every_state_that_is_stored(state: RoundState, firs
         return
     assert machine.state is state
     assert machine.facts.members == before.facts.members
+    assert (machine.facts.plan, machine.facts.promises) == (before.facts.plan, before.facts.promises)
 
 
 def test_a_restart_long_after_the_window_withdraws() -> None:
@@ -346,6 +380,7 @@ MEMBERS = st.sampled_from([COHORT, COHORT[1:], COHORT[:2]])
 DIGEST = st.sampled_from([SET, b"o" * 32])
 ANY = st.one_of(
     st.just(on.Begun()),
+    st.builds(on.HubRevealed, HUB, st.just(NONCE), st.just(CHALLENGE)),
     st.builds(on.HubSigned, HUB, st.just(b"s" * 64)),
     st.builds(on.HubRefused, HUB, st.just("no")),
     st.builds(on.HubAbandoned, HUB, st.just("gone")),
@@ -368,7 +403,7 @@ ANY = st.one_of(
 def test_in_any_order_a_round_ends_at_most_once_and_never_without_every_sum(
     mode: str, events: list[tuple[Any, int]]
 ) -> None:
-    machine, now = RoundMachine(plan_bytes(mode), TIMINGS), NOW
+    machine, now = new_machine(mode), NOW
     seen: list[Any] = []
     heard_sums: set[str] = set()
     reports: set[str] = set()

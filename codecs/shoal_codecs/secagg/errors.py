@@ -33,3 +33,15 @@ class PlanHashError(SecAggError):
 
 class DeviceNameError(SecAggError):
     """A device name that cannot be bound into a key."""
+
+
+class CertificateError(SecAggError):
+    """A second plan on a base whose earlier plan is not given up for good by every hub."""
+
+
+class MissingCertificateError(CertificateError):
+    """A hub's word that an earlier plan is never released is not there."""
+
+
+class BadCertificateError(CertificateError):
+    """A certificate that its hub did not sign, or signed for another plan."""

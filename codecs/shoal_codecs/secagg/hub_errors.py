@@ -48,7 +48,11 @@ class PlanHubsError(PlanRefusedError):
 
 
 class PlanOfferError(PlanRefusedError):
-    """A plan that names another key or nonce than this hub offers now."""
+    """A plan that names another key or nonce than this hub has shown last."""
+
+
+class PlanDrawError(PlanRefusedError):
+    """A plan with other hubs' nonces, task or base than this hub's nonce was shown for."""
 
 
 class PlanCohortError(PlanRefusedError):
@@ -73,6 +77,30 @@ class BaseAnsweredError(PlanRefusedError):
 
 class RoundReusedError(PlanRefusedError):
     """A round number that stood in another plan."""
+
+
+class RenouncedPlanError(PlanRefusedError):
+    """A plan that this hub has certified it never releases."""
+
+
+class RevealRefusedError(SecAggError):
+    """A nonce that this hub does not show."""
+
+
+class PromiseSetError(RevealRefusedError):
+    """Promises that are not those of exactly the roster's hubs."""
+
+
+class PromiseSignatureError(RevealRefusedError):
+    """A promise that its hub did not sign."""
+
+
+class StalePromiseError(RevealRefusedError):
+    """Promises among which this hub's own is not the one it makes now."""
+
+
+class DrawLimitError(RevealRefusedError):
+    """Too many draws of coordinates that came to no sum."""
 
 
 class ReportPartError(SecAggError):

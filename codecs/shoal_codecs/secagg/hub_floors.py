@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Container, Iterator
+from dataclasses import dataclass
 
 import msgspec
 
@@ -9,6 +10,7 @@ from shoal_codecs.secagg.hub_errors import (
     BaseAnsweredError,
     LoweredFloorError,
     PlanCohortError,
+    PlanDrawError,
     PlanHubsError,
     PlanModeError,
     PlanOfferError,
@@ -20,10 +22,21 @@ from shoal_codecs.secagg.hub_errors import (
     RoundReusedError,
 )
 from shoal_codecs.security.roster import Roster
+from shoal_codecs.wire.hubs import promise_of, promise_set_digest
 from shoal_codecs.wire.plan import HubOffer, Plan
 
 # 0.8 * 15 must be 12 and not the thirteenth part of a float's last digit more.
 _FLOAT_SLACK = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A nonce that was shown: the offer with it, and the promises, task and base (digests) it is for."""
+
+    offer: HubOffer
+    set_digest: bytes
+    task: bytes
+    base: bytes
 
 
 class HubFloors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,7 +45,8 @@ class HubFloors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     No sum is released over fewer than ``n_min`` reports, nor over less than ``cohort_share`` of the
     cohort. A round may stay open ``longest_round_s`` and begin ``clock_skew_s`` ahead of this hub's clock;
     ``linger_s`` after its end a hub that has not agreed gives it up. A share has at most ``most_values``
-    values.
+    values. After ``free_draws`` draws of coordinates in a row that came to no sum there is one every
+    ``draw_pause_s``.
     """
 
     n_min: int = 3
@@ -41,6 +55,8 @@ class HubFloors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     clock_skew_s: float = 60.0
     linger_s: float = 10.0
     most_values: int = 1 << 26
+    free_draws: int = 16
+    draw_pause_s: float = 300.0
 
     def least_reports(self, cohort: int) -> int:
         """Return the fewest reports this hub adds up for a cohort of that many devices."""
@@ -53,20 +69,20 @@ def check_plan(
     hub: str,
     floors: HubFloors,
     roster: Roster,
-    offer: HubOffer,
+    draw: Draw | None,
     answered: Container[tuple[bytes, bytes]],
     rounds: Container[int],
     now_ms: int,
 ) -> None:
     """Refuse a plan that ``hub`` may not sign.
 
-    ``offer`` is what this hub offers now; ``answered`` holds the (task, base) digests it signed a plan for
-    and did not abandon, ``rounds`` the round numbers it has seen in plans.
+    ``draw`` is what this hub has shown last and signed no plan with; ``answered`` holds the (task, base)
+    digests it signed a plan for and did not abandon, ``rounds`` the round numbers it has seen in plans.
 
     Raises:
         PlanRefusedError: one of its kinds, naming what to change.
     """
-    for holds, kind, fault in (*_belonging(plan, hub, roster, offer), *_bounds(plan, floors, now_ms)):
+    for holds, kind, fault in (*_belonging(plan, hub, roster, draw), *_bounds(plan, floors, now_ms)):
         if not holds:
             raise kind(fault)
     if (plan.task, plan.base) in answered:
@@ -79,7 +95,7 @@ def check_plan(
 
 
 def _belonging(
-    plan: Plan, hub: str, roster: Roster, offer: HubOffer
+    plan: Plan, hub: str, roster: Roster, draw: Draw | None
 ) -> Iterator[tuple[bool, type[PlanRefusedError], str]]:
     yield plan.mode == "hubs", PlanModeError, f"mode {plan.mode!r} has no part for hubs: propose mode 'hubs'"
     yield (
@@ -104,9 +120,16 @@ def _belonging(
         f"the plan names the hubs {list(named)}, the roster {list(roster.names('hub'))}: name all of them",
     )
     yield (
-        next((one for one in plan.hubs if one.hub == hub), None) == offer,
+        draw is not None and draw.offer in plan.hubs,
         PlanOfferError,
-        f"the plan does not name what {hub} offers now: take the newest status of this hub",
+        f"the plan does not name what {hub} has shown last: ask for the nonces anew",
+    )
+    yield (
+        draw is not None
+        and promise_set_digest(tuple(promise_of(one) for one in plan.hubs)) == draw.set_digest
+        and (plan.task, plan.base) == (draw.task, draw.base),
+        PlanDrawError,
+        f"the plan has other nonces, task or base than {hub} has shown its nonce for: plan with those",
     )
     strangers = [device for device in plan.cohort if roster.role(device) != "device"]
     yield not strangers, PlanCohortError, f"{strangers[:3]} are no devices on the roster: invite only those"

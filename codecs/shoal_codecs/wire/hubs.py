@@ -5,6 +5,7 @@ import hashlib
 import msgspec
 
 from shoal_codecs.wire.packing import prefixed
+from shoal_codecs.wire.plan import HubOffer
 
 _PROMISE_LABEL = b"shoal/1 hub promise\x00"
 _COMMITMENT_LABEL = b"shoal/1 hub commitment\x00"
@@ -62,3 +63,9 @@ def promise_set_digest(promises: tuple[HubPromise, ...]) -> bytes:
 def never_released_bytes(plan_hash: bytes) -> bytes:
     """Return what a hub signs when it has destroyed the key of the plan with ``plan_hash``."""
     return _NEVER_LABEL + plan_hash
+
+
+def promise_of(offer: HubOffer) -> HubPromise:
+    """Return the promise, unsigned, that ``offer`` as a plan names it keeps."""
+    commitment = promise_commitment(offer.hub, offer.key, offer.nonce, offer.challenge)
+    return HubPromise(offer.hub, offer.key, commitment, b"")

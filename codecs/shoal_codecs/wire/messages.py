@@ -10,7 +10,6 @@ import msgspec
 
 from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.hubs import HubPromise, NeverReleased
-from shoal_codecs.wire.plan import HubOffer
 from shoal_codecs.wire.single import Prekey
 
 PROTOCOL_VERSION = 1
@@ -267,6 +266,13 @@ class NonceRevealed(Message, frozen=True, kw_only=True, tag="nr"):
     challenge: bytes
 
 
+class RevealRefused(Message, frozen=True, kw_only=True, tag="rx"):
+    """A hub does not show its nonce for this set of promises, and says why."""
+
+    set_digest: bytes
+    reason: str
+
+
 class PlanProposal(Message, frozen=True, kw_only=True, tag="pp"):
     """The coordinator proposes a plan; ``signature`` is its own over the plan.
 
@@ -310,14 +316,15 @@ class RoundAborted(Message, frozen=True, kw_only=True, tag="ra"):
 
 
 class HubStatus(Message, frozen=True, kw_only=True, tag="hs"):
-    """Retained, and the Will: a hub is there, and what it offers to the next plan.
+    """Retained, and the Will: a hub is there, and what it promises to the next plan.
 
-    ``head`` is the newest link of the chain over its log, ``position`` how many links there are.
+    ``head`` is the newest link of the chain over its log, ``position`` how many links there are; a Will
+    names none, for it is older than what it follows.
     """
 
     online: bool
     session: bytes
-    offer: HubOffer | None = None
+    promise: HubPromise | None = None
     position: int = 0
     head: bytes = b""
 
@@ -462,6 +469,7 @@ AnyMessage = (
     | PlanNotice
     | RevealWanted
     | NonceRevealed
+    | RevealRefused
     | PlanProposal
     | PlanSigned
     | PlanRefused

@@ -19,6 +19,18 @@ class HubFolderBusyError(HubStoreError):
     """Another process holds the hub's log."""
 
 
+class LogBehindError(HubStoreError):
+    """A peer has seen a newer state of this hub's log than there is here."""
+
+
+class LogForkedError(HubStoreError):
+    """A peer has seen another history of this hub's log than there is here."""
+
+
+class PeerBehindError(HubError):
+    """A peer whose log is older than, or another than, the one it has shown before."""
+
+
 class HubRoleError(HubError):
     """The name and key in this folder are no hub's on the roster."""
 

@@ -1,17 +1,14 @@
-"""The rounds of a hub: plans checked and signed, reports checked and stored, believed words made events.
+"""The rounds of a hub: reports checked and stored, believed words made events.
 
 Everything runs under the performer's lock, so that a round cannot close between a report's check and its
 storing.
 """
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
-from shoal_codecs.errors import ShoalError
 from shoal_codecs.secagg.hub_errors import SecondReportError, UninvitedReportError
-from shoal_codecs.secagg.hub_floors import check_plan
 from shoal_codecs.secagg.hub_messages import (
     Aborted,
     Committed,
@@ -25,35 +22,32 @@ from shoal_codecs.secagg.hub_messages import (
     Tick,
 )
 from shoal_codecs.secagg.report_opening import name_report, open_report
-from shoal_codecs.security.identity import verify
 from shoal_codecs.security.post import Post
 from shoal_codecs.wire.messages import (
     Agreement,
     AnyMessage,
     PlanProposal,
-    PlanRefused,
     ReportPart,
     ReportSet,
+    RevealWanted,
     RoundAbandoned,
     RoundAborted,
     RoundCommitted,
 )
-from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, plan_hash, plan_signing_bytes
+from shoal_codecs.wire.plan import Plan, decode_plan, plan_hash
 from shoal_coordinator.hub.config import HubSettings
-from shoal_coordinator.hub.errors import HubStoreError, LateReportError, UnknownRoundError
+from shoal_coordinator.hub.errors import LateReportError, UnknownRoundError
 from shoal_coordinator.hub.live import LiveRound
 from shoal_coordinator.hub.performer import Durably, RoundPerformer
-from shoal_coordinator.hub.store import KEEP_FINISHED, HubStore
+from shoal_coordinator.hub.plan_desk import PlanDesk
+from shoal_coordinator.hub.store import KEEP_FINISHED, HubStore, StoredRound
 
 log = structlog.get_logger()
 CREDIT_EVERY = 8
 
 
 class RoundKeeper:
-    """All rounds this hub takes part in.
-
-    ``on_offer`` is called with the next offer whenever the last one went into a plan.
-    """
+    """All rounds this hub takes part in."""
 
     def __init__(
         self,
@@ -62,7 +56,7 @@ class RoundKeeper:
         store: HubStore,
         durably: Durably,
         performer: RoundPerformer,
-        on_offer: Callable[[HubOffer], None],
+        desk: PlanDesk,
     ) -> None:
         self._settings = settings
         self._name = post.identity.name
@@ -70,26 +64,21 @@ class RoundKeeper:
         self._store = store
         self._durably = durably
         self._performer = performer
-        self._on_offer = on_offer
+        self._desk = desk
         self._rounds: dict[bytes, LiveRound] = {}
-        self._coordinator = post.roster.sole("coordinator")
 
     @property
     def waiting(self) -> bool:
         """Whether time can change anything."""
         return any(not live.machine.idle for live in self._rounds.values())
 
-    async def restore(self) -> HubOffer:
-        """Go on from the log; return the present offer."""
+    async def restore(self) -> None:
+        """Go on from the log."""
         for stored in await self._durably(self._store.rounds):
             plan = decode_plan(stored.plan)
-            share_bytes = await asyncio.to_thread(_share_bytes, plan, self._position(plan))
-            self._rounds[stored.plan_hash] = live = LiveRound.of(
-                stored, self._name, self._settings.floors, share_bytes
-            )
+            self._rounds[stored.plan_hash] = live = await self._live(plan, stored)
             if not live.machine.finished:
                 log.info("round_resumed", round=plan.round, state=live.machine.state.value)
-        return await self._durably(self._store.offer, self._name)
 
     async def remind(self) -> None:
         """Say the latest word of every round that is not over again."""
@@ -114,6 +103,10 @@ class RoundKeeper:
         """
         event: Event
         match message:
+            case RevealWanted():
+                async with self._performer.lock:
+                    await self._desk.hear_wanted(message)
+                return
             case PlanProposal():
                 await self._hear_proposal(message)
                 return
@@ -132,6 +125,9 @@ class RoundKeeper:
                 return
         async with self._performer.lock:
             live = self._rounds.get(message.plan_hash)
+            if live is None and isinstance(message, RoundAborted):
+                await self._desk.renounce(message)
+                return
             if live is None:
                 raise UnknownRoundError(
                     f"this hub signed no such plan of round {message.round}: if this repeats, see "
@@ -140,48 +136,18 @@ class RoundKeeper:
             await self._performer.feed(live, event)
 
     async def _hear_proposal(self, message: PlanProposal) -> None:
-        digest = plan_hash(message.plan)
+        """Sign a plan and begin its round; a plan that is signed already gets its latest word again."""
         async with self._performer.lock:
-            if (live := self._rounds.get(digest)) is not None:
-                await self._performer.feed(live, Reminded())
-                return
-            number = 0
-            try:
-                plan = decode_plan(message.plan)
-                number = plan.round
-                verify(self._coordinator.key, plan_signing_bytes(message.plan), message.signature)
-                await self._sign(plan, digest, message.plan)
-            except HubStoreError:
-                raise
-            except ShoalError as error:
-                reason = f"{type(error).__name__}: {error}"
-                log.warning("plan_refused", round=number, error=type(error).__name__, remedy=str(error))
-                self._performer.tell(PlanRefused, round=number, plan_hash=digest, reason=reason)
-
-    async def _sign(self, plan: Plan, digest: bytes, data: bytes) -> None:
-        offer = await self._durably(self._store.offer, self._name)
-        answered, rounds = await self._durably(self._store.answered, plan)
-        check_plan(
-            plan,
-            hub=self._name,
-            floors=self._settings.floors,
-            roster=self._post.roster,
-            offer=offer,
-            answered=answered,
-            rounds=rounds,
-            now_ms=self._performer.now_ms(),
-        )
-        share_bytes = await asyncio.to_thread(_share_bytes, plan, self._position(plan))
-        signature = self._post.identity.sign(plan_signing_bytes(data))
-        stored = await self._durably(
-            self._store.sign, digest, data, plan, signature, offer, self._performer.now_ms()
-        )
-        live = LiveRound.of(stored, self._name, self._settings.floors, share_bytes)
-        self._rounds[digest] = live
-        log.info("plan_signed", round=plan.round, devices=len(plan.cohort))
-        await self._performer.feed(live, Reminded())
-        self._on_offer(await self._durably(self._store.offer, self._name))
-        self._forget_old()
+            live = self._rounds.get(plan_hash(message.plan))
+            if live is None:
+                signed = await self._desk.sign(message)
+                if signed is None:
+                    return
+                plan, stored = signed
+                live = await self._live(plan, stored)
+                self._rounds[stored.plan_hash] = live
+                self._forget_old()
+            await self._performer.feed(live, Reminded())
 
     # --- what devices send ----------------------------------------------------------------------
 
@@ -245,8 +211,10 @@ class RoundKeeper:
 
     # --- small help -----------------------------------------------------------------------------
 
-    def _position(self, plan: Plan) -> int:
-        return [offer.hub for offer in plan.hubs].index(self._name)
+    async def _live(self, plan: Plan, stored: StoredRound) -> LiveRound:
+        position = [offer.hub for offer in plan.hubs].index(self._name)
+        share_bytes = await asyncio.to_thread(_share_bytes, plan, position)
+        return LiveRound.of(stored, self._name, self._settings.floors, share_bytes)
 
     def _forget_old(self) -> None:
         idle = [key for key, live in self._rounds.items() if live.machine.idle]

@@ -29,10 +29,12 @@ from shoal_codecs.secagg.hub_messages import (
     PublishSum,
     SumSealed,
 )
+from shoal_codecs.secagg.log_chain import NO_HEAD
 from shoal_codecs.secagg.report_opening import open_share
 from shoal_codecs.security.identity import sealing_public_of
 from shoal_codecs.security.post import Post
 from shoal_codecs.security.sealing import seal
+from shoal_codecs.wire.hubs import never_released_bytes
 from shoal_codecs.wire.messages import (
     Agreement,
     AnyMessage,
@@ -70,7 +72,7 @@ class RoundPerformer:
     """Feeds events to machines and carries their actions out, one at a time under ``lock``.
 
     ``fault`` becomes an exception when the log fails: the hub must then stop, for it may have decided what
-    it cannot remember.
+    it cannot remember. ``position`` and ``head`` are the log's, ``on_logged`` is called when they change.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class RoundPerformer:
         store: HubStore,
         durably: Durably,
         say: Say,
+        on_logged: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.position, self.head = 0, NO_HEAD
         self.fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lock = asyncio.Lock()
         self._name = post.identity.name
@@ -88,6 +92,7 @@ class RoundPerformer:
         self._store = store
         self._durably = durably
         self._say = say
+        self._on_logged = on_logged
         self._clock = clock
         self._sums: set[asyncio.Task[None]] = set()
         self._coordinator = post.roster.sole("coordinator")
@@ -150,6 +155,12 @@ class RoundPerformer:
                 log.info("round_ended", round=live.plan.round, state=state.value, reason=reason)
             case LogSettled():
                 await self._durably(store.log_settled, key, now_ms)
+        await self.logged()
+
+    async def logged(self) -> None:
+        """Learn the log's new head and let everybody know it: whoever adds to the log calls this."""
+        self.position, self.head = await self._durably(self._store.database.head)
+        self._on_logged()
 
     def _publish(self, live: LiveRound, action: Action) -> None:
         head: dict[str, Any] = {"round": live.plan.round, "plan_hash": live.plan_hash}
@@ -157,11 +168,15 @@ class RoundPerformer:
             case PublishSigned():
                 self.tell(PlanSigned, **head, signature=live.signature)
             case PublishSet(reports):
-                self.tell(ReportSet, **head, reports=dict(reports))
+                self.tell(ReportSet, **head, **self._log_head(), reports=dict(reports))
             case PublishAgreement(digest, members):
-                self.tell(Agreement, **head, set_digest=digest, members=members)
+                self.tell(Agreement, **head, **self._log_head(), set_digest=digest, members=members)
             case PublishAbandoned(reason):
-                self.tell(RoundAbandoned, **head, reason=reason)
+                certificate = self._post.identity.sign(never_released_bytes(live.plan_hash))
+                self.tell(RoundAbandoned, **head, reason=reason, certificate=certificate)
+
+    def _log_head(self) -> dict[str, Any]:
+        return {"position": self.position, "head": self.head}
 
     def _send_sum(self, live: LiveRound, digest: bytes, sealed: bytes) -> None:
         count = -(-len(sealed) // SUM_PART_BYTES)

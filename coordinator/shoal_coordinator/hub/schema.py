@@ -1,7 +1,9 @@
 """The tables of a hub's log.
 
-``log`` is only ever added to: it is what the hub has answered. ``keys`` and ``reports.ciphertext`` are
-erased when their round has ended.
+``log`` is only ever added to: it is what the hub has answered, each entry chained to the one before it.
+``subject`` is the hash of a plan or the digest of a set of promises. ``keys`` and ``reports.ciphertext`` are
+erased when their round has ended; a key without a set is promised, one with a set and no plan is shown.
+``peers`` holds the newest log head of each peer.
 """
 
 VERSION = 1
@@ -16,12 +18,13 @@ CREATE TABLE rounds (
 );
 CREATE INDEX rounds_base ON rounds (task, base);
 CREATE TABLE log (
-    position INTEGER PRIMARY KEY AUTOINCREMENT,
-    plan_hash BLOB NOT NULL REFERENCES rounds (plan_hash),
+    position INTEGER PRIMARY KEY,
+    subject BLOB NOT NULL,
     entry TEXT NOT NULL,
     body BLOB NOT NULL,
     at_ms INTEGER NOT NULL,
-    UNIQUE (plan_hash, entry)
+    head BLOB NOT NULL,
+    UNIQUE (subject, entry)
 );
 CREATE TABLE reports (
     plan_hash BLOB NOT NULL REFERENCES rounds (plan_hash),
@@ -33,8 +36,15 @@ CREATE TABLE reports (
 );
 CREATE TABLE keys (
     key BLOB PRIMARY KEY,
-    nonce BLOB NOT NULL,
-    sealed_private BLOB NOT NULL,
+    sealed_secrets BLOB NOT NULL,
+    set_digest BLOB UNIQUE,
+    task BLOB,
+    base BLOB,
     plan_hash BLOB UNIQUE
+);
+CREATE TABLE peers (
+    hub TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,
+    head BLOB NOT NULL
 );
 """

@@ -4,9 +4,10 @@ import asyncio
 import functools
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,15 +22,27 @@ from shoal_codecs.security.roster import Roster, load_roster
 from shoal_codecs.transport.errors import TransportError
 from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.messages import Delivery, Publication
-from shoal_codecs.wire.messages import AnyMessage, HubStatus, PlanProposal, Receipt, ReportPart
+from shoal_codecs.wire.hubs import HubPromise
+from shoal_codecs.wire.messages import (
+    Agreement,
+    AnyMessage,
+    HubStatus,
+    PeerLog,
+    PlanProposal,
+    Receipt,
+    ReportPart,
+    ReportSet,
+    RevealWanted,
+)
 from shoal_codecs.wire.messages import RoundAborted as Abort
 from shoal_codecs.wire.messages import RoundCommitted as Commit
-from shoal_codecs.wire.plan import HubOffer
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.hub.config import HubSettings
 from shoal_coordinator.hub.errors import HubRoleError, HubStoreError, UnexpectedMessageError
 from shoal_coordinator.hub.keeper import RoundKeeper
+from shoal_coordinator.hub.peers import LogWatch
 from shoal_coordinator.hub.performer import RoundPerformer
+from shoal_coordinator.hub.plan_desk import PlanDesk
 from shoal_coordinator.hub.receipt_lane import ReceiptLane
 from shoal_coordinator.hub.store import HubStore
 
@@ -39,6 +52,18 @@ TICK_S = 0.1
 RECEIPTS_IN_FLIGHT = 8
 # Repetitions wait while this many messages have not left.
 CROWDED = 256
+MOST_HELD = 1024
+ASK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """Who hears what comes in."""
+
+    watch: LogWatch
+    desk: PlanDesk
+    keeper: RoundKeeper
+    performer: RoundPerformer
 
 
 class HubService:
@@ -68,14 +93,17 @@ class HubService:
         self._clock = clock
         self._post = Post(self.topics, identity, roster, clock)
         self._session = os.urandom(8)
+        self._performer: RoundPerformer | None = None
         self._status_topic = self.topics.hub(self._name, "status")
         self.link = Link(_with_user(settings), self._name, will=self._status(online=False))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hub-log")
         # What must stay in order, and what need not.
         self._words: asyncio.Queue[Publication] = asyncio.Queue()
         self._receipts = ReceiptLane()
-        self._offer: HubOffer | None = None
+        self._promise: HubPromise | None = None
         self._reminded = False
+        # What came before every peer had said what it knows of this hub's log.
+        self._held: deque[tuple[str, AnyMessage]] = deque(maxlen=MOST_HELD)
 
     async def run(self) -> None:
         """Take part in rounds until cancelled; say farewell then.
@@ -85,7 +113,7 @@ class HubService:
         """
         try:
             store = await self._durably(
-                HubStore, self._settings.data_folder, self._identity.derive(b"hub keys")
+                HubStore, self._settings.data_folder, self._identity.derive(b"hub keys"), self._name
             )
             try:
                 await self._serve(store)
@@ -95,15 +123,20 @@ class HubService:
             self._thread.shutdown(wait=False)
 
     async def _serve(self, store: HubStore) -> None:
-        performer = RoundPerformer(self._post, store, self._durably, self._say, self._clock)
-        keeper = RoundKeeper(self._settings, self._post, store, self._durably, performer, self._offered)
-        self._offer = await keeper.restore()
-        await self._subscribe(keeper, performer)
-        self.link.on_connected(functools.partial(self._connected, keeper))
+        performer = RoundPerformer(self._post, store, self._durably, self._say, self._log_news, self._clock)
+        self._performer = performer
+        watch = LogWatch(self._post, self._session, store.database, self._durably, performer.tell)
+        desk = PlanDesk(self._settings.floors, self._post, store, self._durably, performer, self._promised)
+        keeper = RoundKeeper(self._settings, self._post, store, self._durably, performer, desk)
+        await performer.logged()
+        await keeper.restore()
+        ears = Ears(watch, desk, keeper, performer)
+        await self._subscribe(ears)
+        self.link.on_connected(functools.partial(self._connected, ears))
         tasks = [
             asyncio.ensure_future(performer.fault),
             asyncio.create_task(self.link.run()),
-            asyncio.create_task(self._tick(keeper)),
+            asyncio.create_task(self._tick(ears)),
             asyncio.create_task(self._send(self._words)),
             *(asyncio.create_task(self._send(self._receipts)) for _ in range(RECEIPTS_IN_FLIGHT)),
         ]
@@ -119,47 +152,84 @@ class HubService:
 
     # --- coming in ------------------------------------------------------------------------------
 
-    async def _subscribe(self, keeper: RoundKeeper, performer: RoundPerformer) -> None:
-        handler = functools.partial(self._on_delivery, keeper, performer)
+    async def _subscribe(self, ears: Ears) -> None:
+        handler = functools.partial(self._on_delivery, ears)
         await self.link.subscribe(self.topics.hub(self._name, "control"), handler)
         await self.link.subscribe(f"{self.topics.hub(self._name, 'reports')}/+/+", handler)
         for hub in self._roster.names("hub"):
             if hub != self._name:
                 await self.link.subscribe(self.topics.hub(hub, "events"), handler)
+                await self.link.subscribe(self.topics.hub(hub, "status"), handler)
 
-    async def _on_delivery(self, keeper: RoundKeeper, performer: RoundPerformer, delivery: Delivery) -> None:
+    async def _on_delivery(self, ears: Ears, delivery: Delivery) -> None:
         try:
             address, message = self._post.open(delivery.topic, delivery.payload)
-            match address.part, message:
-                case "reports", ReportPart():
-                    await keeper.take_part(message)
-                case "events", _:
-                    await keeper.hear(message)
-                case "control", PlanProposal() | Commit() | Abort():
-                    await keeper.hear(message)
-                case _:
-                    raise UnexpectedMessageError(
-                        f"{type(message).__name__} has no place on {address.part!r}: update its sender"
-                    )
+            await self._take(ears, address.part, message)
         except HubStoreError as error:
-            performer.fail(error)
+            ears.performer.fail(error)
         except ShoalError as error:
             name = type(error).__name__
             self.refused[name] += 1
             log.warning("message_refused", topic=delivery.topic, error=name, remedy=str(error))
 
-    async def _connected(self, keeper: RoundKeeper, session_present: bool) -> None:  # noqa: FBT001
-        self._words.put_nowait(self._status(online=True))
-        if not session_present or not self._reminded:
-            self._reminded = True
-            await keeper.remind()
+    async def _take(self, ears: Ears, part: str, message: AnyMessage) -> None:
+        match part, message:
+            case "status", HubStatus():
+                await ears.watch.hear_status(message)
+            case "events", PeerLog():
+                if await ears.watch.hear_peer(message):
+                    await self._begin(ears)
+            case _ if not ears.watch.confirmed:
+                self._held.append((part, message))
+            case "reports", ReportPart():
+                await ears.keeper.take_part(message)
+            case "events", _:
+                if isinstance(message, ReportSet | Agreement):
+                    await ears.watch.note(message.sender, message.position, message.head)
+                await ears.keeper.hear(message)
+            case "control", RevealWanted() | PlanProposal() | Commit() | Abort():
+                await ears.keeper.hear(message)
+            case _:
+                raise UnexpectedMessageError(
+                    f"{type(message).__name__} has no place on {part!r}: update its sender"
+                )
 
-    async def _tick(self, keeper: RoundKeeper) -> None:
+    async def _begin(self, ears: Ears) -> None:
+        """Go on: every peer has seen no more of this hub's log than there is."""
+        log.info("log_confirmed", entries=ears.performer.position)
+        self._promised(await ears.desk.promise())
+        await ears.keeper.remind()
+        self._reminded = True
+        while self._held:
+            part, message = self._held.popleft()
+            try:
+                await self._take(ears, part, message)
+            except HubStoreError:
+                raise
+            except ShoalError as error:
+                self.refused[type(error).__name__] += 1
+                log.warning("message_refused", error=type(error).__name__, remedy=str(error))
+
+    async def _connected(self, ears: Ears, session_present: bool) -> None:  # noqa: FBT001
+        self._words.put_nowait(self._status(online=True))
+        if ears.watch.confirmed and not session_present:
+            await ears.keeper.remind()
+
+    async def _tick(self, ears: Ears) -> None:
+        asked_s = 0.0
         while True:
             await asyncio.sleep(TICK_S)
             # Without a connection nothing can be heard or said, and nothing is decided.
-            if keeper.waiting and self.link.is_connected and self._words.qsize() < CROWDED:
-                await keeper.tick()
+            if not self.link.is_connected or self._words.qsize() >= CROWDED:
+                continue
+            if ears.watch.confirmed:
+                if ears.keeper.waiting:
+                    await ears.keeper.tick()
+            elif time.monotonic() - asked_s >= ASK_S:
+                if asked_s:
+                    log.warning("log_unconfirmed", waiting_for=list(ears.watch.awaited))
+                    self._words.put_nowait(self._status(online=True))
+                asked_s = time.monotonic()
 
     # --- going out ------------------------------------------------------------------------------
 
@@ -170,13 +240,22 @@ class HubService:
         else:
             self._words.put_nowait(publication)
 
-    def _offered(self, offer: HubOffer) -> None:
-        self._offer = offer
+    def _promised(self, promise: HubPromise) -> None:
+        self._promise = promise
+        self._words.put_nowait(self._status(online=True))
+
+    def _log_news(self) -> None:
+        # Peers learn the new head before the word that follows from it.
         self._words.put_nowait(self._status(online=True))
 
     def _status(self, *, online: bool) -> Publication:
         status = self._post.compose(
-            HubStatus, online=online, session=self._session, offer=self._offer if online else None
+            HubStatus,
+            online=online,
+            session=self._session,
+            promise=self._promise if online else None,
+            position=self._performer.position if online and self._performer else 0,
+            head=self._performer.head if online and self._performer else b"",
         )
         return Publication(self._status_topic, self._post.encode(self._status_topic, status), retain=True)
 

@@ -125,7 +125,9 @@ class Store:
             StoreConflictError: it is over already.
         """
         values = {**_fields(record), "finished": False, "row": b""}
-        changed = {"state": record.state, "snapshot": record.snapshot}
+        # A plan is a draft until the hubs have shown their nonces.
+        plan = {"plan": record.plan, "plan_hash": record.plan_hash}
+        changed = {"state": record.state, "snapshot": record.snapshot, **plan}
         async with self._database.begin() as connection:
             statement = insert(tables.Round).values(**values)
             await _unless_over(connection, statement, changed, record.number)
