@@ -5,12 +5,15 @@ every party that applies the step holds the same bits.
 """
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
+from shoal_codecs.privacy.ring_width import noise_length
 from shoal_codecs.secagg.additive import combine
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.security.sealing import unseal
@@ -18,9 +21,11 @@ from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
 from shoal_codecs.updates.errors import NonFiniteUpdateError, UpdateError
 from shoal_codecs.updates.levels import pack_levels
 from shoal_codecs.updates.model_step import pack_leading
+from shoal_codecs.updates.plain_noise import longest_update, noised_mean
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import SEEDED, codec
-from shoal_codecs.updates.ring import RingSpec, RingSum, decode_sum, unpack_ring
+from shoal_codecs.updates.ring import RingSpec, RingSum, decode_sum, told_by, unpack_ring
+from shoal_codecs.updates.ring_extras import NOTHING_TOLD, RoundTold
 from shoal_codecs.updates.selection import Selection, select_coordinates
 from shoal_codecs.updates.step import LEAST_SCALE, Step, apply_step, quantise, step_from_sum
 from shoal_codecs.wire.blob import digest_of
@@ -57,7 +62,7 @@ class Candidate:
     ``data`` is the little-endian float32 vector, ``digest`` its BLAKE3, ``step`` an encoded ``ModelStep``
     (empty where it would be no shorter than the whole), ``norm`` the L2 norm of the move, ``bounded`` whether
     the move was shortened to what honest devices can add up to, ``fault`` why the round moved nothing (empty:
-    it did).
+    it did), ``told`` what the ring's further coordinates say.
     """
 
     data: bytes
@@ -66,6 +71,7 @@ class Candidate:
     norm: float
     bounded: bool = False
     fault: str = ""
+    told: RoundTold = NOTHING_TOLD
 
 
 class _PlainShare(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -106,11 +112,12 @@ def aggregate_sums(
     private: bytes,
     server: Server = DEFAULT_SERVER,
     source: bytes = b"",
+    reports: int = 1,
 ) -> Candidate:
     """Open the hubs' ``sums``, add them up and apply the mean to ``base`` (a model blob).
 
     ``private`` is the coordinator's X25519 key, ``source`` the encoded step that a ``global_topk`` plan
-    takes coordinates from.
+    takes coordinates from, ``reports`` how many devices are in the sums.
 
     Raises:
         UnsealError: a sum sealed for another key, set, plan or hub.
@@ -131,8 +138,8 @@ def aggregate_sums(
         step = _coarser(step, server.level_rms)
     candidate = _stepped(plan, vector_of(base), spec.selection, step, bounded=bounded)
     if candidate.digest == plan.base:
-        return unmoved(plan, base, "the devices' updates add up to nothing")
-    return candidate
+        candidate = unmoved(plan, base, "the devices' updates add up to nothing")
+    return replace(candidate, told=told_by(total, spec, reports))
 
 
 def unmoved(plan: Plan, base: bytes, fault: str) -> Candidate:
@@ -157,7 +164,7 @@ def unmoved(plan: Plan, base: bytes, fault: str) -> Candidate:
 def open_update(plan: Plan, share: bytes) -> PlainUpdate:
     """Return a device's update from its share in clear, ``[examples, payload]`` packed.
 
-    An update longer than ``clip_norm`` (for random coordinates, after their rescale) is shortened to it.
+    An update longer than honest devices send (``longest_update``) is shortened to that.
 
     Raises:
         InvalidReportError: not an update of this plan, or one with NaN or infinity.
@@ -174,7 +181,7 @@ def open_update(plan: Plan, share: bytes) -> PlainUpdate:
         raise InvalidReportError(
             "the update holds NaN or infinity: lower the learning rate, or look at the device"
         )
-    limit = plan.codec.clip_norm * math.sqrt(plan.codec.dimension / plan.codec.kept)
+    limit = longest_update(plan)
     if norm > limit:
         update = (update * np.float64(limit / norm)).astype(np.float32)
     return PlainUpdate(min(opened.examples, plan.codec.weight_cap), update)
@@ -183,21 +190,19 @@ def open_update(plan: Plan, share: bytes) -> PlainUpdate:
 def aggregate_reports(
     plan: Plan, base: bytes, shares: Mapping[str, bytes], server: Server = DEFAULT_SERVER
 ) -> Candidate:
-    """Apply the weighted mean of the updates in ``shares`` (device to share in clear) to ``base``.
+    """Apply the mean of the updates in ``shares`` (device to share in clear) to ``base``.
+
+    It is weighted without noise; with noise the denominator is fixed and every device weighs the same.
 
     Raises:
         NoUsableReportError: there is no usable update, or they add up to nothing.
         AggregationError: ``base`` is no vector, or the result is not finite.
     """
-    total = np.zeros(plan.codec.dimension, dtype=np.float64)
-    weight = 0
-    for share in shares.values():
-        update = open_update(plan, share)
-        total += update.weight * update.update.astype(np.float64)
-        weight += update.weight
-    if not weight:
+    updates = (open_update(plan, share) for share in shares.values())
+    total = _weighted_mean(updates, plan) if plan.privacy is None else _even_mean(updates, plan)
+    if total is None:
         raise NoUsableReportError("not one usable update: the version stays as it is")
-    total *= server.learning_rate / weight
+    total *= server.learning_rate
     start = vector_of(base)
     if start.shape != total.shape:
         raise AggregationError(f"the plan has {total.size} weights, the model {start.size}: plan anew")
@@ -216,14 +221,35 @@ def aggregate_reports(
     return candidate
 
 
+def _weighted_mean(updates: Iterable[PlainUpdate], plan: Plan) -> npt.NDArray[np.float64] | None:
+    total = np.zeros(plan.codec.dimension, dtype=np.float64)
+    weight = 0
+    for update in updates:
+        total += update.weight * update.update.astype(np.float64)
+        weight += update.weight
+    return total / weight if weight else None
+
+
+def _even_mean(updates: Iterable[PlainUpdate], plan: Plan) -> npt.NDArray[np.float64] | None:
+    """Return the mean over n_max under noise: who is missing counts as one that moved nothing."""
+    if plan.privacy is not None and plan.privacy.mechanism == "central":
+        rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
+        return noised_mean((one.update for one in updates), plan, rng)
+    total = np.zeros(plan.codec.dimension, dtype=np.float64)
+    for one in updates:
+        total += one.update
+    return total / plan.n_max
+
+
 def _bounded(step: Step, total: RingSum, spec: RingSpec, server_lr: float) -> tuple[Step, bool]:
-    """Shorten a step that no honest devices can have made: each adds at most the clip norm and rounding.
+    """Shorten a step that no honest devices can have made: each adds the clip norm, rounding and noise.
 
     The move itself is bounded alike, for the weight it is divided by is a device's word too: one that takes
     the others' weights away would multiply the mean. Shortened and not refused: the hubs never sum for this
     base again, so a refusal would let one device stop the fleet for good.
     """
     honest = spec.n_max * (spec.clip_norm * spec.levels_per_unit + math.sqrt(spec.kept))
+    honest += noise_length(spec.n_max * spec.noise, spec.kept)
     found = float(np.linalg.norm(total.q.astype(np.float64)))
     longest = min(found, honest) * step.scale
     longest = min(longest, server_lr * honest / spec.levels_per_unit)

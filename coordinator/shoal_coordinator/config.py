@@ -15,7 +15,8 @@ class PrivacySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     (``epsilon``, ``delta``) for every device; ``delta`` 0 takes 1e-5, or a tenth of one device's share in a
     large fleet. ``noise_multiplier`` (in units of the clip norm) 0 adds as little noise as keeps the budget.
     ``corrupt_share`` of a cohort may keep its noise to itself. ``adaptive_clip`` and ``metrics`` are further
-    coordinates of the ring, and charged.
+    coordinates of the ring, and charged. With ``adaptive_clip`` the rounds' ``clip_norm`` is only the first:
+    each round moves it by ``clip_rate`` towards where ``clip_quantile`` of the updates are shorter.
     """
 
     mechanism: Literal["none", "auto", "skellam", "central", "local-gaussian", "local-laplace"] = "none"
@@ -25,6 +26,8 @@ class PrivacySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     noise_multiplier: float = 0.0
     corrupt_share: float = 0.2
     adaptive_clip: bool = False
+    clip_quantile: float = 0.5
+    clip_rate: float = 0.2
     metrics: bool = False
     allow_small_fleet: bool = False
 

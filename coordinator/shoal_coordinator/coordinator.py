@@ -420,6 +420,7 @@ class CoordinatorService:
             models=organs.models,
             ledger=organs.ledger,
             privacy=organs.privacy.book,
+            told=organs.told,
             fleet=organs.fleet.registry,
             folder=organs.folder,
             timings=organs.timings,

@@ -5,6 +5,7 @@ from math import isfinite
 
 import msgspec
 
+from shoal_codecs.updates.ring_extras import NOTHING_TOLD, RoundTold
 from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.packing import pack, unpack
@@ -37,7 +38,8 @@ class _Memory(msgspec.Struct, frozen=True):
 class Ledger:
     """Writes rounds down.
 
-    ``spent`` says what the version that a plan (its hash) has made costs, None for one without noise.
+    ``spent`` says what the version that a plan (its hash) has made costs, None for one without noise;
+    ``told`` what the round that made a version told with noise.
     ``rows`` are the newest finished ones, oldest first; ``upcoming`` is the next round's number and
     ``last_number`` the last one used.
     """
@@ -49,12 +51,14 @@ class Ledger:
         clock_ms: Callable[[], int],
         traffic: Callable[[], tuple[float, float]],
         spent: Callable[[bytes], Spent | None] = lambda _: None,
+        told: Callable[[int], RoundTold] = lambda _: NOTHING_TOLD,
     ) -> None:
         self._store = store
         self._task = task
         self._clock_ms = clock_ms
         self._traffic = traffic
         self._spent = spent
+        self._told = told
         self._opened_ms: dict[int, int] = {}
         self.rows: list[RoundRow] = []
         self.upcoming = 0
@@ -148,6 +152,7 @@ class Ledger:
                 up_bytes=up,
                 down_bytes=down,
                 epsilon=spent.epsilon if spent else None,
+                told=self._told(version.number).by_name(),
             )
             record = VersionRecord(
                 number=version.number,

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.wire.blob import digest_of
@@ -17,7 +19,10 @@ _UNSHOWN = bytes(32)
 
 
 class Opening:
-    """Makes plans; ``reason`` says why the last one could not be made."""
+    """Makes plans; ``reason`` says why the last one could not be made.
+
+    ``clip_norm`` gives that of rounds that begin with a version.
+    """
 
     def __init__(
         self,
@@ -27,6 +32,7 @@ class Opening:
         models: ModelShelf,
         dimension: int,
         *,
+        clip_norm: Callable[[int], float],
         gather_ms: int,
         clock_ms: Callable[[], int],
     ) -> None:
@@ -35,6 +41,7 @@ class Opening:
         self._roster = roster
         self._models = models
         self._dimension = dimension
+        self._clip_norm = clip_norm
         self._gather_ms = gather_ms
         self._clock_ms = clock_ms
         self._blocked_since_ms: int | None = None
@@ -56,7 +63,7 @@ class Opening:
         now_ms = self._clock_ms()
         try:
             plan = make_plan(
-                self.settings,
+                replace(self.settings, clip_norm=self._clip_norm(self._models.newest.number)),
                 number=number,
                 task=self._models.task.digest,
                 base=self._models.newest.digest,

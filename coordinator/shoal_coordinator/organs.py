@@ -25,6 +25,7 @@ from shoal_coordinator.privacy_desk import PrivacyDesk
 from shoal_coordinator.registry import DeviceView
 from shoal_coordinator.round_steps import RoundTimings
 from shoal_coordinator.schedule import Schedule
+from shoal_coordinator.told import ToldBook
 from shoal_coordinator.traffic import TrafficMeter
 
 
@@ -69,6 +70,7 @@ class Organs:
     models: ModelShelf
     ledger: Ledger
     privacy: PrivacyDesk
+    told: ToldBook
     fleet: FleetDesk
     schedule: Schedule
     opening: Opening

@@ -9,6 +9,7 @@ from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.transport.blob_store import BlobStore
 from shoal_codecs.transport.retained import RetainedShelf
+from shoal_codecs.updates.ring_extras import RoundTold
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator import round_steps as on
@@ -49,6 +50,13 @@ class RoundPrivacy(Protocol):
         """Charge devices that will be invited, durably."""
 
 
+class RoundTelling(Protocol):
+    """Where it is written down what rounds tell beside their updates."""
+
+    async def learn(self, version: int, clip_norm: float, told: RoundTold) -> float:
+        """Write down what the round that makes ``version`` tells, durably; return the next clip norm."""
+
+
 class Fleet(Protocol):
     """What the runner asks about devices."""
 
@@ -76,6 +84,7 @@ class RunnerParts:
     models: ModelShelf
     ledger: RoundLedger
     privacy: RoundPrivacy
+    told: RoundTelling
     fleet: Fleet
     folder: Path
     timings: on.RoundTimings

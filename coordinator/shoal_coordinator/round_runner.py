@@ -274,6 +274,7 @@ class RoundRunner:
                 newest.number + 1, candidate.digest, ref, newest.digest, step
             )
             self._say_what_is_odd(candidate)
+            await self._learn(machine.facts.plan, candidate)
             event = on.Aggregated()
         except (RoundError, UpdateError) as error:
             event = on.AggregationFailed(f"{type(error).__name__}: {error}")
@@ -298,6 +299,21 @@ class RoundRunner:
                 "round.bounded", "the sum was longer than honest devices can make it; it was shortened"
             )
 
+    async def _learn(self, plan: Plan, candidate: Candidate) -> None:
+        """Keep what the round's further coordinates tell, and say it with the error that noise adds."""
+        parts, told = self._parts, candidate.told
+        newest = parts.models.newest.number
+        following = await parts.told.learn(newest + 1, plan.codec.clip_norm, told)
+        fields: dict[str, float] = {"round": plan.round, "version": newest}
+        words = []
+        for name, (value, error) in told.by_name().items():
+            fields |= {name: value, f"{name}_error": error}
+            words.append(f"{name} {value:.3f} +- {error:.3f}")
+        if told.clipped is not None:
+            fields["clip_norm"] = following
+        if words:
+            parts.announcer.event("round.told", f"version {newest} with noise: {', '.join(words)}", **fields)
+
     def _compute(self, machine: RoundMachine, work: on.Aggregate) -> Candidate:
         parts, plan = self._parts, machine.facts.plan
         base = parts.blobs.read(parts.models.newest.whole.name)
@@ -314,6 +330,7 @@ class RoundRunner:
                 private,
                 parts.server,
                 parts.models.last_step,
+                len(work.members),
             )
         except (SecurityError, SecAggError, UpdateError) as error:
             return unmoved(plan, base, f"{type(error).__name__}: {error}")

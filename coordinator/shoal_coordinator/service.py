@@ -27,7 +27,7 @@ from shoal_coordinator.aggregation import Server, vector_bytes
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.commands import CommandBook
-from shoal_coordinator.config import CoordinatorSettings, RoundSettings
+from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, RoundSettings
 from shoal_coordinator.coordinator import CoordinatorService
 from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
@@ -45,6 +45,7 @@ from shoal_coordinator.round_steps import RoundTimings
 from shoal_coordinator.schedule import Schedule
 from shoal_coordinator.selection import SelectionRules
 from shoal_coordinator.store import Store, VersionRecord
+from shoal_coordinator.told import ClipRule, ToldBook
 from shoal_coordinator.traffic import TrafficMeter
 
 log = structlog.get_logger()
@@ -90,7 +91,9 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     devices = roster.names("device")
     book = await _privacy_book(plans, store, task_ref.digest, bundle.dimension, len(devices))
     privacy = PrivacyDesk(book, devices, _cohort(settings.rounds, len(devices)), settings.rounds.minimum)
-    ledger = Ledger(store, task_ref.digest, now_ms, traffic.close_round, book.committed)
+    told = ToldBook(store, _clip_rule(settings.rounds.privacy), plans.clip_norm)
+    await told.load()
+    ledger = Ledger(store, task_ref.digest, now_ms, traffic.close_round, book.committed, told.told)
     await ledger.load()
     registry = Registry(roster, settings.heartbeat_s)
     fleet = FleetDesk(registry, _rules(settings.rounds), store, announcer, random.Random())
@@ -116,6 +119,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         models=models,
         ledger=ledger,
         privacy=privacy,
+        told=told,
         fleet=fleet,
         schedule=Schedule(target, pause_ms=int(settings.rounds.pause_s * 1000)),
         opening=Opening(
@@ -124,6 +128,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             roster,
             models,
             bundle.dimension,
+            clip_norm=told.clip_norm,
             gather_ms=GATHER_MS,
             clock_ms=now_ms,
         ),
@@ -138,6 +143,10 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         clock_ms=now_ms,
         releases=releases,
     )
+
+
+def _clip_rule(privacy: PrivacySettings) -> ClipRule:
+    return ClipRule(quantile=privacy.clip_quantile, rate=privacy.clip_rate)
 
 
 def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int) -> PlanSettings:

@@ -63,7 +63,7 @@ class UnsupportedCodecError(PlanRefusedError):
 
 
 class UnsupportedNoiseError(PlanRefusedError):
-    """A plan that promises noise this agent cannot add."""
+    """A plan that promises noise that cannot be added as it says, or a check this agent cannot see to."""
 
 
 class CohortFloorError(PlanRefusedError):

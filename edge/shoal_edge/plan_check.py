@@ -8,10 +8,13 @@ this agent can keep (mode ``hubs``, step 4).
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shoal_codecs.privacy.errors import PrivacyError
+from shoal_codecs.privacy.promise import check_promise
 from shoal_codecs.secagg.certificates import check_certified
 from shoal_codecs.security.errors import BadSignatureError
 from shoal_codecs.security.identity import verify
 from shoal_codecs.security.roster import Roster
+from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire.hubs import NeverReleased
 from shoal_codecs.wire.messages import Invitation, PlanNotice
 from shoal_codecs.wire.plan import SHARED_CODECS, Plan, decode_plan, plan_hash, plan_signing_bytes
@@ -174,10 +177,14 @@ def _check_promises(plan: Plan, rules: DeviceRules) -> None:
         raise UnsupportedCodecError(
             f"{codec.dimension} parameters are over {MAX_DIMENSION}: take a smaller model"
         )
-    if plan.privacy is not None or plan.norm_check:
+    if plan.norm_check:
         raise UnsupportedNoiseError(
-            "the plan promises noise or a norm check that this agent cannot see to: update the agent"
+            "the plan promises a norm check that this agent cannot see to: update the agent"
         )
+    try:
+        check_promise(plan)
+    except (PrivacyError, UpdateError) as error:
+        raise UnsupportedNoiseError(f"{type(error).__name__}: {error}") from error
     if plan.n_min < rules.n_min:
         raise CohortFloorError(
             f"the plan sums {plan.n_min} devices, this one insists on {rules.n_min}: raise n_min"

@@ -10,29 +10,33 @@ from pathlib import Path
 
 import numpy as np
 
-from shoal_codecs.secagg.additive import split
+from shoal_codecs.secagg.additive import split_in_place
 from shoal_codecs.security.sealing import seal
 from shoal_codecs.updates.base import EncodeContext, Float32Vector, Indices
-from shoal_codecs.updates.keystream import Words
+from shoal_codecs.updates.plain_noise import noise_on_device
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
-from shoal_codecs.updates.ring import encode_ring, pack_ring
+from shoal_codecs.updates.ring import RingSpec, encode_ring, pack_ring
+from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import Plan, coordinate_seed, decode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
 from shoal_edge.files import write_durably
 
 SEED_BYTES = 32
+PREVIEW_NUMBERS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
-    """``plaintexts`` by hub in plan order; the rest is there in mode ``hubs`` only, for a preview."""
+    """``plaintexts`` by hub in plan order.
+
+    For a preview, in mode ``hubs``: the first hub's words of the last coordinates, ``tail`` int64[8].
+    """
 
     plaintexts: tuple[bytes, ...]
-    words: Words | None = None
-    first: Words | None = None
-    coordinates: Indices | None = None
+    tail: Indices | None = None
+    tail_words: tuple[int, ...] = ()
 
 
 def ring_shares(
@@ -42,21 +46,25 @@ def ring_shares(
     device: str,
     rng: np.random.Generator,
     source: bytes = b"",
+    metrics: DeviceMetrics | None = None,
 ) -> Shared:
     """Return one share per hub of ``update`` (D,), weighted by ``examples``; together they add up to it.
 
-    ``source`` is the encoded step that a ``global_topk`` plan takes coordinates from.
+    ``source`` is the encoded step that a ``global_topk`` plan takes coordinates from, ``metrics`` what the
+    device has measured of the base, for plans that ask.
     The first hub's plaintext is its share in full, every other one's the 32-byte seed of its share.
 
     Raises:
-        UpdateError, SecAggError: an update or a plan that cannot be shared.
+        UpdateError, SecAggError, PrivacyError: an update or a plan that cannot be shared.
     """
     plan = decode_plan(plan_bytes)
     spec = ring_spec(plan, source)
-    words = encode_ring(update, examples, spec, rng)
+    words = encode_ring(update, examples, spec, rng, metrics)
     seeds = [os.urandom(SEED_BYTES) for _ in plan.hubs[1:]]
-    first = split(words, spec.ring_bits, len(plan.hubs), seeds, plan_hash(plan_bytes), device)
-    return Shared((pack_ring(first, spec.ring_bits), *seeds), words, first, spec.coordinates)
+    # In place: with the packed share and its ciphertext this is what a report takes of the memory.
+    split_in_place(words, spec.ring_bits, len(plan.hubs), seeds, plan_hash(plan_bytes), device)
+    last = words[: spec.kept][-PREVIEW_NUMBERS:]
+    return Shared((pack_ring(words, spec.ring_bits), *seeds), _tail(spec), tuple(map(int, last)))
 
 
 def clear_share(
@@ -69,6 +77,8 @@ def clear_share(
 ) -> Shared:
     """Return the coded update for the coordinator, clipped to the plan's norm; mode ``plain``.
 
+    Under the local mechanisms it is noised here, before anything else happens to it. No plan with noise says
+    how many examples there were.
     A codec with error feedback adds the residual at ``residual_path`` after the clip, for the clip bounds
     what one round's training may do, and leaves the next residual at ``residual_next_path``, which counts
     once the report is persisted.
@@ -77,8 +87,11 @@ def clear_share(
         UpdateError: an update that cannot be coded.
     """
     own = codec(plan.codec.name)
-    norm = float(np.linalg.norm(update))
-    clipped = update if norm <= plan.codec.clip_norm else update * np.float32(plan.codec.clip_norm / norm)
+    if plan.privacy is not None and plan.privacy.mechanism.startswith("local"):
+        bounded = noise_on_device(update, plan, rng)
+    else:
+        norm = float(np.linalg.norm(update))
+        bounded = update if norm <= plan.codec.clip_norm else update * np.float32(plan.codec.clip_norm / norm)
     context = EncodeContext(
         dimension=plan.codec.dimension,
         kept=plan.codec.kept,
@@ -86,10 +99,10 @@ def clear_share(
         rng=rng,
         residual=_residual(residual_path, plan.codec.dimension) if own.error_feedback else None,
     )
-    encoded = own.encode(clipped, context)
+    encoded = own.encode(bounded, context)
     if encoded.residual is not None:
         write_durably(residual_next_path, encoded.residual.astype("<f4", copy=False).tobytes())
-    return Shared((pack([examples, encoded.payload]),))
+    return Shared((pack([examples if plan.privacy is None else 1, encoded.payload]),))
 
 
 def seal_shares(shared: Shared, plan_bytes: bytes, device: str) -> list[bytes]:
@@ -99,6 +112,13 @@ def seal_shares(shared: Shared, plan_bytes: bytes, device: str) -> list[bytes]:
         seal(hub.key, plaintext, share_context(digest, device, hub.hub))
         for hub, plaintext in zip(plan.hubs, shared.plaintexts, strict=True)
     ]
+
+
+def _tail(spec: RingSpec) -> Indices:
+    """Return the last coordinates that travel: the output layer's, which every example moves."""
+    if spec.kept < spec.dimension:
+        return spec.coordinates[-PREVIEW_NUMBERS:]
+    return np.arange(max(0, spec.dimension - PREVIEW_NUMBERS), spec.dimension, dtype=np.int64)
 
 
 def _residual(path: Path, dimension: int) -> Float32Vector | None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
+from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import Plan, decode_plan
 from shoal_codecs.wire.task import TaskBundle, decode_task
@@ -26,7 +27,6 @@ from shoal_edge.trainers.runtime import interpreter_class
 from shoal_edge.vectors import Vector, first_vector, read_vector, step_vector, write_vector
 
 Stop = Callable[[], bool]
-PREVIEW_NUMBERS = 8
 
 
 class _Task:
@@ -104,9 +104,10 @@ class Jobs:
         ready, promised = self._ready(task, task_path), decode_plan(plan)
         base = self._model(ready, model_path, promised.base)
         _check_dimension(promised, ready)
-        train, _ = self._shard(ready, data_path)
+        train, held_out = self._shard(ready, data_path)
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
         ready.trainer.set_weights(base)
+        metrics = _metrics(promised, ready, held_out)
         fit = ready.trainer.fit(
             train.x,
             train.y,
@@ -120,7 +121,7 @@ class Jobs:
         update = ready.trainer.get_weights() - base
         if promised.mode == "hubs":
             source = Path(source_path).read_bytes() if source_path else b""
-            shared = ring_shares(update, len(train), plan, device, rng, source)
+            shared = ring_shares(update, len(train), plan, device, rng, source, metrics)
         else:
             shared = clear_share(
                 update, len(train), promised, rng, Path(residual_path), Path(residual_next_path)
@@ -136,7 +137,7 @@ class Jobs:
         }
         if promised.training.example_noise:
             answer["example_epsilon"] = example_charge(promised.training).epsilon(EXAMPLE_DELTA)
-        if preview and shared.words is not None:
+        if preview and shared.tail is not None:
             answer["preview"] = _preview(update, shared)
         return answer
 
@@ -254,13 +255,16 @@ def _own_examples(path: Path) -> Examples:
     return Examples(x, y)
 
 
+def _metrics(plan: Plan, ready: _Task, held_out: Examples) -> DeviceMetrics | None:
+    """Return how the base, which the trainer holds, does on held-out examples, where the plan asks for it."""
+    if plan.privacy is None or not plan.privacy.metric_levels or not len(held_out):
+        return None
+    counts = ready.trainer.evaluate(held_out.x, held_out.y)
+    return DeviceMetrics(loss=counts.mean_loss, accuracy=counts.accuracy)
+
+
 def _preview(update: Vector, shared: Shared) -> dict[str, Any]:
-    if shared.words is None or shared.first is None or shared.coordinates is None:
-        return {}
-    kept = len(shared.coordinates)
-    # The last coordinates are the output layer's, which every example moves.
-    at = shared.coordinates[-PREVIEW_NUMBERS:]
     return {
-        "update": [round(float(value), 4) for value in update[at]],
-        "share": [int(word) for word in shared.first[:kept][-PREVIEW_NUMBERS:]],
+        "update": [round(float(value), 4) for value in update[shared.tail]],
+        "share": list(shared.tail_words),
     }

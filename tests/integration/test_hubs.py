@@ -297,7 +297,8 @@ async def test_an_uninvited_device_is_refused(bench: Bench) -> None:
         ({"opens_ms": 1 << 52, "closes_ms": 1 << 53}, "PlanWindowError"),
         ({"cohort": (*DEVICES[:3], "coordinator")}, "PlanCohortError"),
         ({"norm_check": 1.6}, "PlanPromiseError"),
-        ({"privacy": PrivacyPlan("skellam", 1e6, 1, 1e-5)}, "PlanPromiseError"),
+        ({"privacy": PrivacyPlan("skellam", 1e6, 1, 1e-5)}, "PlanPromiseError: RingOverflowError"),
+        ({"privacy": PrivacyPlan("skellam", 1e-4, 1, 1e-5)}, "PlanPromiseError: NoiseSizeError"),
     ],
 )
 async def test_plans_a_hub_may_not_sign_are_refused(

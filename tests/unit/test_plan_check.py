@@ -1,5 +1,6 @@
 """What a device refuses about a plan, each with its own error."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,10 @@ from edge_parts import (
     notice_of,
     offer_of,
 )
+from shoal_codecs.privacy.accountant import ORDERS, gaussian_rdp
+from shoal_codecs.privacy.budget import noise_for
+from shoal_codecs.privacy.charge import Charge
+from shoal_codecs.privacy.plan_noise import device_variance
 from shoal_codecs.secagg.errors import BadCertificateError, CertificateError, MissingCertificateError
 from shoal_codecs.security.sealing import OVERHEAD_BYTES
 from shoal_codecs.wire.blob import describe
@@ -210,14 +215,70 @@ def test_a_codec_that_does_not_work_here(mode: str, name: str) -> None:
         judge(plan_of(mode=mode, codec=codec))
 
 
+def test_a_norm_check_that_this_agent_cannot_see_to() -> None:
+    with pytest.raises(UnsupportedNoiseError, match="norm check"):
+        judge(plan_of(norm_check=1.6))
+
+
+def private(noise: float = 1e6, **changes: Any) -> dict[str, Any]:
+    codec = {"ring_bits": 20} | changes.pop("codec", {})
+    return {"privacy": PrivacyPlan("skellam", noise, 1, 1e-5, **changes), "codec": codec_plan(4, **codec)}
+
+
+def test_noise_that_can_be_added_as_promised_is_taken() -> None:
+    plan = plan_of(**private(clip_bit=40, metric_levels=60))
+    assert judge(plan) == plan
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{"privacy": PrivacyPlan("skellam", 1e6, 1, 1e-5)}, {"norm_check": 1.6}],
-    ids=lambda one: next(iter(one)),
+    ("changes", "why"),
+    [
+        (private(codec={"ring_bits": 13}), "RingOverflowError: 4 devices"),
+        (private(metric_levels=200_000), "RingOverflowError"),
+        (private(noise=1e-4), "NoiseSizeError"),
+        (private(noise=1e12, codec={"ring_bits": 32}), "NoiseSizeError"),
+        (private(codec={"range_factor": 600.0, "ring_bits": 20}), "CoarseScaleError"),
+        (private(noise=1e300), "PrivacyNumberError"),
+    ],
 )
-def test_a_promise_that_this_agent_cannot_keep(changes: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedNoiseError):
+def test_noise_that_cannot_be_added_as_promised_is_refused(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(UnsupportedNoiseError, match=why):
         judge(plan_of(**changes))
+
+
+@pytest.mark.parametrize("mechanism", ["central", "local-gaussian", "local-laplace"])
+def test_the_mechanisms_of_mode_plain(mechanism: Any) -> None:
+    privacy = PrivacyPlan(mechanism, 2.0, 0, 1e-5)
+    plan = plan_of(mode="plain", codec=codec_plan(4, ring_bits=0), privacy=privacy)
+    assert judge(plan) == plan
+    topk = plan_of(mode="plain", codec=codec_plan(4, ring_bits=0, name="topk"), privacy=privacy)
+    if mechanism == "central":
+        assert judge(topk) == topk
+    else:
+        with pytest.raises(UnsupportedNoiseError, match="PrivateCodecError"):
+            judge(topk)
+
+
+def test_a_cohort_filled_with_puppets_would_cost_207() -> None:
+    """A victim among 166 puppets that add no noise has only its own part of it: hence the roster.
+
+    The plan counts on 134 - 27 devices, so that each adds a 107th of the noise that 50 rounds need. The
+    puppets are refused by name, for no authority enrolled them.
+    """
+    sigma, parts = noise_for(_gaussian, 8.0, 1e-5, 50), 134 - 27
+    assert _gaussian(sigma / math.sqrt(parts)).times(50).epsilon(1e-5) == pytest.approx(207, abs=1)
+    puppets = tuple(f"puppet-{n:03}" for n in range(166))
+    plan = plan_of(
+        cohort=("device-01", *puppets), n_min=134, quorum=134, n_max=167, codec=codec_plan(167, ring_bits=24),
+        privacy=PrivacyPlan("skellam", 1e6, 27, 1e-5),
+    )  # fmt: skip
+    assert device_variance(plan) == 1e6 / parts
+    with pytest.raises(PuppetCohortError, match="puppet-000"):
+        judge(plan)
+
+
+def _gaussian(sigma: float) -> Charge:
+    return Charge(tuple(gaussian_rdp(sigma, order) for order in ORDERS))
 
 
 def test_a_floor_under_the_device_s_own() -> None:

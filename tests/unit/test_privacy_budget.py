@@ -77,6 +77,16 @@ def test_wrong_way_a_retry_for_nothing() -> None:
     assert ledger.spent(DELTA) > once
 
 
+def test_wrong_way_a_retry_that_reuses_its_noise() -> None:
+    """Two sums whose cohorts differ by one device: what differs is its update and its own part of the noise.
+
+    With 80 parts one such pair costs more than the 50 rounds. ``encode_ring`` cannot: it stores no noise and
+    draws anew at each call.
+    """
+    sigma = budget.noise_for(gaussian, 8.0, DELTA, ROUNDS)
+    assert gaussian(sigma / math.sqrt(80)).epsilon(DELTA) == pytest.approx(10.7, abs=0.15)
+
+
 @given(st.integers(1, 400), st.sampled_from(["one", "halves", "random"]), st.integers(0, 2**32))
 def test_rounding_keeps_its_bound_for_vectors_made_to_break_it(kept: int, kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)

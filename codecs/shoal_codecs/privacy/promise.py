@@ -13,7 +13,7 @@ from shoal_codecs.privacy.plan_noise import (
 )
 from shoal_codecs.privacy.ring_width import LEAST_VARIANCE, MOST_VARIANCE, overflow
 from shoal_codecs.updates.errors import RingOverflowError
-from shoal_codecs.wire.plan import Plan
+from shoal_codecs.wire.plan import INDEXED_CODECS, Plan
 
 LEAST_SCALE, FAIR_SCALE = 0.5, 4.0
 """Levels of the clip norm for each square root of the coordinates."""
@@ -33,7 +33,7 @@ def check_promise(plan: Plan) -> None:
     if privacy is None:
         return
     charge_of(plan)
-    if privacy.mechanism.startswith("local") and codec.name == "topk":
+    if privacy.mechanism.startswith("local") and codec.name in INDEXED_CODECS:
         raise PrivateCodecError(
             "Top-K tells which coordinates a device moved, whatever noise is on them: use randk or dense"
         )

@@ -7,6 +7,7 @@ MOST_ROUNDS = 1 << 20
 LEAST_VARIANCE, MOST_VARIANCE = 2.0**-10, 2.0**32
 """One party's noise in squared levels: less hides nothing on its own, more is in no table."""
 MOST_BITS = 1024
+FAR_DEVIATIONS = 10.5
 _LOG_FAILURE = 40 * math.log(2)
 
 
@@ -20,6 +21,12 @@ def noise_reach(variance: float, words: int) -> float:
         return 0.0
     tail = math.log(2 * words * MOST_ROUNDS) + _LOG_FAILURE
     return tail / 3 + math.sqrt(tail**2 / 9 + 2 * variance * tail)
+
+
+def noise_length(variance: float, words: int) -> float:
+    """Return the L2 norm that noise of ``variance`` on ``words`` coordinates stays within, nearly always."""
+    # A Gaussian vector's norm is its root mean square and a deviation of less than one coordinate's.
+    return math.sqrt(variance) * (math.sqrt(words) + FAR_DEVIATIONS)
 
 
 def sum_reach(n_max: int, level: float, variance: float, words: int) -> float:

@@ -24,8 +24,20 @@ MIN_HUBS = 2
 def split(words: Words, bits: int, hubs: int, seeds: Sequence[bytes], plan_hash: bytes, device: str) -> Words:
     """Return hub 1's share: `words` minus what the seeds of hubs 2..`hubs` expand to.
 
-    `words`: uint[count] modulo 2**bits, unchanged. `seeds`: 32 fresh random bytes for each hub from
-    2 on, in their order, never used again. `plan_hash`: 32 bytes.
+    `words`: uint[count] modulo 2**bits, unchanged; `split_in_place` needs no second vector. `seeds`:
+    32 fresh random bytes for each hub from 2 on, in their order, never used again. `plan_hash`: 32 bytes.
+    Raises HubCountError, SeedError, PlanHashError, DeviceNameError or RingWidthError.
+    """
+    share = words.copy()
+    split_in_place(share, bits, hubs, seeds, plan_hash, device)
+    return share
+
+
+def split_in_place(
+    words: Words, bits: int, hubs: int, seeds: Sequence[bytes], plan_hash: bytes, device: str
+) -> None:
+    """Turn `words` (uint[count] modulo 2**bits) into hub 1's share, as `split` makes it.
+
     Raises HubCountError, SeedError, PlanHashError, DeviceNameError or RingWidthError.
     """
     if hubs < MIN_HUBS:
@@ -34,10 +46,9 @@ def split(words: Words, bits: int, hubs: int, seeds: Sequence[bytes], plan_hash:
         raise HubCountError(f"{hubs} hubs take {hubs - 1} seeds, got {len(seeds)}")
     if len(set(seeds)) != len(seeds):
         raise SeedError("two hubs got the same seed; draw each from the system's generator")
-    share = check_ring_words(words, words.size, bits).copy()
+    check_ring_words(words, words.size, bits)
     for hub_index, seed in enumerate(seeds, start=2):
-        expand_subtract_from(share, seed, plan_hash, device, hub_index, bits)
-    return share
+        expand_subtract_from(words, seed, plan_hash, device, hub_index, bits)
 
 
 class HubSum(Protocol):

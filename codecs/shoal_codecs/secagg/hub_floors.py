@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from shoal_codecs.privacy.errors import PrivacyError
+from shoal_codecs.privacy.promise import check_promise
 from shoal_codecs.secagg.hub_errors import (
     BaseAnsweredError,
     LoweredFloorError,
@@ -22,6 +24,7 @@ from shoal_codecs.secagg.hub_errors import (
     RoundReusedError,
 )
 from shoal_codecs.security.roster import Roster
+from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire.hubs import promise_of, promise_set_digest
 from shoal_codecs.wire.plan import HubOffer, Plan
 
@@ -85,6 +88,10 @@ def check_plan(
     for holds, kind, fault in (*_belonging(plan, hub, roster, draw), *_bounds(plan, floors, now_ms)):
         if not holds:
             raise kind(fault)
+    try:
+        check_promise(plan)
+    except (PrivacyError, UpdateError) as error:
+        raise PlanPromiseError(f"{type(error).__name__}: {error}") from error
     if (plan.task, plan.base) in answered:
         raise BaseAnsweredError(
             f"this hub answered for base {plan.base.hex()[:16]} already: finish that round, or abort it and "
@@ -99,9 +106,9 @@ def _belonging(
 ) -> Iterator[tuple[bool, type[PlanRefusedError], str]]:
     yield plan.mode == "hubs", PlanModeError, f"mode {plan.mode!r} has no part for hubs: propose mode 'hubs'"
     yield (
-        plan.privacy is None and not plan.norm_check,
+        not plan.norm_check,
         PlanPromiseError,
-        "the plan promises noise or a norm check, which this hub cannot see to: update the hub",
+        "the plan promises a norm check, which this hub cannot see to: update the hub",
     )
     yield (
         plan.fleet == roster.fleet,

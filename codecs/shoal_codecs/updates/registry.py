@@ -9,7 +9,7 @@ from shoal_codecs.updates.dense import BlockCodec, DenseCodec
 from shoal_codecs.updates.errors import UnknownCodecError
 from shoal_codecs.updates.randk import RandKCodec
 from shoal_codecs.updates.topk import TopKCodec
-from shoal_codecs.wire.plan import LED_CODEC
+from shoal_codecs.wire.plan import INDEXED_CODECS, LED_CODEC, SEEDED_CODECS
 
 TOPK = TopKCodec("topk", INT8)
 _ALL: tuple[Codec, ...] = (
@@ -22,10 +22,8 @@ _ALL: tuple[Codec, ...] = (
     RandKCodec("randk4", INT4),
 )
 
-SEEDED = frozenset({"randk", "randk4"})
-"""Codecs whose coordinates the round's seed draws."""
-INDEXED = frozenset({"topk", "topk4"})
-"""Codecs whose payloads hold coordinates of their own."""
+SEEDED = SEEDED_CODECS
+INDEXED = INDEXED_CODECS
 SPARSE = SEEDED | INDEXED | {LED_CODEC}
 """Codecs that send the kept coordinates only; the secret-shared ones of them are ``ring``'s."""
 CODECS: Mapping[str, Codec] = MappingProxyType({each.name: each for each in _ALL})

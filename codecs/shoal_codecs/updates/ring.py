@@ -36,7 +36,7 @@ from shoal_codecs.updates.errors import (
     WordWidthError,
 )
 from shoal_codecs.updates.keystream import Words
-from shoal_codecs.updates.ring_extras import DeviceMetrics, encode_extras
+from shoal_codecs.updates.ring_extras import DeviceMetrics, RoundTold, decode_extras, encode_extras
 from shoal_codecs.updates.ring_levels import Chosen, add_noise, check_finite, write_levels
 from shoal_codecs.updates.selection import NO_LEADING, Selection, select_coordinates
 
@@ -271,6 +271,17 @@ def decode_sum(words: Words, spec: RingSpec) -> RingSum:
             "a hub's sum is missing, doubled or damaged"
         )
     return RingSum(q[: spec.kept], weight, extras)
+
+
+def told_by(total: RingSum, spec: RingSpec, reports: int) -> RoundTold:
+    """Return what the further coordinates of a sum of `reports` devices say, with the noise's error."""
+    return decode_extras(
+        total.extras,
+        clip_bit=spec.clip_bit,
+        metric_levels=spec.metric_levels,
+        reports=reports,
+        variance=spec.noise,
+    )
 
 
 def pack_ring(words: Words, bits: int) -> bytes:

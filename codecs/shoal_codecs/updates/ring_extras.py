@@ -41,6 +41,14 @@ class RoundTold:
     loss: Estimate | None = None
     accuracy: Estimate | None = None
 
+    def by_name(self) -> dict[str, tuple[float, float]]:
+        """Return name to (value, error) of what travelled."""
+        named = {"accuracy": self.accuracy, "loss": self.loss, "clipped": self.clipped}
+        return {name: (found.value, found.error) for name, found in named.items() if found is not None}
+
+
+NOTHING_TOLD = RoundTold()
+
 
 def encode_extras(
     *,

@@ -49,9 +49,8 @@ class Chosen:
 
     def norm(self, power: int = 2) -> float:
         """Return the L2 norm, the L1 norm for a ``power`` of 1."""
-        if power == 1:
-            return sum(float(np.abs(values).sum()) for _, values in self.pieces())
-        return math.sqrt(sum(float(np.dot(values, values)) for _, values in self.pieces()))
+        total = sum(_length(values, power) for _, values in self.pieces())
+        return total if power == 1 else math.sqrt(total)
 
 
 def check_finite(update: Float32Vector) -> None:
@@ -115,12 +114,19 @@ def _round_into(
             rng.random(count, np.float32, out=chance[:count])
             np.less(chance[:count], values, out=up[:count])
             level += up[:count]
-        total += float(np.dot(level, level) if power == 2 else np.abs(level).sum())
         np.copyto(integer, level, casting="unsafe")
         if mask is not None:
             integer &= mask
         np.copyto(words[start : start + count], integer, casting="unsafe")
+        total += _length(level, power)
     return total
+
+
+def _length(values: npt.NDArray[np.float64], power: int) -> float:
+    """Return the sum of the absolute ``values`` to the ``power`` (1 or 2); they are used up."""
+    # Not a dot product: BLAS would wake a thread for every piece.
+    (np.square if power == 2 else np.abs)(values, out=values)
+    return float(values.sum())
 
 
 def add_noise(words: Words, table: NoiseTable, bits: int) -> None:

@@ -20,6 +20,10 @@ Mode: TypeAlias = Literal["hubs", "single", "plain"]
 SHARED_MODES = frozenset({"hubs", "single"})
 LED_CODEC = "global_topk"
 SHARED_CODECS = frozenset({"randk", LED_CODEC})
+SEEDED_CODECS = frozenset({"randk", "randk4"})
+"""Codecs of mode ``plain`` whose coordinates the round's seed draws."""
+INDEXED_CODECS = frozenset({"topk", "topk4"})
+"""Codecs whose payloads hold coordinates of their own."""
 """What can be secret-shared: one coordinate set and one scale for all devices."""
 PREKEY_ID_BYTES = 16
 _HASH_LABEL = b"shoal/1 plan hash\x00"

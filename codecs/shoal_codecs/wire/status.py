@@ -44,7 +44,8 @@ class RoundRow(msgspec.Struct, frozen=True):
     """One finished round; ``accuracy`` is that of the version it made, on the devices' held-out data.
 
     ``epsilon`` is the most that any device had spent of its privacy by then, None where noise was missing
-    once.
+    once. ``told`` is what the round told with noise of the version it began with: name to (value, standard
+    error that the noise adds).
     """
 
     round: int
@@ -58,6 +59,7 @@ class RoundRow(msgspec.Struct, frozen=True):
     down_bytes: float = 0.0
     reason: str = ""
     epsilon: float | None = None
+    told: dict[str, tuple[float, float]] = {}
 
 
 class ReleaseRow(msgspec.Struct, frozen=True):
