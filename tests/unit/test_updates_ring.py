@@ -232,3 +232,22 @@ def test_sums_no_cohort_can_reach_are_refused() -> None:
         damaged[position] = value
         with pytest.raises(error):
             decode_sum(damaged, SPEC)
+
+
+@pytest.mark.parametrize("clamp", [127, 1 << 20])
+def test_rounding_has_no_bias_and_leaves_whole_levels_alone(clamp: int) -> None:
+    spec = RingSpec(
+        dimension=200_000, kept=200_000, clip_norm=1e6, clamp=clamp, ring_bits=24, n_max=4,
+        weight_cap=1, seed=bytes(32), range_factor=1.0,
+    )  # fmt: skip
+    unit = np.float32(1 / spec.levels_per_unit)
+    rng = np.random.default_rng(5)
+    for level in (0.0, 0.25, 3.0, -0.75, -5.5, 100.125):
+        update = np.full(spec.dimension, level * unit, np.float32)
+        words = encode_ring(update, 1, spec, rng)[: spec.kept]
+        levels = (words.astype(np.int32) << 8) >> 8
+        # Six standard errors; a whole level may miss by what float32 rounded off.
+        share = level - math.floor(level)
+        slack = 6 * math.sqrt(max(share * (1 - share), 1e-5) / spec.dimension)
+        assert levels.mean() == pytest.approx(level, abs=slack)
+        assert set(np.unique(levels)) <= {math.floor(level), math.floor(level) + 1, round(level)}

@@ -6,6 +6,7 @@ Every pass works in buffers that stay in the cache; the words are the only thing
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.selection import Selection
 
 PIECE = 1 << 14
+_DOT = 1 << 13
+_FRACTION_BITS = 16
 # Conditional rounding accepts a draw with probability 1 - exp(-1/2) or more: 64 draws do not fail.
 _DRAWS = 64
 
@@ -78,10 +81,21 @@ def write_levels(
     ``words``: uint[k] modulo 2**``bits``, overwritten. The whole is rounded again until the sum of its
     levels to the ``power`` (1 or 2) is at most ``bound`` (Kairouz et al. 2021, section 4.2).
     """
+    if bound == math.inf:
+        power = 0
     for _ in range(_DRAWS):
         if _round_into(words, chosen, factor, rng, clamp, bits, power) <= bound:
             return
     _round_into(words, chosen, factor, None, clamp, bits, power)
+
+
+def _length(values: npt.NDArray[np.float64], power: int) -> float:
+    """Return the sum of the absolute ``values`` to the ``power`` (1 or 2)."""
+    if power == 1:
+        return float(np.abs(values).sum())
+    # Over 10,000 values BLAS wakes a thread for every piece, which spins for longer than the sum takes.
+    parts = (values[start : start + _DOT] for start in range(0, values.size, _DOT))
+    return math.fsum(float(np.dot(part, part)) for part in parts)
 
 
 def _round_into(
@@ -93,40 +107,52 @@ def _round_into(
     bits: int,
     power: int,
 ) -> float:
-    """Round once, towards zero without ``rng``; return the sum of the levels to the ``power``."""
+    """Round once, towards zero without ``rng``; return the sum of the levels to the ``power`` (0: none).
+
+    In fixed point with ``_FRACTION_BITS`` after the point, to which values are rounded to nearest: as many
+    random bits are added, and what is left of the point is the level. No level beyond the clamp comes of
+    it, and a whole number stays as it is.
+    """
     length = min(PIECE, chosen.size)
-    levels = np.empty(length, np.float64)
-    chance, up = np.empty(length, np.float32), np.empty(length, np.bool_)
-    whole = np.empty(length, np.int64)
-    mask = None if bits == 8 * words.dtype.itemsize else np.int64((1 << bits) - 1)
+    fixed: npt.NDArray[np.signedinteger[Any]] = np.empty(
+        length, np.int32 if clamp.bit_length() + _FRACTION_BITS < 31 else np.int64
+    )
+    level = np.empty(length if power else 0, np.float64)
+    mask = None if bits == 8 * words.dtype.itemsize else words.dtype.type((1 << bits) - 1)
+    unit = float(1 << _FRACTION_BITS)
     total = 0.0
     for start, values in chosen.pieces():
         count = values.size
-        level, integer = levels[:count], whole[:count]
-        np.multiply(values, factor, out=values)
-        np.clip(values, -clamp, clamp, out=values)
+        integer = fixed[:count]
         if rng is None:
-            np.trunc(values, out=level)
+            np.multiply(values, factor, out=values)
+            np.clip(values, -clamp, clamp, out=values)
+            np.trunc(values, out=values)
+            np.copyto(integer, values, casting="unsafe")
         else:
-            np.floor(values, out=level)
-            # The exact fraction is compared: flooring values + chance would round up near one.
-            np.subtract(values, level, out=values)
-            rng.random(count, np.float32, out=chance[:count])
-            np.less(chance[:count], values, out=up[:count])
-            level += up[:count]
-        np.copyto(integer, level, casting="unsafe")
+            np.multiply(values, factor * unit, out=values)
+            # To look for the rare value beyond the clamp is cheaper than to clip them all.
+            if values.max() > clamp * unit or values.min() < -clamp * unit:
+                np.clip(values, -clamp * unit, clamp * unit, out=values)
+            np.rint(values, out=values)
+            np.copyto(integer, values, casting="unsafe")
+            integer += _chances(rng, count)
+            integer >>= _FRACTION_BITS
+        if power:
+            np.copyto(level[:count], integer)
+            total += _length(level[:count], power)
+        written = words[start : start + count]
+        # Two's complement, cut to the word: what the ring holds modulo 2**w.
+        np.copyto(written, integer, casting="unsafe")
         if mask is not None:
-            integer &= mask
-        np.copyto(words[start : start + count], integer, casting="unsafe")
-        total += _length(level, power)
+            written &= mask
     return total
 
 
-def _length(values: npt.NDArray[np.float64], power: int) -> float:
-    """Return the sum of the absolute ``values`` to the ``power`` (1 or 2); they are used up."""
-    # Not a dot product: BLAS would wake a thread for every piece.
-    (np.square if power == 2 else np.abs)(values, out=values)
-    return float(values.sum())
+def _chances(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint16]:
+    """Return ``count`` uniform numbers of ``_FRACTION_BITS`` bits, four from each word of the generator."""
+    words = rng.integers(0, (1 << 64) - 1, -(-count // 4), np.uint64, endpoint=True)
+    return words.view(np.uint16)[:count]
 
 
 def add_noise(words: Words, table: NoiseTable, bits: int) -> None:
