@@ -24,11 +24,15 @@ EXAMPLES = 100
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: ``dropout`` of ``devices`` are lost after they were invited."""
+    """What is measured: ``dropout`` of ``devices`` are lost after they were invited.
+
+    ``clamp`` is the largest level of one device: with the number of devices it makes the ring.
+    """
 
     devices: int
     dimension: int
     dropout: int
+    clamp: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,6 +85,13 @@ class Stopwatch:
         began = time.process_time()
         yield
         self.cpu_s += time.process_time() - began
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what happens within."""
+        began = time.process_time()
+        yield
+        self.cpu_s -= time.process_time() - began
 
 
 @dataclass(frozen=True)

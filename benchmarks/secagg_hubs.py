@@ -8,7 +8,7 @@ import time
 from statistics import median
 
 import numpy as np
-from secagg_fleet import COORDINATOR, EXAMPLES, HUBS, Costs, Fleet, Stopwatch
+from secagg_fleet import COORDINATOR, EXAMPLES, FLEET, HUBS, Costs, Fleet, Stopwatch
 
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.secagg.report_opening import Receiver, open_report, open_share
@@ -69,7 +69,13 @@ def hubs_plan(fleet: Fleet, keys: dict[str, tuple[bytes, bytes]], base: bytes) -
     """Return the plan that a coordinator makes for the case, every coordinate kept."""
     case = fleet.case
     settings = PlanSettings(
-        fleet="bench", mode="hubs", kept_share=1.0, clip_norm=CLIP_NORM, minimum=2, weight_cap=EXAMPLES
+        fleet=FLEET,
+        mode="hubs",
+        kept_share=1.0,
+        clip_norm=CLIP_NORM,
+        clamp=case.clamp,
+        minimum=2,
+        weight_cap=EXAMPLES,
     )
     return make_plan(
         settings,
