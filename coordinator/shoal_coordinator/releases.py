@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shoal_codecs.ota.errors import InvalidCountsError
+from shoal_codecs.ota.health import UNTOLD
 from shoal_codecs.ota.manifest import Manifest
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.transport.blobs import BlobPublisher
@@ -330,7 +331,8 @@ class ReleaseService:
 def _row(found: _Release) -> ReleaseRow:
     rollout = found.rollout
     judged = CONFIRMED if rollout.count(CONFIRMED) else ROLLED_BACK
-    scores = [one.candidate for one in rollout.devices.values() if one.state == judged]
+    devices = rollout.devices.values()
+    scores = [one.candidate for one in devices if one.state == judged and one.candidate != UNTOLD]
     examples = sum(score[0] for score in scores)
     return ReleaseRow(
         release=found.record.release,
@@ -345,5 +347,5 @@ def _row(found: _Release) -> ReleaseRow:
 
 
 def _check_score(score: tuple[int, int]) -> None:
-    if not 0 <= score[1] <= score[0] <= MOST_EXAMPLES:
+    if score != UNTOLD and not 0 <= score[1] <= score[0] <= MOST_EXAMPLES:
         raise InvalidCountsError(f"{score[1]} right of {score[0]} examples: no evaluation gives that")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from shoal_codecs.ota.health import UNTOLD
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_coordinator.registry import DeviceView
 from shoal_coordinator.release_errors import NoCanaryError, UnexpectedRolloutEventError
@@ -42,13 +43,15 @@ S = RolloutState
 def choose_canaries(views: Iterable[DeviceView], count: int, min_examples: int) -> tuple[str, ...]:
     """Return the ``count`` devices of the roster that go first: online, with the most held-out examples.
 
+    Those that keep their counts to themselves come last, for nobody knows whether they have enough.
+
     Raises:
         NoCanaryError: none has ``min_examples`` of them.
     """
     fit = [
         view
         for view in views
-        if view.trusted and view.online and view.number(Reading.HELD_OUT) >= min_examples
+        if view.trusted and view.online and (view.number(Reading.HELD_OUT) >= min_examples or view.is_quiet)
     ]
     fit.sort(key=lambda view: (-view.number(Reading.HELD_OUT), view.name))
     if count > 0 and not fit:
@@ -203,7 +206,8 @@ class Rollout:
             one = self.devices[name]
             if self._has_failed(one):
                 return self._abort(f"canary {self._why(name)}")
-            if one.state == CONFIRMED and one.candidate[0] < self.rules.min_examples:
+            told = one.candidate != UNTOLD
+            if one.state == CONFIRMED and told and one.candidate[0] < self.rules.min_examples:
                 return self._abort(
                     f"canary {name} judged by {one.candidate[0]} examples, "
                     f"{self.rules.min_examples} are needed"

@@ -39,6 +39,7 @@ from shoal_edge.evaluations import Evaluations
 from shoal_edge.files import shard_counts
 from shoal_edge.heartbeats import Heartbeats
 from shoal_edge.models import ModelKeeper
+from shoal_edge.privacy_guard import PrivacyGuard, open_ledger
 from shoal_edge.releases import ReleaseAgent
 from shoal_edge.round_events import EvaluateAsked
 from shoal_edge.rounds import Rounds
@@ -71,6 +72,9 @@ class EdgeAgent:
         self._session = os.urandom(8)
         self._status_topic = topics.device(settings.name, "status")
         self.link = Link(settings.link, settings.name, will=self._status(online=False))
+        # Before anything else is put into a new folder.
+        ledger = open_ledger(state, make=True)
+        self.guard = PrivacyGuard(settings.privacy, state, ledger, lambda: int(clock() * 1000))
         self.store = DeviceStore(state, settings.outbox_cap_bytes)
         self.blobs = BlobStore(state / "blobs", settings.blobs_cap_bytes)
         self.fetcher = BlobFetcher(
@@ -93,6 +97,7 @@ class EdgeAgent:
             say=self.say,
             note_fault=self.note_fault,
             traffic=lambda: self.link.traffic,
+            quiet=self.guard.is_quiet,
         )
         self.heartbeats = Heartbeats(self.post, self.link.publish, self.readings, settings.heartbeat_s)
         self.rounds = Rounds(
@@ -103,6 +108,7 @@ class EdgeAgent:
             worker=self.worker,
             keeper=self._keeper,
             evaluations=self._evaluations,
+            guard=self.guard,
             say=self.say,
             on_phase=self.heartbeats.phase,
             note_fault=self.note_fault,
@@ -118,6 +124,7 @@ class EdgeAgent:
             drop_blob=self.blobs.drop,
             worker=self.worker,
             data_path=settings.examples_path,
+            metrics=self.guard.metrics,
             on_change=self.heartbeats.soon,
             clock=clock,
         )
@@ -165,7 +172,8 @@ class EdgeAgent:
     def readings(self) -> dict[int, Any]:
         """Return what heartbeats tell: the machine and the state the device is in."""
         participant, traffic = self.rounds.participant, self.link.traffic
-        training, held_out = self._examples()
+        quiet = self.guard.is_quiet
+        training, held_out = (None, None) if quiet else self._examples()
         model, task = self.store.newest_model, self.store.task
         state: dict[int, Any] = {
             Reading.PHASE: str(participant.phase),
@@ -178,6 +186,7 @@ class EdgeAgent:
             Reading.LAST_ERROR: self._last_fault,
             Reading.SENT: traffic.sent,
             Reading.RECEIVED: traffic.received,
+            Reading.METRICS: self.guard.metrics if quiet else None,
         }
         known = {int(key): value for key, value in state.items() if value is not None}
         return self._telemetry.read() | self.releases.readings() | known

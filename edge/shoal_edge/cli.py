@@ -1,4 +1,4 @@
-"""``shoal-edge``: run the agent, or ask the deployed model for a prediction."""
+"""``shoal-edge``: run the agent, ask the deployed model for a prediction, read the privacy ledger."""
 
 import argparse
 import asyncio
@@ -48,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--input", type=Path, metavar="FILE.npz", help="examples x (default: held-out ones)")
     predict.add_argument("--index", type=int, default=0, metavar="N", help="which example, counted from 0")
     predict.set_defaults(command=_predict)
+
+    privacy = commands.add_parser("privacy", help="show what this device has spent of its privacy budget")
+    _add_place(privacy)
+    privacy.add_argument("--output", "-o", choices=("table", "json"), default="table", help="table or json")
+    privacy.set_defaults(command=_privacy)
     return parser
 
 
@@ -99,6 +104,17 @@ def _predict(options: argparse.Namespace) -> int:
     settings = load_edge_settings(options.config, folder=options.data_dir)
     configure_logs("warning")
     sys.stdout.write(predict(settings, options.input, options.index))
+    return STOPPED
+
+
+def _privacy(options: argparse.Namespace) -> int:
+    from shoal_edge.config import load_edge_settings  # noqa: PLC0415
+    from shoal_edge.privacy_guard import open_ledger  # noqa: PLC0415
+    from shoal_edge.privacy_words import privacy_words  # noqa: PLC0415
+
+    settings = load_edge_settings(options.config, folder=options.data_dir)
+    ledger = open_ledger(settings.state, make=False)
+    sys.stdout.write(privacy_words(settings, ledger, as_json=options.output == "json"))
     return STOPPED
 
 

@@ -1,5 +1,6 @@
 """What an agent is told before it starts; ``shoal-edge run --print-config`` shows it all."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,34 @@ from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.topics import check_name
 
 Mode = Literal["hubs", "plain"]
+
+
+Metrics = Literal["clear", "verdict", "none"]
+
+
+class DevicePrivacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the device's owner lets it spend over all tasks, and what it tells of its data besides.
+
+    ``epsilon`` 0 is no budget; with one the device refuses rounds without noise. ``metrics`` ``clear`` tells
+    counts and scores, ``verdict`` only whether a release passed its health check here, ``none`` not even
+    that: such a device keeps every release that runs. ``auto`` is ``verdict`` with a budget, else ``clear``.
+    """
+
+    epsilon: float = 0.0
+    delta: float = 1e-5
+    metrics: Literal["auto", "clear", "verdict", "none"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no budget."""
+        if not (0 <= self.epsilon < math.inf and 0 < self.delta < 1):
+            raise ValueError(f"epsilon {self.epsilon} with delta {self.delta} is no privacy budget")
+
+    @property
+    def told(self) -> Metrics:
+        """What the device tells of its data besides updates."""
+        if self.metrics != "auto":
+            return self.metrics
+        return "verdict" if self.epsilon else "clear"
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +59,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     data_dir: str = ""
     examples: str = "examples.npz"
     link: LinkSettings = LinkSettings()
+    privacy: DevicePrivacy = DevicePrivacy()
     modes: tuple[Mode, ...] = ("hubs",)
     n_min: int = 3
     clock_slack_s: float = 5.0

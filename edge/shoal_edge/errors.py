@@ -70,6 +70,10 @@ class CohortFloorError(PlanRefusedError):
     """A plan that would release a sum over fewer devices than this device accepts."""
 
 
+class UnprivateRoundError(PlanRefusedError):
+    """A plan without noise, for a device with a privacy budget."""
+
+
 class AnsweredBaseError(PlanRefusedError):
     """A plan on a base this device has answered, without a later round to justify it."""
 

@@ -33,6 +33,7 @@ class Evaluations:
         say: Callable[[AnyMessage], None],
         note_fault: Callable[[str], None],
         traffic: Callable[[], Traffic],
+        quiet: bool = False,
     ) -> None:
         self._settings = settings
         self._post = post
@@ -41,12 +42,16 @@ class Evaluations:
         self._say = say
         self._note_fault = note_fault
         self._traffic = traffic
+        self._quiet = quiet
         self._asked: Evaluate | None = None
         self._wake = asyncio.Event()
         self._last: tuple[bytes, dict[str, float]] = (b"", {})
 
     def ask(self, command: Evaluate) -> None:
-        """Note the question; an older one that still waits is forgotten."""
+        """Note the question; an older one that still waits is forgotten. A quiet device does not answer."""
+        if self._quiet:
+            log.info("evaluation_withheld", round=command.round, version=command.model.version)
+            return
         self._asked = command
         self._wake.set()
 

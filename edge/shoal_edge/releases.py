@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from shoal_codecs.errors import ShoalError
-from shoal_codecs.ota.health import judge
+from shoal_codecs.ota.health import UNTOLD, Verdict, judge
 from shoal_codecs.ota.manifest import ArtefactKind, Manifest, open_manifest
 from shoal_codecs.security.errors import BadRosterError
 from shoal_codecs.security.post import Post
@@ -27,7 +27,8 @@ from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.messages import AnyMessage, InstallReport, ReleaseOrder, ReleaseWithdrawn
 from shoal_codecs.wire.packing import pack, unpack
-from shoal_edge.errors import fault_name
+from shoal_edge.config import Metrics
+from shoal_edge.errors import WorkerRefusedError, fault_name
 from shoal_edge.files import write_durably
 from shoal_edge.health_check import read_counts
 from shoal_edge.installer import Installed, Installer
@@ -109,6 +110,7 @@ class ReleaseAgent:
         drop_blob: Callable[[str], object],
         worker: WorkerClient,
         data_path: Path,
+        metrics: Metrics = "clear",
         on_change: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.time,
         hardware: str = "",
@@ -123,6 +125,7 @@ class ReleaseAgent:
         self._drop_blob = drop_blob
         self._worker = worker
         self._data_path = data_path
+        self._metrics = metrics
         self._on_change = on_change
         self._clock = clock
         self._hardware = hardware or platform.machine()
@@ -298,12 +301,20 @@ class ReleaseAgent:
         try:
             event = await work(record)
         except ShoalError as error:
-            event = Broken(release, _words(error))
+            event = Broken(release, self._told(error))
         except Exception as error:  # noqa: BLE001 - a defect must not leave the machine waiting
             # Whatever it was, the active slot is whole and the coordinator hears of it.
             self._log.exception("release_defect", release=release)
             event = Broken(release, f"unexpected {type(error).__name__}: report this as a defect")
         await self._inbox.put(_Done(number, event))
+
+    def _told(self, error: ShoalError) -> str:
+        """Return a fault for the coordinator; what the worker says of the data is for this device's log."""
+        if self._metrics == "clear" or not isinstance(error, WorkerRefusedError):
+            return _words(error)
+        self._log.warning("release_step_failed", fault=fault_name(error), remedy=str(error))
+        name = fault_name(error) if self._metrics == "verdict" else WorkerRefusedError.__name__
+        return f"{name}: see this device's own log"
 
     async def _stop_work(self) -> None:
         self._works += 1
@@ -343,6 +354,9 @@ class ReleaseAgent:
         )
         counts = read_counts(answer)
         judgement = judge(counts, gate)
+        if self._metrics != "clear":
+            self._log.info("release_judged", release=record.release, reason=judgement.reason)
+            return _hushed(record.release, judgement.verdict, self._metrics)
         return Judged(
             record.release, judgement.verdict, judgement.reason, counts.candidate_score, counts.replaced_score
         )
@@ -379,6 +393,14 @@ async def _in_thread(work: Callable[P, T], *arguments: P.args, **named: P.kwargs
     except asyncio.CancelledError:
         await asyncio.wait({running})
         raise
+
+
+def _hushed(release: str, verdict: Verdict, metrics: Metrics) -> Judged:
+    """Return the end of a health check without what was counted; with ``none`` whatever runs stays."""
+    words = f"{verdict} by this device's own examples, which it does not count for others"
+    if metrics == "none":
+        words, verdict = "it runs here; how well, this device does not tell", Verdict.PASSED
+    return Judged(release, verdict, words, UNTOLD, UNTOLD)
 
 
 def _words(error: ShoalError) -> str:

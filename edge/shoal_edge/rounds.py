@@ -15,11 +15,12 @@ from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.wire.errors import OutOfRoundError
 from shoal_codecs.wire.messages import AnyMessage, Cancel, Invitation, PlanNotice, Receipt, Reply
 from shoal_edge.config import EdgeSettings
-from shoal_edge.errors import PlanMissingError, UnexpectedEventError, fault_name
+from shoal_edge.errors import PlanMissingError, UnexpectedEventError, WorkerRefusedError, fault_name
 from shoal_edge.evaluations import Evaluations
 from shoal_edge.models import ModelKeeper
 from shoal_edge.participant import Participant
 from shoal_edge.plan_check import DeviceRules, check_plan, report_bytes_bound
+from shoal_edge.privacy_guard import PrivacyGuard
 from shoal_edge.reports import report_messages, sign_report
 from shoal_edge.round_events import (
     Action,
@@ -78,6 +79,7 @@ class Rounds:
         worker: WorkerClient,
         keeper: ModelKeeper,
         evaluations: Evaluations,
+        guard: PrivacyGuard,
         say: Callable[[AnyMessage], None],
         on_phase: Callable[[Phase], None],
         note_fault: Callable[[str], None],
@@ -91,6 +93,7 @@ class Rounds:
         self._worker = worker
         self._keeper = keeper
         self._evaluations = evaluations
+        self._guard = guard
         self._say = say
         self._on_phase = on_phase
         self._note_fault = note_fault
@@ -222,6 +225,7 @@ class Rounds:
                 self._store.commit_residual(job.invitation.task.digest, job.plan_hash)
                 self._note_fault("")
             case SendReport(job, report, hubs):
+                await self._debit(job)
                 self._unreceipted = set(hubs)
                 self._sending = asyncio.create_task(self._send(job, report))
             case ReceiptTaken(hub):
@@ -263,6 +267,7 @@ class Rounds:
                 answered=self._store.answered(job.invitation.task.digest, job.invitation.model.digest),
                 now_ms=int(self._clock() * 1000),
             )
+            self._guard.check(plan, job.plan_hash)
             self._store.check_room(report_bytes_bound(plan))
         except ShoalError as error:
             return self._fault(job, error)
@@ -351,6 +356,12 @@ class Rounds:
             log.info("update_preview", round=job.round, version=model.version, **preview)
         return Trained(job.plan_hash, report)
 
+    async def _debit(self, job: Job) -> None:
+        """Write down what the round costs: here, where every report passes before a byte of it leaves."""
+        if job.plan is None:
+            raise PlanMissingError("a report without its plan: report this as a defect")
+        await asyncio.to_thread(self._guard.debit, job.plan, job.plan_hash)
+
     async def _send(self, job: Job, report: SealedReport) -> None:
         """Send every hub its part again and again until it has given its receipt."""
         while self._unreceipted:
@@ -380,9 +391,15 @@ class Rounds:
 
     def _fault(self, job: Job, error: ShoalError) -> Failed:
         name = fault_name(error)
-        if name != "FitCancelledError":
+        text = f"{name}: {error}"
+        if self._guard.is_quiet and isinstance(error, WorkerRefusedError):
+            # The worker has seen the data; its words may hold numbers of them.
+            name = name if self._guard.metrics == "verdict" else WorkerRefusedError.__name__
+            text = f"{name}: see this device's own log"
+            log.warning("round_failed", round=job.round, fault=fault_name(error), remedy=str(error))
+        if fault_name(error) != "FitCancelledError":
             self._note_fault(name)
-        return Failed(job.plan_hash, f"{name}: {error}")
+        return Failed(job.plan_hash, text)
 
 
 def _rounded(answer: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from shoal_coordinator.cli.operate import OperatorSettings
 from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, ReleaseSettings, RoundSettings
 from shoal_coordinator.hub.config import HubSettings
 from shoal_edge.cli import _parser
-from shoal_edge.config import EdgeSettings
+from shoal_edge.config import DevicePrivacy, EdgeSettings
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -32,6 +32,7 @@ TABLES = {
     "Hub": HubSettings,
     "Hub: `[floors]`": HubFloors,
     "Device": EdgeSettings,
+    "Device: `[privacy]`": DevicePrivacy,
     "Operator": OperatorSettings,
 }
 FENCED = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)

@@ -18,7 +18,7 @@ from shoal_codecs.privacy.errors import (
     PrivacyNumberError,
     UnprivatePlanError,
 )
-from shoal_codecs.privacy.ledger import Entry, Ledger, decode_ledger, encode_entry
+from shoal_codecs.privacy.ledger import FOLDED, HEADER, Entry, Ledger, decode_ledger, encode_ledger
 from shoal_codecs.privacy.sensitivity import ring_sensitivity, rounded_l2_squared
 from shoal_codecs.updates.ring import RingSpec, decode_sum, encode_ring
 from wire_parts import codec_plan, plain_plan, plan, private_plan
@@ -219,12 +219,25 @@ def entries(count: int) -> list[Entry]:
 
 
 def test_a_ledger_comes_back_from_its_file() -> None:
-    written = b"".join(map(encode_entry, entries(5)))
+    written = encode_ledger(Ledger(entries(5)))
     ledger = decode_ledger(written)
     assert ledger.exhausted == ""
     assert list(ledger.entries.values()) == entries(5)
     assert ledger.spent(DELTA) == Ledger(entries(5)).spent(DELTA)
-    assert decode_ledger(b"").spent(DELTA) == 0.0
+    assert decode_ledger(HEADER).spent(DELTA) == 0.0
+    # A file that lost what it held is no new one.
+    assert "damaged" in decode_ledger(b"").exhausted
+
+
+def test_old_entries_are_summed_and_nothing_is_forgiven() -> None:
+    whole = Ledger(entries(7))
+    folded = decode_ledger(encode_ledger(whole.folded(3)))
+    assert len(folded.entries) == 4
+    assert folded.total.rdp == pytest.approx(whole.total.rdp)
+    assert [entry.round for entry in folded.entries.values()] == [3, 4, 5, 6]
+    assert FOLDED in folded.folded(1).entries
+    assert folded.folded(1).total.rdp == pytest.approx(whole.total.rdp)
+    assert whole.folded(7) is whole
 
 
 def test_a_missing_ledger_is_a_spent_one() -> None:
@@ -235,8 +248,8 @@ def test_a_missing_ledger_is_a_spent_one() -> None:
 
 
 def test_a_cut_anywhere_never_lowers_what_was_spent() -> None:
-    written = b"".join(map(encode_entry, entries(3)))
-    ends = {len(b"".join(map(encode_entry, entries(count)))) for count in range(4)}
+    written = encode_ledger(Ledger(entries(3)))
+    ends = {len(encode_ledger(Ledger(entries(count)))) for count in range(4)}
     for size in range(len(written)):
         ledger = decode_ledger(written[:size])
         # Only a cut between two records cannot be seen; it is the state before the later debit was answered.
@@ -245,7 +258,7 @@ def test_a_cut_anywhere_never_lowers_what_was_spent() -> None:
 
 @given(st.data())
 def test_a_changed_byte_is_seen(data: st.DataObject) -> None:
-    written = bytearray(b"".join(map(encode_entry, entries(2))))
+    written = bytearray(encode_ledger(Ledger(entries(2))))
     place = data.draw(st.integers(0, len(written) - 1))
     written[place] ^= data.draw(st.integers(1, 255))
     assert "damaged" in decode_ledger(bytes(written)).exhausted

@@ -14,6 +14,9 @@ import msgspec
 from shoal_codecs.ota.errors import InvalidCountsError
 from shoal_codecs.ota.manifest import HealthGate
 
+UNTOLD = (-1, -1)
+"""The score that stands for counts which a device keeps to itself."""
+
 
 class Verdict(StrEnum):
     """What the counts say; ``UNJUDGED`` means too few examples to say anything."""

@@ -1,4 +1,4 @@
-"""A device's ledger of what it has spent, over all tasks: pure, and framed for a file that only grows.
+"""A device's ledger of what it has spent, over all tasks: pure, and framed for a file that is written whole.
 
 A plan is charged once, however often it is asked for; another plan is charged anew, also on the same base,
 for it is rounded and noised afresh. Nothing is refunded. Where records cannot be read the budget counts as
@@ -16,7 +16,11 @@ from shoal_codecs.privacy.errors import BudgetExceededError, PrivacyError
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import pack, unpack
 
+HEADER = b"shoal/1 privacy ledger\n"
+"""An empty file is a damaged one: a new ledger has this."""
 _LENGTH_BYTES = 4
+FOLDED = hashlib.sha256(b"shoal/1 ledger folded\x00").digest()
+"""Stands for the plans of entries that were summed."""
 _CHECK_BYTES = 8
 _LABEL = b"shoal/1 ledger\x00"
 
@@ -49,6 +53,13 @@ class Ledger:
         self.total += entry.charge
         return True
 
+    def with_entry(self, entry: Entry) -> "Ledger":
+        """Return a ledger that also counts ``entry``; this one stays as it is."""
+        following = Ledger(exhausted=self.exhausted)
+        following.entries, following.total = dict(self.entries), self.total
+        following.book(entry)
+        return following
+
     def spent(self, delta: float) -> float:
         """Return the epsilon spent so far, infinite where it cannot be known."""
         return math.inf if self.exhausted else self.total.epsilon(delta) if self.entries else 0.0
@@ -71,6 +82,27 @@ class Ledger:
                 f"allows {epsilon:g}: leave the device out, or let its owner raise the budget"
             )
 
+    def folded(self, keep: int) -> "Ledger":
+        """Return the ledger with all but the newest ``keep`` entries summed into one.
+
+        What they cost stays; that these very plans were charged is forgotten, which is safe for plans that
+        are over: nobody takes part in them again.
+        """
+        entries = list(self.entries.values())
+        old, new = entries[: len(entries) - keep], entries[len(entries) - keep :]
+        if len(entries) <= keep:
+            return self
+        total = Charge()
+        for entry in old:
+            total += entry.charge
+        last = old[-1]
+        return Ledger([msgspec.structs.replace(last, plan_hash=FOLDED, task=b"", charge=total), *new])
+
+
+def encode_ledger(ledger: Ledger) -> bytes:
+    """Return the whole file of ``ledger``."""
+    return HEADER + b"".join(map(encode_entry, ledger.entries.values()))
+
 
 def encode_entry(entry: Entry) -> bytes:
     """Return the record of ``entry``: its length, the packed entry, and a checksum of both."""
@@ -89,7 +121,9 @@ def decode_ledger(data: bytes | None) -> Ledger:
             exhausted="the privacy ledger is missing, so that its budget counts as spent: restore it"
         )
     entries: list[Entry] = []
-    start = 0
+    if not data.startswith(HEADER):
+        return _damaged(entries, 0)
+    start = len(HEADER)
     while start < len(data):
         end = start + _LENGTH_BYTES + int.from_bytes(data[start : start + _LENGTH_BYTES], "big")
         head, check = data[start:end], data[end : end + _CHECK_BYTES]

@@ -80,7 +80,10 @@ class BlobWanted(Message, frozen=True, kw_only=True, tag="bw"):
 
 
 class InstallReport(Message, frozen=True, kw_only=True, tag="ir"):
-    """Where an installation stands; the counts are (examples, correct) on the same examples."""
+    """Where an installation stands; the counts are (examples, correct) on the same examples.
+
+    Both are -1 where the device keeps them to itself.
+    """
 
     release: str
     version: int
