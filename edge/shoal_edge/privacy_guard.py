@@ -14,7 +14,7 @@ from shoal_codecs.privacy.charge import charge_of
 from shoal_codecs.privacy.ledger import Entry, Ledger, decode_ledger, encode_ledger
 from shoal_codecs.wire.plan import Plan
 from shoal_edge.config import DevicePrivacy, Metrics
-from shoal_edge.errors import UnprivateRoundError
+from shoal_edge.errors import StoreError, UnprivateRoundError
 from shoal_edge.files import write_durably
 
 LEDGER = "privacy.ledger"
@@ -46,6 +46,10 @@ def open_ledger(folder: Path, *, make: bool) -> Ledger:
             "spent: mend the disk or its permissions"
         )
     ledger = Ledger()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {folder}: {error.strerror}; give the agent a folder") from error
     write_durably(path, encode_ledger(ledger))
     return ledger
 

@@ -63,6 +63,13 @@ def test_a_ledger_is_made_where_no_agent_has_worked_and_only_there(tmp_path: Pat
     assert not (tmp_path / LEDGER).exists()
 
 
+def test_the_first_start_makes_the_folder_too(tmp_path: Path) -> None:
+    assert open_ledger(tmp_path / "data" / "deep", make=True).exhausted == ""
+    (tmp_path / "file").write_text("")
+    # Said by the store, which needs the folder as well.
+    assert "cannot be read" in open_ledger(tmp_path / "file" / "data", make=True).exhausted
+
+
 def test_looking_makes_no_ledger(tmp_path: Path) -> None:
     assert "missing" in open_ledger(tmp_path, make=False).exhausted
     assert list(tmp_path.iterdir()) == []
