@@ -39,7 +39,9 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``clamp`` its levels; ``weight_cap`` is the number of examples beyond which a device weighs no more.
     ``minimum`` devices and ``floor_share`` of the cohort are the floors; ``quorum_share`` of it starts
     the hubs' patience. ``over_selection`` invites that many times the ``cohort_max`` (0: everybody).
-    One level of the step down is ``level_rms`` times the move's root mean square.
+    One level of the step down is ``level_rms`` times the move's root mean square. A device that is behind
+    gets at most ``longest_chain`` steps. The vectors of the newest ``kept_versions`` and of released ones
+    are kept.
     Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own. ``example_clip`` and
     ``example_noise`` make devices train by DP-SGD.
     """
@@ -51,6 +53,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     clamp: int = 127
     weight_cap: int = 150
     server_learning_rate: float = 1.0
+    longest_chain: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+    kept_versions: Annotated[int, msgspec.Meta(ge=2)] = 10
     level_rms: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     epochs: int = 0
     learning_rate: float = 0.0

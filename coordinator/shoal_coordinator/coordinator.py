@@ -104,6 +104,7 @@ class CoordinatorService:
         elif organs.ledger.rows:
             topic = organs.post.topics.round(organs.ledger.rows[-1].round)
             organs.announcer.spawn(lambda: organs.shelf.remove(topic))
+        self._prune()
         self.board.changed()
 
     async def _consider(self) -> None:
@@ -175,6 +176,12 @@ class CoordinatorService:
         )
         return False
 
+    def _prune(self) -> None:
+        """Let go of the files of versions that nobody needs any more."""
+        organs = self.organs
+        newest, first_step = organs.models.newest.number, organs.models.first_step
+        organs.announcer.spawn(lambda: organs.pruner.prune(newest, first_step), "prune")
+
     def _look_again(self, wait_ms: int) -> None:
         if self._opening_timer is not None:
             self._opening_timer.cancel()
@@ -203,6 +210,7 @@ class CoordinatorService:
         else:
             organs.schedule.committed(now_ms)
             organs.fleet.know_version(version.model_id, version.number)
+            self._prune()
             organs.fleet.took_part(outcome.members)
             await organs.privacy.book.took_part(outcome.plan_hash, outcome.members)
             examples, accuracy, loss = totals(outcome)

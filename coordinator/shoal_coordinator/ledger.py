@@ -12,7 +12,7 @@ from shoal_codecs.wire.packing import pack, unpack
 from shoal_codecs.wire.plan import plan_hash
 from shoal_codecs.wire.status import RoundRow
 from shoal_coordinator import round_steps as on
-from shoal_coordinator.models import ModelVersion
+from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.privacy_book import Spent
 from shoal_coordinator.round_parts import Outcome
 from shoal_coordinator.store import RoundRecord, Store, VersionRecord
@@ -31,7 +31,7 @@ class _Memory(msgspec.Struct, frozen=True):
     digest: bytes = b""
     whole: BlobRef | None = None
     parent: bytes = b""
-    step: bytes = b""
+    step: BlobRef | None = None
     promises: tuple[HubPromise, ...] = ()
 
 
@@ -102,7 +102,7 @@ class Ledger:
         if memory.whole is None:
             return snapshot, None
         candidate = ModelVersion(memory.number, memory.digest, memory.whole, memory.parent, memory.step)
-        return snapshot, candidate
+        return snapshot, with_step(candidate, self._store.blobs)
 
     async def save(self, number: int, snapshot: on.RoundSnapshot, candidate: ModelVersion | None) -> None:
         """Store how far a round is."""

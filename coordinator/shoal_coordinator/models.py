@@ -1,6 +1,7 @@
-"""Versions of the model as devices are offered them: by a small step, or whole from the broker."""
+"""Versions of the model as devices are offered them, and what of them is on the broker."""
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import structlog
 
@@ -8,43 +9,29 @@ from shoal_codecs.transport.blobs import BlobPublisher
 from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.messages import ModelOffer
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.chains import ModelVersion, chain_to, useful
 
 log = structlog.get_logger()
-MODEL_ID_BYTES = 8
-MAX_INLINE_STEP_BYTES = 4096
-"""A longer step does not travel inside an offer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelVersion:
-    """One version: ``digest`` of its vector, ``whole`` its blob, ``step`` an encoded step from ``parent``.
-
-    A version without a parent and with a step is drawn from a seed.
-    """
-
-    number: int
-    digest: bytes
-    whole: BlobRef
-    parent: bytes = b""
-    step: bytes = b""
-
-    @property
-    def model_id(self) -> bytes:
-        """What heartbeats and evaluations call it."""
-        return self.digest[:MODEL_ID_BYTES]
+WHOLES = 2
+"""So many of the newest versions may be fetched whole."""
 
 
 class ModelShelf:
-    """The newest version, the candidate for the next, the task, and which of their blobs are retained.
+    """The newest versions, the candidate for the next, the task, and which of their blobs are retained.
 
-    A whole model is put on the broker only once a device is known to need it; it is taken down when it is
-    two versions old.
+    Steps of the newest versions are kept for devices that are behind: at most ``longest_chain``, and no more
+    than the whole model has bytes. A blob is put on the broker only once a device is known to need it; it is
+    taken down when nothing refers to it any more. The newest two versions can be fetched whole.
     """
 
-    def __init__(self, publisher: BlobPublisher, announcer: Announcer, task: BlobRef) -> None:
+    def __init__(
+        self, publisher: BlobPublisher, announcer: Announcer, task: BlobRef, longest_chain: int = 32
+    ) -> None:
         self._publisher = publisher
         self._announcer = announcer
+        self._longest_chain = longest_chain
         self._published: dict[bytes, BlobRef] = {}
+        self._turns: dict[bytes, asyncio.Lock] = {}
         self._recent: list[ModelVersion] = []
         self.task = task
         self.candidate: ModelVersion | None = None
@@ -56,90 +43,111 @@ class ModelShelf:
         return self._recent[-1]
 
     @property
-    def last_step(self) -> bytes:
-        """The encoded step that led from an earlier version to the newest, empty where there is none."""
-        return self.newest.step if self.newest.parent else b""
-
-    def lead(self, source: BlobRef | None) -> None:
-        """Put the step that a round takes its coordinates from on the broker, and the last one's away."""
-        earlier, self.source = self.source, source
-        if earlier is not None and earlier != source:
-            self._clear(earlier)
-        if source is not None:
-            self._publish(source)
+    def last_step(self) -> BlobRef | None:
+        """The encoded step that led from an earlier version to the newest, None where there is none."""
+        return self.newest.step if self.newest.parent else None
 
     @property
     def has_any(self) -> bool:
         """Whether there is a version at all."""
         return bool(self._recent)
 
-    def start(self, version: ModelVersion) -> None:
-        """Take ``version`` as the newest and put the task on the broker."""
-        self._recent = [version]
+    @property
+    def first_step(self) -> int:
+        """The oldest version whose step a chain may still use."""
+        return self.newest.number - useful(self._recent, self._longest_chain) + 1
+
+    def start(self, versions: Sequence[ModelVersion]) -> None:
+        """Take ``versions`` (oldest first, at least one) and put the task on the broker."""
+        self._recent = list(versions)
+        self._trim()
         self._publish(self.task)
 
     def promote(self, version: ModelVersion) -> None:
-        """Make the committed candidate the newest; whole models two versions old leave the broker."""
+        """Make the committed candidate the newest; what nobody needs any more leaves the broker."""
         self.candidate = None
         self._recent.append(version)
-        while len(self._recent) > 2:
-            self._clear(self._recent.pop(0).whole)
+        self._trim()
 
     def discard(self) -> None:
         """Forget the candidate: its round was aborted."""
         if self.candidate is not None:
-            self._clear(self.candidate.whole)
             self.candidate = None
+            self._trim()
+
+    def lead(self, source: BlobRef | None) -> None:
+        """Put the step that a round takes its coordinates from on the broker; None: it is over."""
+        self.source = source
+        if source is not None:
+            self._publish(source)
+        self._trim()
 
     def offer(self, version: ModelVersion, held: bytes) -> ModelOffer:
         """Return what a device that holds ``held`` (8 bytes, or none) needs to get ``version``.
 
-        One that holds it already, or its parent, or can draw it from a seed, needs nothing from the broker.
+        One that holds it already, or its parent and needs a short step only, or can draw it from a seed,
+        needs nothing from the broker; one that is behind gets the steps it lacks, where they are smaller
+        than the whole.
         """
-        step = b""
-        if held != version.model_id:
-            if version.step and (not version.parent or held == version.parent[:MODEL_ID_BYTES]):
-                step = version.step
-            else:
-                self._publish(version.whole)
+        chain = chain_to(version, held, self._recent)
+        step, blobs = b"", tuple[BlobRef, ...]()
+        if chain is None:
+            self._publish(version.whole)
+        elif len(chain) == 1 and version.inline:
+            step = version.inline
+        else:
+            blobs = tuple(one.step for one in chain if one.step is not None)
+            for ref in blobs:
+                self._publish(ref)
         return ModelOffer(
             version=version.number,
             digest=version.digest,
             whole=version.whole,
-            parent=version.parent if step else b"",
+            parent=chain[0].parent if chain else b"",
             step=step,
+            chain=blobs,
         )
 
     def want(self, digest: bytes) -> bool:
         """Put the blob a device asks for on the broker again; return whether it is one of these."""
-        known = [self.task, *(version.whole for version in self._recent)]
-        if self.candidate is not None:
-            known.append(self.candidate.whole)
+        wanted = next((ref for ref in self._in_use() if ref.digest == digest), None)
+        if wanted is not None:
+            self._publish(wanted, again=True)
+        return wanted is not None
+
+    def uses(self, ref: BlobRef) -> bool:
+        """Return whether a device may still need the blob ``ref``."""
+        return any(one.digest == ref.digest for one in self._in_use())
+
+    def _in_use(self) -> Iterator[BlobRef]:
+        yield self.task
+        candidate = (self.candidate,) if self.candidate else ()
+        yield from (version.whole for version in (*self._recent[-WHOLES:], *candidate))
+        first = len(self._recent) - useful(self._recent, self._longest_chain)
+        yield from (version.step for version in (*self._recent[first:], *candidate) if version.step)
         if self.source is not None:
-            known.append(self.source)
-        for ref in known:
-            if ref.digest == digest:
-                self._publish(ref, again=True)
-                return True
-        return False
+            yield self.source
+
+    def _trim(self) -> None:
+        del self._recent[: -max(WHOLES, useful(self._recent, self._longest_chain) + 1)]
+        in_use = {ref.digest for ref in self._in_use()}
+        for digest in [digest for digest in self._published if digest not in in_use]:
+            self._clear(self._published.pop(digest))
 
     def _publish(self, ref: BlobRef, *, again: bool = False) -> None:
         if ref.digest in self._published and not again:
             return
         self._published[ref.digest] = ref
-
-        async def publish() -> None:
-            await self._publisher.publish(ref)
-
-        self._announcer.spawn(publish, f"blob {ref.name}")
+        self._announcer.spawn(lambda: self._in_turn(ref, self._publisher.publish), f"blob {ref.name}")
 
     def _clear(self, ref: BlobRef) -> None:
-        if any(version.digest == ref.digest for version in self._recent):
-            return
-        if self._published.pop(ref.digest, None) is None:
-            return
-
         async def clear() -> None:
-            await self._publisher.clear(ref)
+            await self._in_turn(ref, self._publisher.clear)
+            self._turns.pop(ref.digest, None)
 
         self._announcer.spawn(clear)
+
+    async def _in_turn(self, ref: BlobRef, work: Callable[[BlobRef], Awaitable[None]]) -> None:
+        """Do one thing with a blob's topics at a time: what was asked for last stands."""
+        async with self._turns.setdefault(ref.digest, asyncio.Lock()):
+            await work(ref)

@@ -7,7 +7,6 @@ from msgspec.structs import replace
 
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
-from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_coordinator.models import ModelShelf
@@ -73,7 +72,7 @@ class Opening:
                 offers=offers,
                 hubs=names,
                 now_ms=now_ms,
-                source=digest_of(step) if (step := self._models.last_step) else b"",
+                source=step.digest if (step := self._models.last_step) else b"",
             )
         except (CohortTooSmallError, MissingOfferError) as error:
             self.block(str(error))

@@ -22,6 +22,7 @@ from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
 from shoal_coordinator.privacy_desk import PrivacyDesk
+from shoal_coordinator.pruning import Pruner
 from shoal_coordinator.registry import DeviceView
 from shoal_coordinator.round_steps import RoundTimings
 from shoal_coordinator.schedule import Schedule
@@ -68,6 +69,7 @@ class Organs:
     announcer: Announcer
     blobs: BlobStore
     models: ModelShelf
+    pruner: Pruner
     ledger: Ledger
     privacy: PrivacyDesk
     told: ToldBook

@@ -16,7 +16,8 @@ from shoal_coordinator import round_steps as on
 from shoal_coordinator.aggregation import Server
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.certificates import CertificateBook
-from shoal_coordinator.models import ModelShelf, ModelVersion
+from shoal_coordinator.chains import ModelVersion
+from shoal_coordinator.models import ModelShelf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash, plan_signing_bytes
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.aggregation import Candidate, aggregate_reports, aggregate_sums, unmoved
-from shoal_coordinator.models import MAX_INLINE_STEP_BYTES, ModelVersion
+from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.plain import PlainCollector
 from shoal_coordinator.round import RoundMachine
 from shoal_coordinator.round_errors import RoundError
@@ -136,8 +136,7 @@ class RoundRunner:
     async def _lead(self, plan: Plan) -> None:
         """Offer devices the step that the round's coordinates come from, if it has one."""
         parts = self._parts
-        ref = await asyncio.to_thread(parts.blobs.put, parts.models.last_step) if plan.codec.source else None
-        parts.models.lead(ref)
+        parts.models.lead(parts.models.last_step if plan.codec.source else None)
 
     def _tear_down(self) -> None:
         if self._timer is not None:
@@ -269,9 +268,9 @@ class RoundRunner:
             candidate = await asyncio.to_thread(self._compute, machine, work)
             ref = await asyncio.to_thread(self._parts.blobs.put, candidate.data)
             newest = self._parts.models.newest
-            step = candidate.step if len(candidate.step) <= MAX_INLINE_STEP_BYTES else b""
-            self._parts.models.candidate = ModelVersion(
-                newest.number + 1, candidate.digest, ref, newest.digest, step
+            step = await asyncio.to_thread(self._parts.blobs.put, candidate.step) if candidate.step else None
+            self._parts.models.candidate = with_step(
+                ModelVersion(newest.number + 1, candidate.digest, ref, newest.digest, step), self._parts.blobs
             )
             self._say_what_is_odd(candidate)
             await self._learn(machine.facts.plan, candidate)
@@ -329,11 +328,19 @@ class RoundRunner:
                 work.sums,
                 private,
                 parts.server,
-                parts.models.last_step,
+                parts.blobs.read(plan.codec.source.hex()) if plan.codec.source else b"",
                 len(work.members),
             )
         except (SecurityError, SecAggError, UpdateError) as error:
             return unmoved(plan, base, f"{type(error).__name__}: {error}")
+
+    def _drop_candidate(self) -> None:
+        """Forget a candidate whose round was aborted, and its files."""
+        parts, candidate = self._parts, self._parts.models.candidate
+        parts.models.discard()
+        for ref in (candidate.whole, candidate.step) if candidate else ():
+            if ref is not None and not parts.models.uses(ref):
+                parts.blobs.drop(ref.name)
 
     async def _finish(
         self,
@@ -369,7 +376,7 @@ class RoundRunner:
         if outcome.version is not None:
             parts.models.promote(outcome.version)
         else:
-            parts.models.discard()
+            self._drop_candidate()
         topic = parts.topics.round(number)
         parts.announcer.spawn(lambda: parts.shelf.remove(topic))
         if self._collector is not None:

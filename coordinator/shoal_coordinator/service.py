@@ -26,18 +26,20 @@ from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.aggregation import Server, vector_bytes
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.certificates import CertificateBook
+from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, RoundSettings
 from shoal_coordinator.coordinator import CoordinatorService
 from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
-from shoal_coordinator.models import ModelShelf, ModelVersion
+from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
 from shoal_coordinator.organs import Organs
 from shoal_coordinator.planning import PlanSettings, codec_plan, refuse_unplannable
 from shoal_coordinator.privacy_book import PrivacyBook
 from shoal_coordinator.privacy_desk import PrivacyDesk
 from shoal_coordinator.privacy_terms import make_terms
+from shoal_coordinator.pruning import Pruner
 from shoal_coordinator.registry import Registry
 from shoal_coordinator.release_setup import make_releases
 from shoal_coordinator.round_errors import InvalidRoundPlanError, TaskFileError
@@ -85,8 +87,8 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     task_ref = await asyncio.to_thread(store.blobs.put, task_bytes)
     plans = plan_settings(settings, bundle, len(roster.names("device")))
     publisher = BlobPublisher(link, topics, store.blobs, shelf)
-    models = ModelShelf(publisher, announcer, task_ref)
-    models.start(await _newest(store, settings, bundle, task_ref))
+    models = ModelShelf(publisher, announcer, task_ref, settings.rounds.longest_chain)
+    models.start(await _versions(store, settings, bundle, task_ref))
     traffic = TrafficMeter()
     devices = roster.names("device")
     book = await _privacy_book(plans, store, task_ref.digest, bundle.dimension, len(devices))
@@ -117,6 +119,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         announcer=announcer,
         blobs=store.blobs,
         models=models,
+        pruner=Pruner(store, publisher, settings.rounds.kept_versions),
         ledger=ledger,
         privacy=privacy,
         told=told,
@@ -231,10 +234,10 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-async def _newest(
+async def _versions(
     store: Store, settings: CoordinatorSettings, bundle: TaskBundle, task: BlobRef
-) -> ModelVersion:
-    """Return the newest stored version; the first start makes version 0 of the task's initial weights.
+) -> list[ModelVersion]:
+    """Return the newest stored versions; the first start makes version 0 of the task's initial weights.
 
     Raises:
         TaskFileError: the store belongs to another task.
@@ -247,7 +250,7 @@ async def _newest(
             number=0,
             digest=ref.digest,
             parent=b"",
-            step=encode_step(initial_step(settings.initial_seed, ref.digest)),
+            step=store.blobs.put(encode_step(initial_step(settings.initial_seed, ref.digest))),
             round=0,
             task=task.digest,
             whole=ref,
@@ -260,7 +263,10 @@ async def _newest(
             f"the stored model has {record.whole.size // 4} weights, the task {bundle.dimension}: "
             "give this task a data folder of its own"
         )
-    return ModelVersion(record.number, record.digest, record.whole, record.parent, record.step)
+    return [
+        with_step(ModelVersion(one.number, one.digest, one.whole, one.parent, one.step), store.blobs)
+        for one in await store.versions(settings.rounds.longest_chain + 1)
+    ]
 
 
 def _read_task(path: Path) -> tuple[bytes, TaskBundle]:

@@ -3,7 +3,9 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import structlog
 
@@ -13,13 +15,42 @@ from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.messages import ModelOffer
 from shoal_codecs.wire.step import decode_step
-from shoal_edge.errors import fault_name
+from shoal_edge.errors import StoreError, fault_name
 from shoal_edge.store import DeviceStore
 from shoal_edge.worker_client import WorkerClient
 
 Fetch = Callable[[BlobRef], Awaitable[Path]]
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedStep:
+    """An encoded step as it came, ``inline`` or in the file ``path``, and the versions it leads between."""
+
+    parent: bytes
+    child: bytes
+    inline: bytes
+    path: Path | None
+
+    @classmethod
+    def decoded(cls, inline: bytes, path: Path | None) -> Self:
+        """Read the step.
+
+        Raises:
+            MalformedMessageError: not a step.
+            StoreError: the disk does not give it.
+        """
+        step = decode_step(_contents(path) if path else inline)
+        return cls(step.parent, step.child, inline, path)
+
+    def read(self) -> bytes:
+        """Return the encoded step.
+
+        Raises:
+            StoreError: the disk does not give it.
+        """
+        return _contents(self.path) if self.path else self.inline
 
 
 class ModelKeeper:
@@ -70,7 +101,7 @@ class ModelKeeper:
             TimeoutError: not within the limit.
         """
         async with self._turn, asyncio.timeout(self._limit_s):
-            if not self._store.holds_model(offer.digest) and not await self._by_step(offer, task):
+            if not self._store.holds_model(offer.digest) and not await self._by_steps(offer, task, keep):
                 await self._whole(offer)
             await asyncio.to_thread(self._store.adopt_model, offer.digest, task.digest, keep=keep)
             return self._store.model_path(offer.digest)
@@ -96,31 +127,68 @@ class ModelKeeper:
             )
         return path
 
-    async def _by_step(self, offer: ModelOffer, task: BlobRef) -> bool:
-        """Apply the offered step to the parent, if that is held; on any fault the whole is the way."""
-        if not offer.step or (offer.parent and not self._store.holds_model(offer.parent)):
+    async def _by_steps(self, offer: ModelOffer, task: BlobRef, keep: frozenset[bytes]) -> bool:
+        """Apply what is offered of the steps from a vector that is held; on any fault the whole is the way.
+
+        What is done of a chain is kept: a start in its midst, or another offer, goes on from there.
+        """
+        keep |= frozenset(self._store.held_models)
+        try:
+            steps = await self._steps(offer)
+            for step in steps:
+                await self._apply(step, task)
+                if step is not steps[-1]:
+                    await asyncio.to_thread(self._store.adopt_model, step.child, task.digest, keep=keep)
+                elif step.parent:
+                    await asyncio.to_thread(self._store.keep_step, await asyncio.to_thread(step.read))
+                if step.path:
+                    self._drop(step.path.name)
+        except ShoalError as error:
+            log.warning("step_refused", version=offer.version, fault=fault_name(error), remedy=str(error))
+            for ref in offer.chain:
+                self._drop(ref.name)
             return False
+        return bool(steps)
+
+    async def _steps(self, offer: ModelOffer) -> list[OfferedStep]:
+        """Return the steps to the offered vector from the newest one that is held, none where there are none.
+
+        Raises:
+            MalformedMessageError: steps that do not join up.
+            TransportError: one cannot be fetched.
+        """
+        steps: list[OfferedStep] = []
+        needed, left = offer.digest, list(offer.chain)
+        inline = offer.step
+        while inline or left:
+            path = None if inline else await self._fetch(left.pop())
+            step = await asyncio.to_thread(OfferedStep.decoded, inline, path)
+            inline = b""
+            if step.child != needed:
+                raise MalformedMessageError("a step is between other versions than its offer says")
+            steps.append(step)
+            needed = step.parent
+            if not needed or self._store.holds_model(needed):
+                return steps[::-1]
+        return []
+
+    async def _apply(self, step: OfferedStep, task: BlobRef) -> None:
+        """Make the step's child of its parent, or of a seed."""
         task_path = await self._fetch(task)
         try:
-            step = decode_step(offer.step)
-            if (step.parent, step.child) != (offer.parent, offer.digest):
-                raise MalformedMessageError("the step is between other versions than its offer says")
             await self._worker.request(
                 "apply_step",
                 self._limit_s,
                 task=task.digest,
                 task_path=str(task_path),
-                base_path=str(self._store.model_path(offer.parent)) if offer.parent else "",
-                step=offer.step,
-                child_path=str(self._store.model_path(offer.digest)),
+                base_path=str(self._store.model_path(step.parent)) if step.parent else "",
+                step=step.inline,
+                step_path=str(step.path or ""),
+                child_path=str(self._store.model_path(step.child)),
             )
         except ShoalError as error:
-            log.warning("step_refused", version=offer.version, fault=fault_name(error), remedy=str(error))
-            self.forget_damaged(error, task.digest, offer.parent)
-            return False
-        if step.parent:
-            await asyncio.to_thread(self._store.keep_step, offer.step)
-        return True
+            self.forget_damaged(error, task.digest, step.parent)
+            raise
 
     async def _whole(self, offer: ModelOffer) -> None:
         path = await self._fetch(offer.whole)
@@ -131,3 +199,10 @@ class ModelKeeper:
         os.link(path, beside)
         beside.replace(target)
         self._drop(offer.whole.name)
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}; mend the disk") from error

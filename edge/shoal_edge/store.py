@@ -155,6 +155,11 @@ class DeviceStore:
         self.model_path(digest).unlink(missing_ok=True)
 
     @property
+    def held_models(self) -> tuple[bytes, ...]:
+        """Digests of the vectors on disk, the one adopted last first."""
+        return self._held.models
+
+    @property
     def newest_model(self) -> bytes | None:
         """Digest of the vector adopted last."""
         return self._held.models[0] if self._held.models else None

@@ -36,6 +36,18 @@ def read_vector(path: Path, digest: bytes) -> Vector:
     return check_finite(np.frombuffer(data, dtype="<f4").astype(np.float32))
 
 
+def read_step(path: Path) -> bytes:
+    """Return the encoded step at ``path``.
+
+    Raises:
+        VectorFileError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise VectorFileError(f"cannot read the step {path.name[:16]}: {error.strerror}") from error
+
+
 def write_vector(path: Path, vector: Vector) -> None:
     """Put ``vector`` at ``path``, whole or not at all."""
     write_durably(path, vector.astype("<f4", copy=False).tobytes())

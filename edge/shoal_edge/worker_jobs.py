@@ -24,7 +24,7 @@ from shoal_edge.trainers.errors import UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
 from shoal_edge.trainers.litert import LiteRtTrainer
 from shoal_edge.trainers.runtime import interpreter_class
-from shoal_edge.vectors import Vector, first_vector, read_vector, step_vector, write_vector
+from shoal_edge.vectors import Vector, first_vector, read_step, read_vector, step_vector, write_vector
 
 Stop = Callable[[], bool]
 
@@ -67,13 +67,23 @@ class Jobs:
         return {"dimension": len(read_vector(Path(path), digest))}
 
     def apply_step(
-        self, *, task: bytes, task_path: str, base_path: str, step: bytes, child_path: str, should_stop: Stop
+        self,
+        *,
+        task: bytes,
+        task_path: str,
+        base_path: str,
+        step: bytes,
+        step_path: str = "",
+        child_path: str,
+        should_stop: Stop,
     ) -> dict[str, Any]:
-        """Write the vector that ``step`` makes of the one at ``base_path``; its digest must be the step's.
+        """Write the vector that a step makes of the one at ``base_path``; its digest must be the step's.
 
-        Without a ``base_path`` the step draws the task's initial weights.
+        The encoded step is ``step``, or else in the file at ``step_path``. Without a ``base_path`` it draws
+        the task's initial weights.
         """
         del should_stop
+        step = step or read_step(Path(step_path))
         if base_path:
             child = step_vector(Path(base_path), step)
         else:

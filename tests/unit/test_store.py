@@ -53,7 +53,7 @@ def version(number: int, **changes: Any) -> VersionRecord:
         "round": number,
         "task": b"t" * 32,
         "whole": describe(bytes(3000), 1024),
-        "step": b"step",
+        "step": describe(b"step"),
         "devices": 10,
         "examples": 359,
         "accuracy": 0.95,
@@ -305,7 +305,7 @@ async def test_a_full_disk_is_named_and_nothing_is_half_kept(store: Store) -> No
         pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar()
         await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreWriteError, match="space"):
-        await store.commit_version(version(1, step=bytes(1 << 20)), committed(1))
+        await store.commit_version(version(1, task=bytes(1 << 20)), committed(1))
     assert (await store.versions(), await store.rounds()) == ([version(0)], [])
 
 

@@ -10,9 +10,10 @@ class VersionRecord:
     """One model version and where it came from.
 
     ``digest`` and ``parent`` are BLAKE3 digests of float32 vectors (``parent`` empty for the first),
-    ``step`` the encoded step from it (may be empty), ``whole`` the vector's blob. ``accuracy`` and ``loss``
-    are means over the held-out examples of the devices that evaluated it. ``epsilon`` is the most that any
-    device had spent when it was made, ``task_epsilon`` what all its rounds cost together, both with
+    ``whole`` the vector's blob, ``step`` that of the encoded step from the parent; the files of old versions
+    are dropped (``pruning``). ``accuracy`` and ``loss`` are means over the held-out examples of the devices
+    that evaluated it. ``epsilon`` is the most that any device had spent when it was made, ``task_epsilon``
+    what all its rounds cost together, both with
     ``delta``; None where a round without noise has gone into it.
     """
 
@@ -22,7 +23,7 @@ class VersionRecord:
     round: int
     task: bytes
     whole: BlobRef
-    step: bytes = b""
+    step: BlobRef | None = None
     devices: int = 0
     examples: int = 0
     accuracy: float = 0.0

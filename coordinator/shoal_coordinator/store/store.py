@@ -82,10 +82,10 @@ class Store:
             )
         return _version(found[0])
 
-    async def versions(self) -> list[VersionRecord]:
-        """Return every version, oldest first."""
-        query = sa.select(tables.Version.__table__).order_by(tables.Version.number)
-        return [_version(row) for row in await self._rows(query)]
+    async def versions(self, last: int | None = None) -> list[VersionRecord]:
+        """Return the versions, oldest first; only the ``last`` ones where a number is given."""
+        query = sa.select(tables.Version.__table__).order_by(tables.Version.number.desc()).limit(last)
+        return [_version(row) for row in reversed(await self._rows(query))]
 
     async def add_first_version(self, version: VersionRecord) -> None:
         """Store the version that no round made."""
@@ -295,11 +295,16 @@ def _fields(record: Any) -> dict[str, Any]:
 
 
 def _version_values(version: VersionRecord) -> dict[str, Any]:
-    return {**_fields(version), "whole": pack(version.whole)}
+    return {
+        **_fields(version),
+        "whole": pack(version.whole),
+        "step": pack(version.step) if version.step else b"",
+    }
 
 
 def _version(row: dict[str, Any]) -> VersionRecord:
-    return VersionRecord(**{**row, "whole": unpack(row["whole"], BlobRef)})
+    step = unpack(row["step"], BlobRef) if row["step"] else None
+    return VersionRecord(**{**row, "whole": unpack(row["whole"], BlobRef), "step": step})
 
 
 def _release_device(row: dict[str, Any]) -> ReleaseDeviceRecord:
