@@ -29,6 +29,12 @@ class RunRounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"count {self.count} is outside 1..100000")
 
 
+class SkipVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``rounds.skip``: make the next version like the present one, which can never be trained on again."""
+
+    reason: str = "skipped by the operator"
+
+
 class ListRounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rounds.list``."""
 
@@ -55,9 +61,10 @@ class WithdrawRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = "withdrawn by the operator"
 
 
-Command = RunRounds | ListRounds | ShowPrivacy | CreateRelease | WithdrawRelease
+Command = RunRounds | SkipVersion | ListRounds | ShowPrivacy | CreateRelease | WithdrawRelease
 ACTIONS: dict[str, type[Command]] = {
     "rounds.run": RunRounds,
+    "rounds.skip": SkipVersion,
     "rounds.list": ListRounds,
     "privacy.show": ShowPrivacy,
     "release.create": CreateRelease,

@@ -21,6 +21,7 @@ from shoal_coordinator.commands import (
     ListRounds,
     RunRounds,
     ShowPrivacy,
+    SkipVersion,
     WithdrawRelease,
     answer_command,
     round_fields,
@@ -30,10 +31,11 @@ from shoal_coordinator.hub_desk import HubDesk, HubWord
 from shoal_coordinator.inbox import Inbox
 from shoal_coordinator.ledger import totals
 from shoal_coordinator.organs import Organs
-from shoal_coordinator.round_errors import ReleasesUnavailableError, RoundError
+from shoal_coordinator.round_errors import NothingToSkipError, ReleasesUnavailableError, RoundError
 from shoal_coordinator.round_parts import Outcome, RunnerParts
 from shoal_coordinator.round_runner import RoundRunner
 from shoal_coordinator.selection import NotEnoughDevicesError
+from shoal_coordinator.skipping import VersionSkipper
 from shoal_coordinator.status_board import StatusBoard, fleet_view
 
 log = structlog.get_logger()
@@ -50,6 +52,7 @@ class CoordinatorService:
         self.organs = organs
         self.inbox = Inbox(organs.link, organs.post, self._receive)
         self.runner = RoundRunner(self._runner_parts())
+        self.skipper = VersionSkipper(organs)
         self.hubs = HubDesk(organs.roster, self.runner, organs.announcer, organs.certificates)
         self.board = StatusBoard(
             organs.post.topics.coordinator("status"),
@@ -226,6 +229,7 @@ class CoordinatorService:
                 loss=loss,
                 seconds=outcome.seconds,
             )
+        await self._skip_if_wanted(outcome)
         self.inbox.put(self._consider)
 
     # --- words ----------------------------------------------------------------------------------
@@ -352,6 +356,8 @@ class CoordinatorService:
                 await organs.ledger.save_target(target)
                 self.inbox.put(self._consider)
                 return f"rounds until version {target}", {"target": target, "version": newest}
+            case SkipVersion(reason=reason):
+                return await self._skip(reason)
             case ListRounds():
                 return f"{len(organs.ledger.rows)} rounds", round_fields(tuple(organs.ledger.rows))
             case ShowPrivacy(device=device):
@@ -366,6 +372,30 @@ class CoordinatorService:
             case WithdrawRelease(release=release, reason=reason):
                 await organs.releases.withdraw(release, reason)
                 return f"release {release} withdrawn", {"release": release}
+
+    async def _skip(self, reason: str) -> Answer:
+        """Skip the present version now, or once the round on it has been given up."""
+        machine = self.runner.machine
+        if machine is None:
+            outcome = await self.skipper.skip(reason)
+            self.inbox.put(self._consider)
+            number = outcome.version.number if outcome.version else 0
+            return f"version {number} follows, like the one before it", {"version": number}
+        number = machine.facts.plan.round
+        if machine.state in {on.RoundState.AGGREGATING, on.RoundState.EVALUATING}:
+            raise NothingToSkipError(f"round {number} is about to make a version: wait for it")
+        self.skipper.wanted = reason
+        await self.runner.feed(on.GivenUp(f"given up by the operator: {reason}"))
+        return (
+            f"round {number} is given up; this version is skipped if a hub cannot give the round up",
+            {"round": number},
+        )
+
+    async def _skip_if_wanted(self, outcome: Outcome) -> None:
+        reason, self.skipper.wanted = self.skipper.wanted, ""
+        if reason and outcome.version is None:
+            with contextlib.suppress(NothingToSkipError):
+                await self.skipper.skip(reason)
 
     def _rounds_wanted(self, count: int) -> int:
         """Return how many rounds are still to be paid for if ``count`` more are run."""

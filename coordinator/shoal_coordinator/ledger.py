@@ -149,6 +149,7 @@ class Ledger:
                 accuracy=accuracy,
                 loss=loss,
                 seconds=outcome.seconds,
+                reason=outcome.reason,
                 up_bytes=up,
                 down_bytes=down,
                 epsilon=spent.epsilon if spent else None,

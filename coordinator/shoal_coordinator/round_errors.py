@@ -27,6 +27,10 @@ class MissingOfferError(RoundError):
     """A hub of the roster offers no key for the next round."""
 
 
+class NothingToSkipError(RoundError):
+    """A version is to be skipped that can still be trained on, or that is about to be followed."""
+
+
 class BrokenPromiseError(RoundError):
     """A hub that shows another nonce than it promised."""
 

@@ -51,7 +51,7 @@ from shoal_codecs.secagg.hub_messages import (
 from shoal_codecs.secagg.hub_round import HubRound
 from shoal_codecs.secagg.hub_table import TRANSITIONS
 
-CLOSES, LINGER, PATIENCE = 10_000, 500, 100
+CLOSES, LINGER, PATIENCE, SILENCE = 10_000, 500, 100, 10_000_000
 DEVICES = ("a", "b", "c")
 IDS = {device: device.encode() * 32 for device in DEVICES}
 TERMS = RoundTerms(
@@ -62,6 +62,7 @@ TERMS = RoundTerms(
     patience_ms=PATIENCE,
     closes_ms=CLOSES,
     linger_ms=LINGER,
+    silence_ms=SILENCE,
 )
 
 
@@ -159,6 +160,7 @@ def test_a_silent_peer_is_given_up_after_the_linger() -> None:
 def test_a_bound_hub_does_not_give_up_by_clock_or_by_the_coordinators_word() -> None:
     machine = fed(*AGREED)
     assert LogEnding not in kinds(machine.handle(Tick(CLOSES + 100 * LINGER)))
+    assert LogEnding not in kinds(machine.handle(Tick(CLOSES + SILENCE - 1)))
     assert machine.handle(Aborted("too slow", 5000)) == ()
     assert machine.handle(PeerAbandoned("hub-2"))[0] == LogEnding(
         State.ABANDONED, "hub-2 has abandoned the round"
@@ -242,11 +244,72 @@ def test_words_that_cannot_be_true_change_nothing(event: Event, error: type[HubR
     assert vars(machine) == before
 
 
-def test_a_peer_that_agrees_to_another_set_gets_no_sum() -> None:
+def test_hubs_that_agree_to_different_sets_release_nothing() -> None:
     machine = fed(*AGREED)
-    with pytest.raises(PeerContradictionError):
+    reason = "hub-2 agreed to another set of reports: nothing is released"
+    assert machine.handle(agreement("a", "b")) == (
+        LogEnding(State.ABANDONED, reason),
+        DestroyKey(),
+        PublishAbandoned(reason),
+    )
+    assert machine.handle(agreement(*DEVICES)) == ()
+    assert machine.state is State.ABANDONED
+
+
+def test_a_hub_that_knows_of_another_agreement_binds_itself_to_nothing() -> None:
+    machine = fed(*ALL_IN, agreement("a", "b"))
+    assert kinds(machine.handle(PeerSet("hub-2", reports(*DEVICES)))) == [
+        LogEnding,
+        DestroyKey,
+        PublishAbandoned,
+    ]
+
+
+@pytest.mark.parametrize("events", [(*AGREED, agreement(*DEVICES)), SUMMED])
+def test_once_all_have_agreed_a_second_word_changes_nothing(events: tuple[Event, ...]) -> None:
+    machine = fed(*events)
+    state = machine.state
+    with pytest.raises(PeerContradictionError, match="first word stands"):
         machine.handle(agreement("a", "b"))
-    assert machine.state is State.AGREED
+    assert machine.state is state
+
+
+def test_a_peer_that_never_agrees_is_given_up_and_a_restart_gives_it_its_time_anew() -> None:
+    log = Log(TERMS)
+    machine = HubRound(TERMS)
+    for event in AGREED:
+        if isinstance(event, ReportStored):
+            log.store(event)
+        log.perform(machine.handle(event))
+    machine.handle(Tick(CLOSES - 100))
+    assert LogEnding not in kinds(machine.handle(Tick(CLOSES + SILENCE - 1)))
+    again = HubRound(TERMS, log.memory)
+    reason = "hub-2 agreed to no set of reports in time"
+    assert PublishAbandoned(reason) in machine.handle(Tick(CLOSES + SILENCE))
+    late = CLOSES + 5 * SILENCE
+    for moment in (late, late + SILENCE - 1):
+        assert LogEnding not in kinds(again.handle(Tick(moment)))
+    assert PublishAbandoned(reason) in again.handle(Tick(late + SILENCE))
+
+
+def test_one_of_three_that_says_different_things_to_two_gets_no_sum_of_either() -> None:
+    """Hub 3 agrees with each of the others on what it likes; they hear of each other."""
+    terms = {
+        hub: dataclasses.replace(TERMS, peers=frozenset({"hub-1", "hub-2", "hub-3"}) - {hub})
+        for hub in ("hub-1", "hub-2")
+    }
+    machines = {hub: fed(*ALL_IN, terms=one) for hub, one in terms.items()}
+    lies = {"hub-1": reports("a", "b"), "hub-2": reports("b", "c")}
+    said: dict[str, tuple[Action, ...]] = {}
+    for hub, other in (("hub-1", "hub-2"), ("hub-2", "hub-1")):
+        machines[hub].handle(PeerSet(other, reports(*DEVICES)))
+        said[hub] = machines[hub].handle(PeerSet("hub-3", lies[hub]))
+        held = tuple(sorted(lies[hub]))
+        assert machines[hub].handle(PeerAgreement("hub-3", set_digest(lies[hub]), held, 5000)) == ()
+    for hub, other in (("hub-1", "hub-2"), ("hub-2", "hub-1")):
+        (bond,) = [action for action in said[other] if isinstance(action, PublishAgreement)]
+        machines[hub].handle(PeerAgreement(other, bond.digest, bond.members, 5000))
+        assert machines[hub].state is State.ABANDONED
 
 
 def test_agreements_of_all_three_hubs_are_needed() -> None:
@@ -272,6 +335,7 @@ POOL: tuple[Event, ...] = (
     Tick(1000 + PATIENCE),
     Tick(CLOSES),
     Tick(CLOSES + LINGER),
+    Tick(CLOSES + SILENCE),
     PeerSet("hub-2", reports(*DEVICES)),
     PeerSet("hub-2", reports("a")),
     agreement("a", "b"),
@@ -430,23 +494,69 @@ def test_whatever_comes_in_whatever_order(events: list[Event | None]) -> None:
             log.perform(machine.handle(SumSealed(b"sum")))
 
 
+liar_words = st.one_of(
+    st.builds(PeerSet, st.just("hub-3"), peer_sets),
+    st.builds(lambda held: PeerAgreement("hub-3", set_digest(held), tuple(sorted(held)), 5000), peer_sets),
+    st.builds(PeerAbandoned, st.just("hub-3")),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["honest", "honest", "lie"]), st.integers(0, 2), st.integers(0, 300), liar_words
+        ),
+        max_size=60,
+    ),
+    st.sampled_from([300, SILENCE]),
+)
+def test_no_words_of_one_hub_make_two_honest_ones_release_over_different_sets(
+    choices: list[tuple[str, int, int, Event]], silence_ms: int
+) -> None:
+    """Hub 3 says to each what it likes; whoever released knows that the other honest one is bound alike."""
+    fleet = Fleet(3, silence_ms)
+    fleet.forgiven = (*fleet.forgiven, PeerContradictionError)
+    for kind, n, m, word in choices:
+        honest = ("hub-1", "hub-2")[n % 2]
+        if kind == "lie":
+            fleet.feed(honest, word)
+            continue
+        verb = ("report", "report", "deliver", "deliver", "time", "restart")[m % 6]
+        if verb == "deliver" and fleet.network:
+            to, event = fleet.network.pop(m % len(fleet.network))
+            if to != "hub-3":
+                fleet.feed(to, event)
+        else:
+            fleet.step((verb, n % 2, m))
+    memories = [fleet.logs[hub].memory for hub in ("hub-1", "hub-2")]
+    released = [memory for memory in memories if memory.sealed is not None]
+    bonds = {memory.agreement for memory in memories if memory.agreement}
+    assert all(memory.ending is not State.ABANDONED for memory in released)
+    if released:
+        assert len(bonds) == 1
+        assert all(memory.agreement for memory in memories)
+
+
 class Fleet:
     """Hubs that hear each other over a network which delays, repeats and loses."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, silence_ms: int = SILENCE) -> None:
         names = [f"hub-{n + 1}" for n in range(size)]
-        self.terms = {hub: dataclasses.replace(TERMS, peers=frozenset(names) - {hub}) for hub in names}
+        terms = dataclasses.replace(TERMS, silence_ms=silence_ms)
+        self.terms = {hub: dataclasses.replace(terms, peers=frozenset(names) - {hub}) for hub in names}
         self.machines = {hub: HubRound(terms) for hub, terms in self.terms.items()}
         self.logs = {hub: Log(terms) for hub, terms in self.terms.items()}
         self.network: list[tuple[str, Event]] = []
         self.now = 1000
         self.over = False
+        self.forgiven: tuple[type[Exception], ...] = (UnlistedEventError, SecondReportError)
 
     def feed(self, hub: str, event: Event) -> None:
         machine, log = self.machines[hub], self.logs[hub]
         try:
             actions = machine.handle(event)
-        except (UnlistedEventError, SecondReportError):
+        except self.forgiven:
             return
         if isinstance(event, ReportStored):
             log.store(event)

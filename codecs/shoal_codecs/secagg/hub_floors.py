@@ -47,9 +47,9 @@ class HubFloors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     No sum is released over fewer than ``n_min`` reports, nor over less than ``cohort_share`` of the
     cohort. A round may stay open ``longest_round_s`` and begin ``clock_skew_s`` ahead of this hub's clock;
-    ``linger_s`` after its end a hub that has not agreed gives it up. A share has at most ``most_values``
-    values. After ``free_draws`` draws of coordinates in a row that came to no sum there is one every
-    ``draw_pause_s``.
+    ``linger_s`` after its end a hub that has not agreed gives it up, ``silence_s`` after it one that has
+    agreed and whose peers have not. A share has at most ``most_values`` values. After ``free_draws`` draws
+    of coordinates in a row that came to no sum there is one every ``draw_pause_s``.
     """
 
     n_min: int = 3
@@ -57,6 +57,7 @@ class HubFloors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     longest_round_s: float = 86_400.0
     clock_skew_s: float = 60.0
     linger_s: float = 10.0
+    silence_s: float = 300.0
     most_values: int = 1 << 26
     free_draws: int = 16
     draw_pause_s: float = 300.0

@@ -34,7 +34,9 @@ class State(Enum):
 class RoundTerms:
     """What a hub goes by in one round; times in milliseconds since the epoch or as spans.
 
-    ``peers`` are the plan's other hubs; ``floor`` the fewest reports that may be summed.
+    ``peers`` are the plan's other hubs; ``floor`` the fewest reports that may be summed. ``silence_ms`` after
+    the end of the round, or its own start, a hub that is bound and has released nothing gives up peers that
+    are silent.
     """
 
     peers: frozenset[str]
@@ -45,6 +47,7 @@ class RoundTerms:
     closes_ms: int
     linger_ms: int
     resend_ms: int = 1000
+    silence_ms: int = 300_000
 
 
 # --- events -------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """One hub in one round of mode ``hubs``: a pure machine, events in, actions out, the clock passed in.
 
 ``TRANSITIONS`` says for every state which events it knows and where each may lead; an unlisted event is an
-error and changes nothing. Two promises are kept on every path, also over restarts: no sum is released over
-fewer reports than the floor, and a hub binds itself to one set at most, or to none once it has abandoned.
+error and changes nothing. Three promises are kept on every path, also over restarts: no sum is released over
+fewer reports than the floor; a hub binds itself to one set at most, or to none once it has abandoned; and it
+releases its sum only after every hub has agreed to that very set, or abandons, never both. So where two hubs
+are bound to different sets no honest one ever releases, and any hub that has released nothing may abandon.
 """
 
 from collections.abc import Mapping
@@ -50,6 +52,8 @@ from shoal_codecs.wire.plan import Plan
 _SLOW = 10
 S = State
 FINISHED = frozenset({S.COMMITTED, S.SPENT, S.ABANDONED})
+_SURE = frozenset({S.SUMMING, S.SUMMED, S.COMMITTED, S.SPENT})
+"""Every peer has agreed to this hub's set."""
 _REPEATING = frozenset({S.CLOSED, S.AGREED, S.SUMMING, S.SUMMED, S.ABANDONED})
 
 
@@ -63,6 +67,7 @@ def terms_of(plan: Plan, hub: str, floors: HubFloors) -> RoundTerms:
         patience_ms=plan.patience_ms,
         closes_ms=plan.closes_ms,
         linger_ms=int(floors.linger_s * 1000),
+        silence_ms=int(floors.silence_s * 1000),
     )
 
 
@@ -90,6 +95,7 @@ class HubRound:
         self._hush_ms = terms.resend_ms // 2
         self._hush_until_ms = 0
         times = sorted(at for _, _, at in memory.reports)
+        self._silent_since_ms: int | None = None
         self._quorum_ms = times[terms.quorum - 1] if len(times) >= terms.quorum else None
 
     @property
@@ -134,6 +140,9 @@ class HubRound:
                 return self._take_report(event)
             case Tick(now_ms):
                 self._now_ms = max(self._now_ms, now_ms)
+                if self.state is S.AGREED and self._silent_since_ms is None:
+                    # A hub that was away itself gives its peers their time anew.
+                    self._silent_since_ms = max(self._now_ms, self.terms.closes_ms)
                 return self._repeat()
             case PeerSet() | PeerAgreement() | PeerAbandoned():
                 return self._hear_peer(event)
@@ -185,9 +194,9 @@ class HubRound:
             return []
         if self._peer_agreements.get(event.hub, said) != said:
             raise PeerContradictionError(f"{event.hub} agrees to a second set: its first word stands")
-        if self._agreement is not None and said != self._agreement:
+        if self.state in _SURE and said != self._agreement:
             raise PeerContradictionError(
-                f"{event.hub} agrees to another set than this hub: no sum is released"
+                f"{event.hub} agrees to another set than it did before: its first word stands"
             )
         self._peer_agreements[event.hub] = said
         # A peer that still shows its agreement may lack this hub's, which no clock repeats any more.
@@ -274,9 +283,15 @@ class HubRound:
             case S.CLOSED if self._now_ms >= self.terms.closes_ms + self.terms.linger_ms:
                 silent = sorted(self.terms.peers - self._peer_sets.keys())
                 return self._abandon(f"no set of reports came from {', '.join(silent)}")
+            case S.AGREED if others := self._parted(self._bound()):
+                # Nothing is released yet, and without this hub's sum the others' are noise.
+                return self._abandon(_parting(others))
             case S.AGREED if self._all_agree():
                 self.state = S.SUMMING
                 return [ComputeSum(*self._bound())]
+            case S.AGREED if self._waited_in_vain():
+                silent = sorted(self.terms.peers - self._peer_agreements.keys())
+                return self._abandon(f"{', '.join(silent)} agreed to no set of reports in time")
             case S.SUMMED if self._gave_up:
                 return self._end(S.SPENT)
             case _:
@@ -298,9 +313,20 @@ class HubRound:
         common = common_reports(self.reports, self._peer_sets.values())
         if len(common) < self.terms.floor:
             return self._abandon(f"{len(common)} reports reached every hub, the floor is {self.terms.floor}")
-        self._agreement = set_digest(common), tuple(common)
+        agreement = set_digest(common), tuple(common)
+        if others := self._parted(agreement):
+            return self._abandon(_parting(others))
+        self._agreement = agreement
         self.state = S.AGREED
         return [LogAgreement(*self._agreement), PublishAgreement(*self._agreement)]
+
+    def _parted(self, agreement: tuple[bytes, tuple[str, ...]]) -> list[str]:
+        """Return the peers that are bound to another set than ``agreement``."""
+        return sorted(hub for hub, said in self._peer_agreements.items() if said != agreement)
+
+    def _waited_in_vain(self) -> bool:
+        since_ms = self._silent_since_ms
+        return since_ms is not None and self._now_ms >= since_ms + self.terms.silence_ms
 
     def _all_agree(self) -> bool:
         return self._peer_agreements.keys() == self.terms.peers and all(
@@ -325,6 +351,10 @@ class HubRound:
         if self._agreement is None:
             raise AssertionError("bound states have an agreement")
         return self._agreement
+
+
+def _parting(others: list[str]) -> str:
+    return f"{', '.join(others)} agreed to another set of reports: nothing is released"
 
 
 def _restored_state(memory: RoundMemory) -> State:

@@ -35,11 +35,11 @@ TRANSITIONS: dict[State, dict[type[Event], frozenset[State]]] = {
         Reminded: frozenset({S.CLOSED}),
     },
     S.AGREED: {
-        Tick: frozenset({S.AGREED}),
+        Tick: frozenset({S.AGREED, S.ABANDONED}),
         PeerSet: frozenset({S.AGREED}),
-        PeerAgreement: frozenset({S.AGREED, S.SUMMING}),
+        PeerAgreement: frozenset({S.AGREED, S.SUMMING, S.ABANDONED}),
         PeerAbandoned: frozenset({S.ABANDONED}),
-        # The peers may be bound already: only a peer's own abandonment proves that no sum can be complete.
+        # Peers may have released already, for good: then a sum is better than a base nobody can use again.
         Aborted: frozenset({S.AGREED}),
         Reminded: frozenset({S.AGREED}),
     },

@@ -146,6 +146,19 @@ def rounds_run(
     _command(config, broker, "rounds.run", wait=wait, count=count)
 
 
+@rounds_app.command("skip")
+def rounds_skip(
+    *,
+    reason: Annotated[
+        str, typer.Option(help="Why; it stays in the rounds' list.")
+    ] = "skipped by the operator",
+    config: OperatorConfig = DEFAULT_OPERATOR,
+    broker: Broker = None,
+) -> None:
+    """Make the next version like the present one, which no hub will ever sum for again."""
+    _command(config, broker, "rounds.skip", reason=reason)
+
+
 @rounds_app.command("list")
 def rounds_list(
     *,
