@@ -23,6 +23,7 @@ from shoal_codecs.transport.messages import Publication
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
+from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.heartbeat import Reading
@@ -43,6 +44,7 @@ FLEET = "bench"
 HUBS = ("hub-1", "hub-2")
 DEVICES = tuple(f"device-{n}" for n in range(1, 6))
 EXAMPLES = 40
+METRICS = DeviceMetrics(loss=0.25, accuracy=0.9)
 
 
 class Bench:
@@ -137,6 +139,7 @@ class Device:
         self.decline_reason = "busy"
         self.reports: dict[int, dict[str, bytes]] = {}
         self.rounds: set[int] = set()
+        self.plans: dict[int, Plan] = {}
         self.receipts: set[tuple[int, str]] = set()
         self.sent = self.beats = 0
         self._invitations: dict[int, wire.Invitation] = {}
@@ -227,6 +230,7 @@ class Device:
         await self.say("events", wire.Reply, round=plan.round, plan_id=message.plan_hash[:8], accepted=True)
         if plan.round not in self.rounds:
             self.rounds.add(plan.round)
+            self.plans[plan.round] = plan
             self.reports[plan.round] = self._train(plan, notice.plan)
         for hub, data in self.reports.get(plan.round, {}).items():
             await self.send_parts(plan.round, hub, data)
@@ -235,7 +239,7 @@ class Device:
         rng = np.random.default_rng([plan.round, DEVICES.index(self.name)])
         update = rng.normal(scale=0.002, size=plan.codec.dimension).astype(np.float32)
         if plan.mode == "hubs":
-            shared = ring_shares(update, EXAMPLES, data, self.name, rng)
+            shared = ring_shares(update, EXAMPLES, data, self.name, rng, metrics=METRICS)
             if self.poison is not None:
                 # No encoder makes it, and no hub can tell: each sees one share only.
                 words = unpack_ring(shared.plaintexts[0], ring_spec(plan).words, plan.codec.ring_bits)
