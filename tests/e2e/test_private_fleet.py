@@ -1,0 +1,53 @@
+"""Real agents, hubs and coordinator under differential privacy: what they learn and what they tell."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet_bench import change_settings, live_fleet
+from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.plan import decode_plan
+from shoal_coordinator.demo.fleet import DemoFleet
+from shoal_coordinator.demo.state import DemoOptions
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+# Four devices cannot hide each other: a budget that nobody should give, so that there is something to see.
+PRIVACY: dict[str, Any] = {"mechanism": "auto", "epsilon": 5000.0, "rounds": 40, "allow_small_fleet": True}
+
+
+def with_privacy(**changes: Any) -> Any:
+    def prepare(layout: DemoFleet) -> None:
+        rounds = {"privacy": PRIVACY | changes, "clip_norm": 2.0, "kept_share": 0.2}
+        change_settings(layout.config_of("coordinator"), rounds=rounds)
+
+    return prepare
+
+
+async def test_agents_measure_the_base_and_the_sum_tells_what_they_found(tmp_path: Path) -> None:
+    options = DemoOptions(devices=4, calm=True)
+    prepare = with_privacy(adaptive_clip=True, metrics=True)
+    async with live_fleet(tmp_path, options, prepare=prepare) as fleet:
+        view = await fleet.rounds(6)
+        plans = [decode_plan(notice.plan) for notice in fleet.all(wire.PlanNotice)]
+        assert all(plan.privacy and plan.privacy.mechanism == "skellam" for plan in plans)
+        # Adaptive clipping: half of the four shall be clipped, and the norm has moved.
+        assert len({plan.codec.clip_norm for plan in plans}) > 1
+        rows = [row for row in view.rounds if row.outcome == "committed"]
+        assert all(set(row.told) == {"accuracy", "loss", "clipped"} for row in rows)
+        accuracy, error = rows[-1].told["accuracy"]
+        first, _ = rows[0].told["accuracy"]
+        assert 0 < error < 0.2
+        # The first round tells of the untrained model, the last of one that five rounds have trained.
+        assert first < 0.1 + 5 * error
+        assert accuracy > 0.4
+        assert rows[-1].told["loss"][0] < rows[0].told["loss"][0]
+
+
+@pytest.mark.parametrize("mechanism", ["central", "local-gaussian"])
+async def test_agents_take_part_in_noised_plain_rounds(tmp_path: Path, mechanism: str) -> None:
+    options = DemoOptions(devices=3, mode="plain", calm=True)
+    async with live_fleet(tmp_path, options, prepare=with_privacy(mechanism=mechanism)) as fleet:
+        view = await fleet.rounds(2)
+        assert [row.outcome for row in view.rounds][-2:] == ["committed"] * 2
+        assert len({row.version for row in view.rounds}) >= 2
