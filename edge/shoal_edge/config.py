@@ -22,16 +22,20 @@ class DevicePrivacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``epsilon`` 0 is no budget; with one the device refuses rounds without noise. ``metrics`` ``clear`` tells
     counts and scores, ``verdict`` only whether a release passed its health check here, ``none`` not even
     that: such a device keeps every release that runs. ``auto`` is ``verdict`` with a budget, else ``clear``.
+    A plan that counts on the noise of more than all but ``corrupt_share`` of its fewest devices is refused.
     """
 
     epsilon: float = 0.0
     delta: float = 1e-5
     metrics: Literal["auto", "clear", "verdict", "none"] = "auto"
+    corrupt_share: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse what is no budget."""
         if not (0 <= self.epsilon < math.inf and 0 < self.delta < 1):
             raise ValueError(f"epsilon {self.epsilon} with delta {self.delta} is no privacy budget")
+        if not 0 <= self.corrupt_share < 1:
+            raise ValueError(f"a share of {self.corrupt_share} corrupt devices is none: take 0 to under 1")
 
     @property
     def told(self) -> Metrics:

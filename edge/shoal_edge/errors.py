@@ -66,6 +66,10 @@ class UnsupportedNoiseError(PlanRefusedError):
     """A plan that promises noise that cannot be added as it says, or a check this agent cannot see to."""
 
 
+class TrustedNoiseError(PlanRefusedError):
+    """A plan that counts on the noise of more devices than this one trusts to add any."""
+
+
 class CohortFloorError(PlanRefusedError):
     """A plan that would release a sum over fewer devices than this device accepts."""
 

@@ -5,6 +5,7 @@ one of them and the coordinator must have signed these very bytes, and the promi
 this agent can keep (mode ``hubs``, step 4).
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from shoal_edge.errors import (
     PlanWindowError,
     PuppetCohortError,
     RosterMismatchError,
+    TrustedNoiseError,
     UnpinnedHubsError,
     UnsupportedCodecError,
     UnsupportedNoiseError,
@@ -44,17 +46,23 @@ CODECS = {
     "plain": frozenset({"dense", "int8", "int4", "topk", "topk4", "randk", "randk4"}),
 }
 FLOAT_BYTES = 4
+_FLOAT_SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRules:
-    """What this device insists on; ``slack_ms`` forgives that much between its clock and the plan's."""
+    """What this device insists on; ``slack_ms`` forgives that much between its clock and the plan's.
+
+    ``corrupt_share`` of the fewest devices of a sum may keep their noise to themselves: no plan shall count
+    on it.
+    """
 
     device: str
     fleet: str
     modes: frozenset[str]
     n_min: int
     slack_ms: int
+    corrupt_share: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +193,23 @@ def _check_promises(plan: Plan, rules: DeviceRules) -> None:
         check_promise(plan)
     except (PrivacyError, UpdateError) as error:
         raise UnsupportedNoiseError(f"{type(error).__name__}: {error}") from error
+    _check_trust(plan, rules)
     if plan.n_min < rules.n_min:
         raise CohortFloorError(
             f"the plan sums {plan.n_min} devices, this one insists on {rules.n_min}: raise n_min"
+        )
+
+
+def _check_trust(plan: Plan, rules: DeviceRules) -> None:
+    """Refuse a plan that takes for granted that nearly everybody adds noise."""
+    privacy = plan.privacy
+    if privacy is None or privacy.mechanism != "skellam":
+        return
+    least = math.ceil(rules.corrupt_share * plan.n_min - _FLOAT_SLACK)
+    if privacy.corrupt < least:
+        raise TrustedNoiseError(
+            f"the plan counts on the noise of all but {privacy.corrupt} of {plan.n_min} devices, this one of "
+            f"all but {least}: raise rounds.privacy.corrupt_share"
         )
 
 

@@ -104,6 +104,7 @@ class Rounds:
             modes=frozenset(settings.modes),
             n_min=settings.n_min,
             slack_ms=int(settings.clock_slack_s * 1000),
+            corrupt_share=settings.privacy.corrupt_share,
         )
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._invited_at = 0.0
