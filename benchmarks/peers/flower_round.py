@@ -161,12 +161,15 @@ def run_round(
     updates: dict[int, np.ndarray],
     examples: dict[int, int],
     *,
-    shares: int,
-    threshold: int,
+    shares: float,
+    threshold: float,
     lost: dict[str, set[int]] | None = None,
     whole: set[int] | None = None,
 ) -> Outcome:
-    """Run one round; ``shares`` counts a device's own, so that it has ``shares - 1`` neighbours."""
+    """Run one round; ``shares`` counts a device's own, so that it has ``shares - 1`` neighbours.
+
+    A float is a share: of the devices, and of the shares.
+    """
     nodes = {
         name: Node(update, examples[name], Context(0, name, {}, RecordDict(), {}))
         for name, update in updates.items()
