@@ -9,7 +9,8 @@ import msgspec
 
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.identity import Identity, create_identity, load_identity
-from shoal_codecs.security.roster import Party, Role, RosterBody, load_roster, sign_roster
+from shoal_codecs.security.pins import PINS_NAME, write_pins
+from shoal_codecs.security.roster import Party, Role, RosterBody, load_roster, open_roster, sign_roster
 from shoal_codecs.wire.topics import check_name
 
 AUTHORITY = "authority"
@@ -62,6 +63,7 @@ def init_fleet(
     for path in folders.values():
         _write(path / "authority.pub", authority.public)
         _write(path / "roster.bin", signed)
+        write_pins(path / PINS_NAME, open_roster(signed, authority.public, fleet))
     return folders
 
 

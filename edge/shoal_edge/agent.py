@@ -12,8 +12,8 @@ import structlog
 import shoal_codecs
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.identity import load_identity
+from shoal_codecs.security.pins import trusted_roster
 from shoal_codecs.security.post import Post
-from shoal_codecs.security.roster import load_roster
 from shoal_codecs.transport.blob_store import BlobStore
 from shoal_codecs.transport.blobs import BlobFetcher
 from shoal_codecs.transport.errors import LinkClosedError
@@ -64,7 +64,7 @@ class EdgeAgent:
     def __init__(self, settings: EdgeSettings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
         home, state = settings.home, settings.state
-        roster = load_roster(home / "roster.bin", home / "authority.pub", settings.fleet)
+        roster = trusted_roster(home, state, settings.fleet)
         identity = load_identity(settings.name, home / "identity.key")
         roster.party(settings.name)
         topics = Topics(settings.fleet, settings.prefix)

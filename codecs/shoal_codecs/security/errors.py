@@ -23,6 +23,18 @@ class BadRosterError(SecurityError):
     """A roster the authority did not sign, or one of another fleet."""
 
 
+class OldRosterError(BadRosterError):
+    """A roster older than one that was taken before, or another of the same serial."""
+
+
+class PinnedHubsError(BadRosterError):
+    """A roster with other hubs, keys or operators than were pinned at enrolment."""
+
+
+class BadPinsError(SecurityError):
+    """A file of pins, or of the newest roster's serial, that cannot be read."""
+
+
 class BadKeyFileError(SecurityError):
     """A key file that is missing, open to others, or holds no key."""
 

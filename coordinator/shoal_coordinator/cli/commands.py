@@ -19,12 +19,14 @@ app = typer.Typer(
 coordinator_app = typer.Typer(help="The coordinator.", no_args_is_help=True)
 hub_app = typer.Typer(help="A hub.", no_args_is_help=True)
 fleet_app = typer.Typer(help="Keys, roster and settings of a fleet.", no_args_is_help=True)
+roster_app = typer.Typer(help="Who belongs to a fleet, signed offline.", no_args_is_help=True)
 rounds_app = typer.Typer(help="Rounds.", no_args_is_help=True)
 privacy_app = typer.Typer(help="Privacy budgets.", no_args_is_help=True)
 release_app = typer.Typer(help="Releases.", no_args_is_help=True)
 app.add_typer(coordinator_app, name="coordinator")
 app.add_typer(hub_app, name="hub")
 app.add_typer(fleet_app, name="fleet")
+app.add_typer(roster_app, name="roster")
 app.add_typer(rounds_app, name="rounds")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(release_app, name="release")
@@ -132,6 +134,49 @@ def status(
     from shoal_coordinator.cli.operate import show_status  # noqa: PLC0415
 
     _run(show_status(config, broker, watch=watch, as_json=output == "json"))
+
+
+@roster_app.command("key")
+def roster_key(
+    *,
+    name: Annotated[str, typer.Argument(help="The party's name in the fleet.")],
+    folder: Annotated[Path, typer.Option(help="The party's folder.")] = Path(),
+) -> None:
+    """Print this party's public key for the roster; make its key if there is none. Run it on its machine."""
+    from shoal_coordinator.cli.roster import show_key  # noqa: PLC0415
+
+    show_key(name, folder)
+
+
+@roster_app.command("sign")
+def roster_sign(
+    *,
+    file: Annotated[Path, typer.Argument(help="The parties: TOML or CSV.")],
+    authority: Annotated[Path, typer.Option(help="The authority's folder, kept offline.")] = Path(
+        "authority"
+    ),
+    out: Annotated[Path, typer.Option(help="Where the signed roster goes.")] = Path("roster.bin"),
+    fleet: Annotated[str, typer.Option(help="The fleet's name, where the file does not say.")] = "",
+    serial: Annotated[int, typer.Option(help="The serial; one more than the last unless given.")] = 0,
+) -> None:
+    """Sign who belongs to the fleet, with a serial that only grows. Needs no network."""
+    from shoal_coordinator.cli.roster import sign  # noqa: PLC0415
+
+    sign(file, authority, out, fleet, serial)
+
+
+@roster_app.command("show")
+def roster_show(
+    *,
+    file: Annotated[Path, typer.Argument(help="A signed roster.")] = Path("roster.bin"),
+    authority: Annotated[Path, typer.Option(help="The authority's public key.")] = Path("authority.pub"),
+    fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "demo",
+    output: Output = "table",
+) -> None:
+    """Verify a signed roster and print it."""
+    from shoal_coordinator.cli.roster import show  # noqa: PLC0415
+
+    show(file, authority, fleet, as_json=output == "json")
 
 
 @rounds_app.command("run")

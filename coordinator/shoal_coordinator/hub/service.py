@@ -17,8 +17,9 @@ from shoal_codecs.errors import ShoalError
 from shoal_codecs.lifecycle import run_until_stopped
 from shoal_codecs.logs import configure_logs
 from shoal_codecs.security.identity import Identity, load_identity
+from shoal_codecs.security.pins import trusted_roster
 from shoal_codecs.security.post import Post
-from shoal_codecs.security.roster import Roster, load_roster
+from shoal_codecs.security.roster import Roster
 from shoal_codecs.transport.errors import TransportError
 from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.messages import Delivery, Publication
@@ -280,7 +281,7 @@ async def run_hub(settings: HubSettings) -> None:
     configure_logs(settings.log_level)
     folder = settings.party_folder
     identity = load_identity(settings.name, folder / "identity.key")
-    roster = load_roster(folder / "roster.bin", folder / "authority.pub", settings.fleet)
+    roster = trusted_roster(folder, settings.data_folder, settings.fleet)
     service = HubService(settings, identity, roster)
     with structlog.contextvars.bound_contextvars(hub=settings.name):
         reason = await run_until_stopped(service.run(), stop_on_stdin_eof=settings.stop_on_stdin_eof)
