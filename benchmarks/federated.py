@@ -24,6 +24,7 @@ from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan, plan_hash
 from shoal_codecs.wire.task import decode_task, initial_weights
 from shoal_coordinator.aggregation import (
+    DEFAULT_SERVER,
     Candidate,
     aggregate_reports,
     aggregate_sums,
@@ -44,7 +45,7 @@ _SET = bytes(32)
 
 @dataclass(frozen=True)
 class Row:
-    """One round: held-out accuracy after it, mean bytes up per device, bytes down to a device that keeps up."""
+    """One round: held-out accuracy after it, mean bytes up of a device, bytes down to one that keeps up."""
 
     accuracy: float
     up_bytes: float
@@ -134,7 +135,7 @@ class Field:
         key = sealing_public_of(self._coordinator.public)
         sums = {hub: seal(key, part, sum_context(digest, _SET, hub)) for hub, part in parts.items()}
         private = self._coordinator.sealing_private()
-        candidate = aggregate_sums(plan, digest, base, _SET, sums, private, 1.0, source)
+        candidate = aggregate_sums(plan, digest, base, _SET, sums, private, DEFAULT_SERVER, source)
         return candidate, len(parts["hub-1"]) + SEED_BYTES
 
     def _updates(

@@ -35,8 +35,10 @@ class PrivacySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How rounds are run.
 
-    ``kept_share`` of the coordinates travel; ``clip_norm`` bounds an update after the rescale and
-    ``clamp`` its levels; ``weight_cap`` is the number of examples beyond which a device weighs no more.
+    ``kept_share`` of the coordinates travel; ``clip_norm`` bounds an update after the rescale.
+    In shared modes a value travels in ``levels`` bits before devices are added up; ``clamp`` is the largest
+    level and stands for ``range_factor`` times the root mean square of a value at the clip norm (0: what
+    suits ``levels``). ``weight_cap`` is the number of examples beyond which a device weighs no more.
     ``minimum`` devices and ``floor_share`` of the cohort are the floors; ``quorum_share`` of it starts
     the hubs' patience. ``over_selection`` invites that many times the ``cohort_max`` (0: everybody).
     One level of the step down is ``level_rms`` times the move's root mean square. A device that is behind
@@ -50,7 +52,9 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     codec: Literal["randk", "global_topk", "randk4", "topk", "topk4", "int8", "int4", "dense"] = "randk"
     kept_share: float = 0.05
     clip_norm: float = 8.0
-    clamp: int = 127
+    levels: Literal[8, 4] = 8
+    clamp: int = 0
+    range_factor: float = 0.0
     weight_cap: int = 150
     server_learning_rate: float = 1.0
     longest_chain: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32

@@ -11,7 +11,7 @@ from shoal_codecs.privacy.errors import PrivacyError
 from shoal_codecs.privacy.plan_noise import extra_levels
 from shoal_codecs.privacy.promise import check_promise
 from shoal_codecs.updates.base import kept_for
-from shoal_codecs.updates.blocks import INT8
+from shoal_codecs.updates.blocks import INT4, INT8
 from shoal_codecs.updates.errors import RingOverflowError
 from shoal_codecs.updates.registry import SPARSE
 from shoal_codecs.updates.ring import ring_bits_for
@@ -27,6 +27,9 @@ from shoal_codecs.wire.plan import (
 )
 from shoal_coordinator.privacy_terms import PrivacyTerms
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
+
+RING_LEVELS = {8: (INT8.peak, 6.0), 4: (INT4.peak, 3.0)}
+"""Largest level and what it stands for, by bits: with few levels it pays to cut the rare large values off."""
 
 
 class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):

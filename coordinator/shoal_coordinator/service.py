@@ -35,7 +35,7 @@ from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
 from shoal_coordinator.organs import Organs
-from shoal_coordinator.planning import PlanSettings, codec_plan, refuse_unplannable
+from shoal_coordinator.planning import RING_LEVELS, PlanSettings, codec_plan, refuse_unplannable
 from shoal_coordinator.privacy_book import PrivacyBook
 from shoal_coordinator.privacy_desk import PrivacyDesk
 from shoal_coordinator.privacy_terms import make_terms
@@ -163,13 +163,15 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
     """
     rounds, task = settings.rounds, bundle.defaults
     _check_example_privacy(rounds, bundle)
+    clamp, range_factor = RING_LEVELS[rounds.levels]
     return PlanSettings(
         fleet=settings.fleet,
         mode=rounds.mode,
         codec=rounds.codec,
         kept_share=rounds.kept_share,
         clip_norm=rounds.clip_norm,
-        clamp=rounds.clamp,
+        clamp=rounds.clamp or clamp,
+        range_factor=rounds.range_factor or range_factor,
         weight_cap=rounds.weight_cap,
         epochs=rounds.epochs or task.epochs,
         learning_rate=rounds.learning_rate or task.learning_rate,

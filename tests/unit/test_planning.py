@@ -1,14 +1,20 @@
 """From settings to a plan that every party can keep."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from shoal_codecs.updates.plan_ring import ring_spec
+from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, encode_plan
-from shoal_coordinator.planning import PlanSettings, make_plan
+from shoal_codecs.wire.task import decode_task
+from shoal_coordinator.config import CoordinatorSettings, RoundSettings, shipped
+from shoal_coordinator.planning import RING_LEVELS, PlanSettings, make_plan
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
+from shoal_coordinator.service import plan_settings
 
 OFFERS = {name: HubOffer(name, name.encode().ljust(32), b"n" * 32) for name in ("hub-1", "hub-2")}
 NOW = 1_700_000_000_000
@@ -44,6 +50,35 @@ def test_the_scale_of_the_ring_is_the_one_that_was_signed() -> None:
     plan = plan_for()
     wider = replace(plan, codec=replace(plan.codec, range_factor=12.0))
     assert ring_spec(wider).levels_per_unit == ring_spec(plan).levels_per_unit / 2
+
+
+@pytest.mark.parametrize(
+    ("levels", "devices", "bits"), [(8, 258, 16), (8, 259, 17), (8, 3, 10), (4, 3, 6), (4, 18, 8), (4, 19, 9)]
+)
+def test_the_ring_is_as_narrow_as_the_cohort_lets_it_be(levels: int, devices: int, bits: int) -> None:
+    clamp, range_factor = RING_LEVELS[levels]
+    plan = plan_for(devices, PlanSettings(fleet="field", mode="hubs", clamp=clamp, range_factor=range_factor))
+    assert (plan.codec.ring_bits, plan.codec.range_factor) == (bits, range_factor)
+    assert ring_spec(plan).ring_bits == bits
+    with pytest.raises(InvalidPlanError, match=rf"\b{devices} devices.*\b{clamp}\b.*\b{bits - 1} bits"):
+        replace(plan, codec=replace(plan.codec, ring_bits=bits - 1))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, (127, 6.0)),
+        ({"levels": 4}, (7, 3.0)),
+        ({"levels": 4, "range_factor": 2.0}, (7, 2.0)),
+        ({"clamp": 31}, (31, 6.0)),
+    ],
+)
+def test_levels_choose_clamp_and_range_unless_they_are_given(
+    chosen: dict[str, Any], expected: tuple[int, float]
+) -> None:
+    bundle = decode_task(shipped("digits.task").read_bytes())
+    made = plan_settings(CoordinatorSettings(rounds=RoundSettings(**chosen)), bundle, 10)
+    assert (made.clamp, made.range_factor) == expected
 
 
 def test_hubs_stand_in_the_order_of_the_roster() -> None:

@@ -24,6 +24,7 @@ from shoal_codecs.updates.errors import (
     VectorShapeError,
 )
 from shoal_codecs.updates.registry import CODECS, codec
+from shoal_codecs.updates.rounding import Dither
 
 QUICK = settings(deadline=None, max_examples=100)
 NAMES = sorted(CODECS)
@@ -170,7 +171,7 @@ def test_randk_is_unbiased(name: str) -> None:
     rng = np.random.default_rng(13)
     vector = rng.normal(size=64).astype(np.float32)
     total = np.zeros(64)
-    draws = 8000
+    draws = 2000
     for _ in range(draws):
         context = EncodeContext(64, 16, seed=rng.bytes(32), rng=rng)
         payload = codec(name).encode(vector, context).payload
@@ -312,3 +313,21 @@ def test_a_context_that_makes_no_sense_is_refused() -> None:
 
 def test_kept_is_rounded_and_never_zero() -> None:
     assert [kept_for(9610, f) for f in (0.05, 0.1, 1.0, 1e-9)] == [481, 961, 9610, 1]
+
+
+def test_chance_is_that_of_the_fraction_and_never_for_none() -> None:
+    dither = Dither(np.random.default_rng(3))
+    draws = 4000
+    fractions = np.linspace(0, 1, 1000, endpoint=False, dtype=np.float32).reshape(20, 50)
+    counts = np.zeros((20, 50))
+    for _ in range(draws):
+        counts += dither.below(fractions)
+    deviation = np.sqrt(fractions * (1 - fractions) / draws)
+    assert (np.abs(counts / draws - fractions) <= 5 * deviation).all()
+    assert counts[0, 0] == 0
+    # Fresh at every call, and across what the cipher is asked for at once.
+    assert (
+        dither.below(np.full(200_000, 0.5, np.float32)) != dither.below(np.full(200_000, 0.5, np.float32))
+    ).any()
+    one, two = (Dither(np.random.default_rng(5)).below(np.full(9, 0.5, np.float32)) for _ in range(2))
+    assert (one == two).all()

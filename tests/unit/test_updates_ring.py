@@ -20,7 +20,14 @@ from shoal_codecs.updates.errors import (
     WordWidthError,
 )
 from shoal_codecs.updates.keystream import Words
-from shoal_codecs.updates.ring import RingSpec, decode_sum, encode_ring, ring_bits_for
+from shoal_codecs.updates.ring import (
+    RingSpec,
+    decode_sum,
+    encode_ring,
+    pack_ring,
+    ring_bits_for,
+    unpack_ring,
+)
 from shoal_codecs.updates.step import step_from_sum
 
 SPEC = RingSpec(
@@ -87,6 +94,30 @@ def test_every_device_at_the_clamp_with_maximal_weight_sums_exactly(bits: int, s
     total = decode_sum(add(encoded, bits), spec)
     assert (total.q == sign * n_max * clamp).all()
     assert total.weight == n_max * 10**6
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from([(8, 127), (8, 1), (12, 7), (12, 127), (16, 127), (16, 7), (17, 127), (24, 7), (31, 127)])
+)
+def test_as_many_devices_as_the_ring_holds_sum_exactly_and_one_more_is_refused(ring: tuple[int, int]) -> None:
+    bits, clamp = ring
+    most = (2 ** (bits - 1) - 1) // clamp
+    assert ring_bits_for(most, clamp) == bits
+    assert ring_bits_for(most + 1, clamp) == bits + 1
+    spec = replace(
+        SPEC, clamp=clamp, ring_bits=bits, n_max=most, weight_cap=1, clip_norm=1e9, range_factor=1e-6
+    )
+    for sign in (1, -1):
+        word = encode_ring(np.full(200, sign * 1e12, np.float32), 1, spec, np.random.default_rng(0))
+        # n equal words add up to n times the word; the packed sum is what a hub sends.
+        total = (word.astype(np.uint64) * most % 2**bits).astype(word.dtype)
+        total = unpack_ring(pack_ring(total, bits), total.size, bits)
+        summed = decode_sum(total, spec)
+        assert (summed.q == sign * most * clamp).all()
+        assert summed.weight == most
+    with pytest.raises(RingOverflowError, match=rf"{most + 1} devices .*{clamp}"):
+        replace(spec, n_max=most + 1)
 
 
 @settings(deadline=None, max_examples=100)

@@ -38,9 +38,10 @@ def rand_coordinates(seed: bytes, dimension: int, count: int) -> Indices:
     if len(positions) < count:
         positions, words = _words_up_to(key, dimension, 2**64 - 1)
     last = np.partition(words, count - 1)[count - 1]
-    below = positions[words < last]
-    tied = positions[words == last][: count - len(below)]
-    return np.sort(np.concatenate((below, tied)))
+    taken = words < last
+    taken[np.flatnonzero(words == last)[: count - np.count_nonzero(taken)]] = True
+    chosen: Indices = positions[taken]
+    return chosen
 
 
 def _likely_ceiling(dimension: int, count: int) -> int:
@@ -58,6 +59,7 @@ def _words_up_to(
     limit = np.uint64(ceiling)
     for start, words in keystream_pieces(key, dimension, _WORD):
         inside = np.flatnonzero(words <= limit)
-        positions.append(inside.astype(np.int64) + start)
-        kept.append(words[inside].astype(np.uint64))
+        kept.append(words[inside].astype(np.uint64, copy=False))
+        inside += start
+        positions.append(inside.astype(np.int64, copy=False))
     return np.concatenate(positions), np.concatenate(kept)

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 Words: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
@@ -13,10 +13,15 @@ Words: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 # Keystream and accumulator of one piece stay in the second-level cache; a multiple of 64 bytes,
 # because a piece that ended inside a cipher block would make the stream depend on the piece size.
 PIECE_BYTES = 128 * 1024
-_ZEROS = bytes(PIECE_BYTES)
+ZEROS = memoryview(bytes(PIECE_BYTES))
 # ChaCha20 (RFC 8439, section 2.3) in the library's form: 32-bit counter 0, then a zero nonce. Every
 # key is used for one stream only, so the nonce has nothing to tell apart.
 _COUNTER_AND_NONCE = bytes(16)
+
+
+def stream_cipher(key: bytes) -> CipherContext:
+    """Return the stream of a 32-byte `key`, to be drawn from by encrypting zeros."""
+    return Cipher(ChaCha20(key, _COUNTER_AND_NONCE), mode=None).encryptor()
 
 
 def keystream_pieces(key: bytes, count: int, dtype: np.dtype[Any]) -> Iterator[tuple[int, Words]]:
@@ -27,11 +32,10 @@ def keystream_pieces(key: bytes, count: int, dtype: np.dtype[Any]) -> Iterator[t
     """
     little = dtype.newbyteorder("<")
     total = count * little.itemsize
-    stream = Cipher(ChaCha20(key, _COUNTER_AND_NONCE), mode=None).encryptor()
+    stream = stream_cipher(key)
     buffer = np.empty(min(PIECE_BYTES, total), dtype=np.uint8)
     words: Words = buffer.view(little)
-    zeros = memoryview(_ZEROS)
     for start in range(0, total, PIECE_BYTES):
         size = min(PIECE_BYTES, total - start)
-        stream.update_into(zeros[:size], buffer.data[:size])
+        stream.update_into(ZEROS[:size], buffer.data[:size])
         yield start // little.itemsize, words[: size // little.itemsize]
