@@ -27,6 +27,10 @@ class NoCanaryError(ReleaseError):
     """No device can go first: none is online with enough held-out examples."""
 
 
+class PrunedVersionError(ReleaseError):
+    """A version so old that its vector is no longer kept."""
+
+
 class CalibrationFileError(ReleaseError):
     """The calibration examples cannot be read."""
 

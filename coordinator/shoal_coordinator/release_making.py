@@ -11,7 +11,7 @@ import numpy.typing as npt
 from shoal_codecs.ota.manifest import Artefact, HealthGate, Manifest, Provenance, sign_manifest
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.wire.blob import DEFAULT_CHUNK_BYTES
-from shoal_coordinator.release_errors import CalibrationFileError
+from shoal_coordinator.release_errors import CalibrationFileError, PrunedVersionError
 from shoal_coordinator.store import Store, VersionRecord
 
 DAY_MS = 86_400_000
@@ -49,8 +49,14 @@ async def make_release(
     Raises:
         CalibrationFileError, InvalidTemplateError, MissingCalibrationError: a file that cannot be used.
         WeightLengthError, NonFiniteWeightsError: a version that is no model of the templates' task.
-        BlobStorageError: the version's vector is gone, or there is no room for the artefact.
+        PrunedVersionError: the version's vector is no longer kept.
+        BlobStorageError: the vector is damaged, or there is no room for the artefact.
     """
+    if not store.blobs.has(version.whole.name):
+        raise PrunedVersionError(
+            f"the vector of version {version.number} is no longer kept: release a newer version, and raise "
+            "kept_versions if old ones shall stay"
+        )
 
     def make() -> tuple[Manifest, bytes, bytes]:
         weights = np.frombuffer(store.blobs.read(version.whole.name), "<f4").astype(np.float32)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from shoal_codecs.security.identity import Identity
 from shoal_codecs.transport.blob_store import BlobStore
 from shoal_codecs.transport.blobs import BlobPublisher
 from shoal_codecs.wire.blob import BlobRef
@@ -16,6 +17,8 @@ from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.pruning import Pruner
+from shoal_coordinator.release_errors import CalibrationFileError, PrunedVersionError
+from shoal_coordinator.release_making import Recipe, make_release
 from shoal_coordinator.store import ReleaseRecord, Store, VersionRecord
 
 
@@ -192,6 +195,24 @@ async def test_files_of_old_versions_go_and_released_ones_stay(bench: Bench) -> 
     await bench.grow(2)
     await Pruner(bench.store, bench.publisher, kept=4).prune(31, bench.shelf.first_step)
     assert [one.number for one in made if bench.blobs.has(one.whole.name)] == [3, 28, 29]
+
+
+async def test_a_version_that_is_gone_is_not_released(bench: Bench, tmp_path: Path) -> None:
+    await bench.grow(6)
+    await Pruner(bench.store, bench.publisher, kept=2).prune(5, bench.shelf.first_step)
+    recipe = Recipe(fleet="f", templates_path=tmp_path / "none", calibration_path=tmp_path / "none")
+    publisher = Identity("publisher", b"p" * 32)
+    for number, error in ((1, PrunedVersionError), (5, CalibrationFileError)):
+        with pytest.raises(error):
+            await make_release(
+                recipe,
+                bench.store,
+                publisher,
+                await bench.store.version(number),
+                "r",
+                allow_older=False,
+                now_ms=1,
+            )
 
 
 async def test_a_file_goes_only_once_its_blob_is_off_the_broker(bench: Bench) -> None:
