@@ -84,6 +84,21 @@ def chain_to(
     return None
 
 
+def longest_to(
+    version: ModelVersion, history: Sequence[ModelVersion], longest: int
+) -> tuple[ModelVersion, ...] | None:
+    """Return the longest chain to ``version`` that is smaller than the whole, None where there is none.
+
+    For a device that may hold any of the versions on the way: it fetches the newest steps first, and no more
+    than it lacks. At most ``longest`` steps before that to ``version``.
+    """
+    for held in (b"", *(one.model_id for one in history[-longest - 1 :] if one.digest != version.digest)):
+        chain = chain_to(version, held, history)
+        if chain:
+            return chain
+    return None
+
+
 def useful(history: Sequence[ModelVersion], longest: int) -> int:
     """Return how many of the newest versions have steps that some chain of ``longest`` steps can use.
 

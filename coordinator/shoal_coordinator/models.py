@@ -9,7 +9,7 @@ from shoal_codecs.transport.blobs import BlobPublisher
 from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.messages import ModelOffer
 from shoal_coordinator.announcer import Announcer
-from shoal_coordinator.chains import ModelVersion, chain_to, useful
+from shoal_coordinator.chains import ModelVersion, chain_to, longest_to, useful
 
 log = structlog.get_logger()
 WHOLES = 2
@@ -82,14 +82,18 @@ class ModelShelf:
             self._publish(source)
         self._trim()
 
-    def offer(self, version: ModelVersion, held: bytes) -> ModelOffer:
-        """Return what a device that holds ``held`` (8 bytes, or none) needs to get ``version``.
+    def offer(self, version: ModelVersion, held: bytes | None) -> ModelOffer:
+        """Return what a device needs that holds ``held``: 8 bytes, empty for none, None for not known.
 
         One that holds it already, or its parent and needs a short step only, or can draw it from a seed,
         needs nothing from the broker; one that is behind gets the steps it lacks, where they are smaller
-        than the whole.
+        than the whole. Of one that has not said what it holds all steps are offered: it takes those it lacks.
         """
-        chain = chain_to(version, held, self._recent)
+        chain = (
+            longest_to(version, self._recent, self._longest_chain)
+            if held is None
+            else chain_to(version, held, self._recent)
+        )
         step, blobs = b"", tuple[BlobRef, ...]()
         if chain is None:
             self._publish(version.whole)

@@ -102,10 +102,15 @@ class Registry:
         view = self._devices.get(name)
         return view is not None and view.online
 
-    def model_held(self, name: str) -> bytes:
-        """Return the first 8 bytes of the digest of the newest model a device holds, or none."""
+    def model_held(self, name: str) -> bytes | None:
+        """Return the first 8 bytes of the digest of the newest model a device holds, empty: it holds none.
+
+        None where it has not said so yet, as after a restart of the coordinator.
+        """
         view = self._devices.get(name)
-        return view.model_id if view is not None else b""
+        if view is None or not (view.complete or view.model_id):
+            return None
+        return view.model_id
 
     def hear_status(self, message: DeviceStatus, now_ms: int) -> bool:
         """Take a status or a Will; return whether the device came or went."""

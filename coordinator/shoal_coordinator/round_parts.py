@@ -61,8 +61,8 @@ class RoundTelling(Protocol):
 class Fleet(Protocol):
     """What the runner asks about devices."""
 
-    def model_held(self, device: str) -> bytes:
-        """Return the first 8 bytes of the digest of the newest model the device holds, or none."""
+    def model_held(self, device: str) -> bytes | None:
+        """Return the first 8 bytes of the digest of the newest model the device holds, None: not known."""
 
     def is_online(self, device: str) -> bool:
         """Return whether the device is connected."""

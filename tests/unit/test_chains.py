@@ -13,6 +13,7 @@ from shoal_coordinator.chains import (
     MAX_INLINE_STEP_BYTES,
     ModelVersion,
     chain_to,
+    longest_to,
     transfer_bytes,
     useful,
     with_step,
@@ -82,6 +83,14 @@ def test_a_chain_joins_up_and_is_smaller_than_the_whole(sizes: list[int | None],
         assert after.parent == before.digest
     assert not chain[0].parent or chain[0].parent[:8] == held
     assert sum(one.step.size for one in chain if one.step) < transfer_bytes(target.whole)
+
+
+def test_one_that_may_hold_anything_is_offered_all_steps_that_are_smaller_than_the_whole() -> None:
+    assert numbers(longest_to(history(80, *[900] * 5)[-1], history(80, *[900] * 5), 32)) == [0, 1, 2, 3, 4, 5]
+    known = history(80, *[9000] * 20)
+    assert numbers(longest_to(known[-1], known, 32)) == list(range(11, 21))
+    assert numbers(longest_to(known[-1], known[:-1], 5)) == list(range(16, 21))
+    assert longest_to(history(80, None)[-1], history(80, None), 32) is None
 
 
 def test_only_so_many_steps_are_worth_keeping() -> None:

@@ -112,6 +112,15 @@ async def test_a_short_step_travels_in_the_offer(bench: Bench) -> None:
     assert bench.broker.ever == {bench.task.name}
 
 
+async def test_one_that_has_not_said_what_it_holds_gets_all_steps_and_not_the_whole(bench: Bench) -> None:
+    made = await bench.grow(20)
+    offer = bench.shelf.offer(made[-1], None)
+    assert offer.chain == tuple(one.step for one in made[-len(offer.chain) :])
+    assert 8 <= len(offer.chain) <= 11
+    await bench.broker.settle()
+    assert made[-1].whole.name not in bench.broker.ever
+
+
 async def test_one_behind_gets_a_chain_and_one_too_far_behind_the_whole(bench: Bench) -> None:
     made = await bench.grow(20)
     newest = made[-1]
