@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fleet_bench import change_settings, live_fleet
+from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.plan import decode_plan
 from shoal_coordinator.demo.fleet import DemoFleet
@@ -51,3 +52,22 @@ async def test_agents_take_part_in_noised_plain_rounds(tmp_path: Path, mechanism
         view = await fleet.rounds(2)
         assert [row.outcome for row in view.rounds][-2:] == ["committed"] * 2
         assert len({row.version for row in view.rounds}) >= 2
+
+
+async def test_agents_learn_by_dp_sgd_when_the_plan_asks_for_it(tmp_path: Path) -> None:
+    def prepare(layout: DemoFleet) -> None:
+        rounds = {"example_clip": 1.0, "example_noise": 0.8, "kept_share": 0.5}
+        change_settings(layout.config_of("coordinator"), rounds=rounds)
+
+    async with live_fleet(tmp_path, DemoOptions(devices=3, calm=True), prepare=prepare) as fleet:
+        view = await fleet.rounds(4, devices=3)
+        plans = [decode_plan(notice.plan) for notice in fleet.all(wire.PlanNotice)]
+        assert {plan.training.example_noise for plan in plans} == {0.8}
+        rows = [row for row in view.rounds if row.outcome == "committed"]
+        assert {row.devices for row in rows} == {3}
+        # Every agent says in its log what the round promised an example.
+        for device in ("device-01", "device-02", "device-03"):
+            told = [line["example_epsilon"] for line in fleet.log(device) if line.get("event") == "trained"]
+            assert len(told) >= 4
+            assert set(told) == {round(example_charge(plans[0].training).epsilon(EXAMPLE_DELTA), 4)}
+        assert max(row.accuracy for row in rows) > 0.3
