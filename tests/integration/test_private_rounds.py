@@ -70,7 +70,7 @@ async def test_noised_plain_rounds_move_the_model(
     mosquitto: BrokerHandle, tmp_path: Path, mechanism: str
 ) -> None:
     privacy = PrivacySettings(mechanism=mechanism, **GENEROUS)  # type: ignore[arg-type]
-    bench = Bench(tmp_path, mosquitto.url, mode="plain", codec="randk", privacy=privacy)
+    bench = Bench(tmp_path, mosquitto.url, mode="plain", codec="randk", privacy=privacy, patience_s=20.0)
     async with fleet(bench, hubs=False) as devices, bench.coordinator(), bench.operator() as operator:
         await operator.until(everybody, 20)
         await operator.command("rounds.run", count=1)
