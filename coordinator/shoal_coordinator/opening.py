@@ -3,8 +3,10 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+import structlog
 from msgspec.structs import replace
 
+from shoal_codecs.privacy.promise import judge_scale
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.wire.hubs import HubPromise
@@ -15,6 +17,8 @@ from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.round_errors import CohortTooSmallError, MissingOfferError
 
 _UNSHOWN = bytes(32)
+
+log = structlog.get_logger()
 
 
 class Opening:
@@ -44,6 +48,7 @@ class Opening:
         self._gather_ms = gather_ms
         self._clock_ms = clock_ms
         self._blocked_since_ms: int | None = None
+        self._warned = ""
         self.reason = ""
 
     def plan(self, number: int, cohort: Sequence[str], promises: Mapping[str, HubPromise]) -> Plan | None:
@@ -78,7 +83,14 @@ class Opening:
             self.block(str(error))
             return None
         self._blocked_since_ms = None
+        self._warn(judge_scale(plan))
         return plan
+
+    def _warn(self, warning: str) -> None:
+        """Say once what is doubtful about plans like these."""
+        if warning and warning != self._warned:
+            self._warned = warning
+            log.warning("plan doubtful", remedy=warning)
 
     def block(self, reason: str) -> None:
         """Note that no plan can be made now, and why."""

@@ -11,7 +11,7 @@ def test_a_hundred_devices_learn_under_epsilon_eight(monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     from privacy import Trial, run  # noqa: PLC0415 - beside the package, not of it
 
-    found = run(Trial(devices=100, kept_share=0.1, clip_norm=1.0, metrics=True))
+    found = run(Trial(devices=100, kept_share=0.2, clip_norm=1.0, metrics=True))
     assert found.epsilon == pytest.approx(8.0, abs=0.01)
     assert found.accuracy >= 0.88
     # What the devices measured on their own data came out of the sum, within its error.

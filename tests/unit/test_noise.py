@@ -1,8 +1,11 @@
 """Noise as it is drawn: against independent distributions, whole and in its tails."""
 
+import json
 import math
 from collections.abc import Callable
 from decimal import Decimal, getcontext
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -21,6 +24,7 @@ from shoal_codecs.privacy.noise_table import (
 from shoal_codecs.privacy.samplers import PIECE, draw, noise_pieces
 
 KEY = bytes(range(32))
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "noise.json").read_text(encoding="utf-8"))
 DRAWS = 400_000
 # A fit this bad comes once in a million runs; keys are fixed, so that a test fails always or never.
 LEAST_P = 1e-6
@@ -129,6 +133,18 @@ def test_pieces_make_what_a_whole_draw_makes() -> None:
     assert [start for start, _ in pieces] == [0, PIECE, 2 * PIECE]
     assert np.array_equal(np.concatenate([numbers for _, numbers in pieces]), draw(table, count, KEY))
     assert np.array_equal(draw(table, 5, KEY), draw(table, count, KEY)[:5])
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda one: f"{one['distribution']} {one['size']:g}")
+def test_committed_vectors(vector: dict[str, Any]) -> None:
+    """A key draws the same numbers for years, on every platform."""
+    makers = {
+        "skellam": skellam_table,
+        "discrete gaussian": discrete_gaussian_table,
+        "rounded laplace": rounded_laplace_table,
+    }
+    table = makers[vector["distribution"]](vector["size"])
+    assert draw(table, len(vector["draws"]), bytes.fromhex(vector["key"])).tolist() == vector["draws"]
 
 
 def test_every_draw_has_a_key_of_its_own_from_the_system() -> None:
