@@ -2,7 +2,7 @@
 
     python benchmarks/downlink.py --json benchmarks/results/downlink.json
 
-Real updates: ten devices train a multilayer perceptron of 995,050 parameters on the digits, split by
+Real updates: ten devices train a multilayer perceptron of 994,570 parameters on the digits, split by
 Dirichlet(0.3), in numpy (``digits_mlp``); codecs, plans, sums and steps are the fleet's own code. Devices
 hold the base, as they do in steady state, so that what comes down is the step, inside the offer or as a blob
 with its topics and acknowledgements. Beside each codec runs the same training with the mean applied

@@ -115,7 +115,7 @@ async def test_a_device_that_was_away_gets_the_steps_it_lacks_and_one_away_for_l
 
         mark = await leave(3, forget=True)
         first = offers(fleet, away, mark)[0]
-        # The coordinator may ask before the device has said what it holds: then it offers all four steps it has.
+        # The coordinator may ask before the device has said what it holds: then it offers all four steps.
         assert 3 <= len(first.chain) <= 4
         assert not published(fleet, {first.whole.name})
         assert published(fleet, {ref.name for ref in first.chain}) == {ref.name for ref in first.chain}

@@ -172,7 +172,7 @@ def test_what_another_message_proves_is_noted() -> None:
     registry.note("device-01", Reading.MODEL, b"12345678")
     registry.note("nobody", Reading.MODEL, b"12345678")
     assert registry.model_held("device-01") == b"12345678"
-    assert registry.model_held("nobody") == b""
+    assert registry.model_held("nobody") is None
     assert registry.view("nobody") is None
 
 
