@@ -267,7 +267,7 @@ async def live_fleet(
             return (
                 view is not None
                 and view.taken_ms > began_ms
-                and sum(row.online and row.examples > 0 for row in view.devices) == options.devices
+                and sum(row.online and row.examples != 0 for row in view.devices) == options.devices
                 and all(hub.online for hub in view.hubs)
             )
 

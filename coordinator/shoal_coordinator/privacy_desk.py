@@ -17,9 +17,9 @@ MOST_DEVICES, MOST_ROUNDS = 500, 200
 
 
 class PrivacyDesk:
-    """What the coordinator asks of ``book`` for its ``devices``, of which ``cohort`` are in a full round.
+    """What the coordinator asks of ``book`` for its ``devices``.
 
-    ``minimum`` devices are the fewest of any round.
+    ``cohort`` of them are invited to a full round, everybody where it is 0; ``minimum`` are the fewest.
     """
 
     def __init__(self, book: PrivacyBook, devices: Sequence[str], cohort: int, minimum: int) -> None:
@@ -34,7 +34,11 @@ class PrivacyDesk:
 
     def rounds_left(self) -> int:
         """Return how many rounds can still be filled."""
-        return self.book.rounds_left(self._devices, self._cohort)
+        if self._cohort:
+            return self.book.rounds_left(self._devices, self._cohort)
+        # Where everybody who can pay is invited, the last round is the last of the minimum that can.
+        left = sorted(map(self.book.left, self._devices), reverse=True)
+        return left[self._minimum - 1] if len(left) >= self._minimum else 0
 
     def over(self) -> str:
         """Return why no round can be filled any more, whoever comes online; empty while one can."""

@@ -92,7 +92,8 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     traffic = TrafficMeter()
     devices = roster.names("device")
     book = await _privacy_book(plans, store, task_ref.digest, bundle.dimension, len(devices))
-    privacy = PrivacyDesk(book, devices, _cohort(settings.rounds, len(devices)), settings.rounds.minimum)
+    cohort = _wanted(settings.rounds, len(devices)) if settings.rounds.cohort_max else 0
+    privacy = PrivacyDesk(book, devices, cohort, settings.rounds.minimum)
     told = ToldBook(store, _clip_rule(settings.rounds.privacy), plans.clip_norm)
     await told.load()
     ledger = Ledger(store, task_ref.digest, now_ms, traffic.close_round, book.committed, told.told)
@@ -207,11 +208,6 @@ def _wanted(rounds: RoundSettings, fleet: int) -> int:
     if not rounds.cohort_max:
         return fleet
     return min(fleet, max(rounds.minimum, math.ceil(rounds.cohort_max * rounds.over_selection)))
-
-
-def _cohort(rounds: RoundSettings, fleet: int) -> int:
-    """Return how many devices a round cannot do without: where all are invited, the minimum."""
-    return _wanted(rounds, fleet) if rounds.cohort_max else max(rounds.minimum, 1)
 
 
 async def _privacy_book(

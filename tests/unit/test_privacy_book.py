@@ -160,6 +160,17 @@ async def test_exactly_the_rounds_of_the_budget_fit(store: Store) -> None:
     assert desk.book.largest() <= TERMS.epsilon * (1 + 1e-9)
 
 
+async def test_where_everybody_is_invited_the_rounds_end_with_the_last_of_the_minimum(store: Store) -> None:
+    desk = PrivacyDesk(book_on(store), DEVICES, cohort=0, minimum=2)
+    assert desk.rounds_left() == 5
+    for number in range(1, 4):
+        await desk.book.invited(plan(number), hash_of(number), DEVICES[:1])
+    assert desk.rounds_left() == 5
+    await desk.book.invited(plan(1), hash_of(1), DEVICES)
+    assert desk.rounds_left() == 4
+    assert PrivacyDesk(book_on(store), DEVICES, cohort=0, minimum=4).rounds_left() == 0
+
+
 async def test_more_rounds_than_fit_are_refused_with_the_number(store: Store) -> None:
     desk = PrivacyDesk(book_on(store), DEVICES, cohort=3, minimum=3)
     desk.refuse_rounds(5)
