@@ -122,7 +122,7 @@ async def background(work: Awaitable[None]) -> AsyncIterator[asyncio.Task[None]]
 class Device:
     """A device that answers as a real one, but for its training, which is a random small update.
 
-    ``accepts``, ``silent``, ``evaluates`` and ``poison`` say how it misbehaves.
+    ``accepts``, ``silent``, ``skips`` (rounds), ``evaluates`` and ``poison`` say how it misbehaves.
     """
 
     def __init__(self, bench: Bench, name: str) -> None:
@@ -134,6 +134,7 @@ class Device:
         self.heard: list[wire.AnyMessage] = []
         self.accepts = True
         self.silent = False
+        self.skips: set[int] = set()
         self.evaluates = True
         self.poison: float | None = None
         self.decline_reason = "busy"
@@ -213,7 +214,7 @@ class Device:
                 reason=self.decline_reason,
             )
             return
-        if self.silent:
+        if self.silent or message.round in self.skips:
             return
         self._invitations[message.round] = message
         await self.link.subscribe(self.bench.topics.round(message.round), self._plan)

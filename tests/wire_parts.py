@@ -147,6 +147,7 @@ _VALUES: dict[Any, Any] = {
     ("SingleShares", "boxes"): (b"box", b"another"),
     ("SingleUnmaskWanted", "signatures"): {"device-02": b"\x28" * 64},
     "accepted": True,
+    "unsent": True,
     "action": "rounds.run",
     "agent_version": "0.1.0",
     "alive": b"\x05",

@@ -230,6 +230,8 @@ class CoordinatorService:
                 seconds=outcome.seconds,
             )
         await self._skip_if_wanted(outcome)
+        # Where nothing is evaluated in clear, no word of a device follows that would show it.
+        self.board.changed()
         self.inbox.put(self._consider)
 
     # --- words ----------------------------------------------------------------------------------
@@ -264,10 +266,11 @@ class CoordinatorService:
     async def _round_word(self, message: wire.Reply | wire.Evaluated | wire.ReportPart) -> None:
         match message:
             case wire.Reply(accepted=accepted):
+                with_noise = await self.organs.privacy.hear(message)
+                if with_noise and not is_present(self.runner, message.round, message.plan_id):
+                    # Late for the round, and still worth knowing for the budget.
+                    return
                 check_round(self.runner, message)
-                await self.organs.privacy.book.replied(
-                    message.sender, self.runner.plan_hash, accepted=accepted
-                )
                 await self.runner.feed(on.DeviceReplied(message.sender, accepted, message.reason[:200]))
                 self.organs.fleet.replied(message.sender, message.round, accepted=accepted)
             case wire.Evaluated():
@@ -310,6 +313,8 @@ class CoordinatorService:
     async def _device_status(self, message: wire.DeviceStatus) -> None:
         organs, device = self.organs, message.sender
         changed, restarted = organs.fleet.hear_status(message, organs.clock_ms())
+        if restarted:
+            organs.privacy.started(device)
         plan = self.runner.plan
         if plan is not None and device in plan.cohort and (changed or restarted):
             event = on.DeviceBack(device) if message.online else on.DeviceGone(device)

@@ -1,8 +1,8 @@
 """The coordinator's copy of every device's privacy ledger: for planning and display.
 
 The device's own ledger is the one that counts. A device is charged here before its invitation is sent, so
-that whatever it sends was paid for. Only its own signed word that it takes no part, said before any that it
-does, lifts the charge. So the copy is never below what a device has sent.
+that whatever it sends was paid for. Only its own signed word lifts the charge: that it takes no part, said
+before any that it does, or that nothing of a report has left it. So the copy is never below what was sent.
 """
 
 from collections import Counter
@@ -19,8 +19,9 @@ from shoal_coordinator.privacy_terms import PrivacyTerms
 from shoal_coordinator.store import PrivatePlanRecord, Store
 
 INVITED, ACCEPTED, DECLINED = "invited", "accepted", "declined"
-# What a device's state may become: a word that it takes part is never taken back.
+# What a device's state may become: that it takes part is taken back only where nothing was sent.
 _FOLLOWS = {ACCEPTED: frozenset({INVITED, DECLINED}), DECLINED: frozenset({INVITED})}
+_UNSENT = frozenset({INVITED, ACCEPTED})
 Kinds = tuple[tuple[int, int], ...]
 """How many rounds of each kind of charge; the same for devices that took part alike."""
 
@@ -97,9 +98,23 @@ class PrivacyBook:
         for device in news:
             self._note(device, plan_hash, INVITED)
 
-    async def replied(self, device: str, plan_hash: bytes, *, accepted: bool) -> None:
-        """Note a device's own word on a plan it was invited to."""
-        await self._become(device, plan_hash, ACCEPTED if accepted else DECLINED)
+    async def replied(self, device: str, plan_hash: bytes, *, accepted: bool, unsent: bool = False) -> None:
+        """Note a device's own word on a plan it was invited to; ``unsent`` that nothing has left it."""
+        if unsent and not accepted:
+            await self._become(device, plan_hash, DECLINED, after=_UNSENT)
+        else:
+            await self._become(device, plan_hash, ACCEPTED if accepted else DECLINED)
+
+    def find(self, number: int, plan_id: bytes) -> bytes:
+        """Return the hash of the plan with noise that a reply is about, empty where there is none."""
+        return next(
+            (
+                plan.plan_hash
+                for plan in reversed(self._plans.values())
+                if plan_id and plan.round == number and plan.plan_hash.startswith(plan_id)
+            ),
+            b"",
+        )
 
     async def took_part(self, plan_hash: bytes, devices: Iterable[str]) -> None:
         """Note whose reports are in a sum."""
@@ -189,9 +204,11 @@ class PrivacyBook:
             self._charges.append(unpack(plan.charge, Charge))
         self._plans[plan.plan_hash] = plan
 
-    async def _become(self, device: str, plan_hash: bytes, state: str) -> None:
+    async def _become(
+        self, device: str, plan_hash: bytes, state: str, after: frozenset[str] = frozenset()
+    ) -> None:
         now = self._states.get(device, {}).get(plan_hash, "")
-        if now not in _FOLLOWS[state]:
+        if now not in (after or _FOLLOWS[state]):
             return
         await self._store.save_participations(self._plans[plan_hash], (device,), state)
         self._note(device, plan_hash, state)

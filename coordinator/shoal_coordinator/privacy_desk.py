@@ -6,6 +6,7 @@ from typing import Any
 
 from shoal_codecs.privacy.errors import BudgetExceededError
 from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.messages import Reply
 from shoal_codecs.wire.status import PrivacyRow
 from shoal_coordinator.privacy_book import DECLINED, PrivacyBook
 from shoal_coordinator.privacy_reference import reference_epsilons
@@ -13,6 +14,8 @@ from shoal_coordinator.privacy_terms import PrivacyTerms
 from shoal_coordinator.registry import DeviceView
 from shoal_coordinator.round_errors import NoPrivacyError, UnknownDeviceError
 
+OWN_BUDGET = frozenset({"BudgetExceededError", "UnprivateRoundError"})
+"""How a device's reason begins that will not take part again as long as it runs."""
 MOST_DEVICES, MOST_ROUNDS = 500, 200
 
 
@@ -27,17 +30,33 @@ class PrivacyDesk:
         self._devices = tuple(devices)
         self._cohort = cohort
         self._minimum = max(minimum, 1)
+        self._closed: set[str] = set()
+
+    async def hear(self, message: Reply) -> bool:
+        """Take a device's word; return whether it is about a plan with noise, of whatever round."""
+        if not message.accepted and message.reason.partition(":")[0] in OWN_BUDGET:
+            # Asking again would take the round of others below its floor, at their expense.
+            self._closed.add(message.sender)
+        found = self.book.find(message.round, message.plan_id)
+        if found:
+            await self.book.replied(message.sender, found, accepted=message.accepted, unsent=message.unsent)
+        return bool(found)
+
+    def started(self, device: str) -> None:
+        """Note that a device has started anew: its owner may have changed its budget."""
+        self._closed.discard(device)
 
     def spent(self) -> frozenset[str]:
-        """Return the devices that cannot pay for another round."""
-        return self.book.out_of_budget(self._devices)
+        """Return the devices that cannot pay for another round, by their own word or by ours."""
+        return self.book.out_of_budget(self._devices) | self._closed
 
     def rounds_left(self) -> int:
         """Return how many rounds can still be filled."""
+        open_ones = [device for device in self._devices if device not in self._closed]
         if self._cohort:
-            return self.book.rounds_left(self._devices, self._cohort)
+            return self.book.rounds_left(open_ones, self._cohort)
         # Where everybody who can pay is invited, the last round is the last of the minimum that can.
-        left = sorted(map(self.book.left, self._devices), reverse=True)
+        left = sorted(map(self.book.left, open_ones), reverse=True)
         return left[self._minimum - 1] if len(left) >= self._minimum else 0
 
     def over(self) -> str:
@@ -120,6 +139,7 @@ class PrivacyDesk:
             "rounds": self.book.rounds(name),
             "epsilon": self.book.epsilon(name),
             "rounds_left": self.book.left(name),
+            "declines": name in self._closed,
             "rdp": reference[0],
             "pld": reference[1],
         }

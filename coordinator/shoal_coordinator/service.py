@@ -216,12 +216,13 @@ async def _privacy_book(
     """Return the copy of the devices' ledgers.
 
     Raises:
-        InvalidRoundPlanError: the noise that is asked for does not keep the budget, or makes no plan.
+        BudgetExceededError, BudgetUnreachableError: the noise that is asked for does not keep the budget.
+        InvalidRoundPlanError: it makes no plan.
     """
-    terms = plans.privacy
+    terms, charge = plans.privacy, None
     if terms is not None:
+        charge = terms.charge(codec_plan(plans, dimension, fleet))
         refuse_unplannable(plans, dimension, fleet)
-    charge = terms.charge(codec_plan(plans, dimension, fleet)) if terms is not None else None
     book = PrivacyBook(store, task, now_ms, terms, charge)
     await book.load()
     return book

@@ -90,7 +90,7 @@ class Participant:
         if event.invitation.round <= job.round:
             return []
         # There is one round at a time: with a later one the coordinator has finished the present.
-        return [*self._leave(), *self._begin(event)]
+        return [*self._unsent(), *self._leave(), *self._begin(event)]
 
     def _accept(self, event: PlanArrived) -> Actions:
         job = self._present()
@@ -129,7 +129,7 @@ class Participant:
         return []
 
     def _over(self, _event: Cancelled) -> Actions:
-        return self._leave()
+        return [*self._unsent(), *self._leave()]
 
     def _too_late(self, _event: Deadline) -> Actions:
         if self.phase is Phase.REPORTING:
@@ -162,6 +162,13 @@ class Participant:
 
     def _give_up(self, reason: str) -> Actions:
         return [SayReply(self._present(), accepted=False, reason=reason), *self._leave()]
+
+    def _unsent(self) -> Actions:
+        """Say that a round with noise has cost nothing here, where it ends before the report is made."""
+        job, working = self._present(), self.phase in {Phase.FETCHING, Phase.TRAINING}
+        if not working or job.plan is None or job.plan.privacy is None:
+            return []
+        return [SayReply(job, accepted=False, reason="the round was over before its report was made")]
 
     def _leave(self) -> Actions:
         job, phase = self._present(), self.phase

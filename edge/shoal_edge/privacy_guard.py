@@ -86,6 +86,10 @@ class PrivacyGuard:
         """Whether it keeps what it could count of its data to itself."""
         return self.metrics != "clear"
 
+    def has_paid_nothing(self, plan_hash: bytes) -> bool:
+        """Return whether it is certain that nothing of a report for this plan has left the device."""
+        return not self.ledger.exhausted and plan_hash not in self.ledger.entries
+
     def check(self, plan: Plan, plan_hash: bytes) -> None:
         """Refuse a plan that the budget does not allow.
 

@@ -288,6 +288,7 @@ class Rounds:
                 plan_id=job.plan_hash[:PLAN_ID_BYTES],
                 accepted=accepted,
                 reason=reason[:REASON_CHARACTERS],
+                unsent=not accepted and self._guard.has_paid_nothing(job.plan_hash),
             )
         )
 

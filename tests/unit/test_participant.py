@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_parts import evaluate_of, invitation_to, make_fleet, make_plan, offer_of
-from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash
+from edge_parts import codec_plan, evaluate_of, invitation_to, make_fleet, make_plan, offer_of
+from shoal_codecs.wire.plan import Plan, PrivacyPlan, encode_plan, plan_hash
 from shoal_edge.errors import UnexpectedEventError
 from shoal_edge.participant import Participant
 from shoal_edge.round_events import (
@@ -305,3 +305,37 @@ def test_any_order_of_events_leaves_phase_job_and_disk_in_step(order: list[Event
         assert service.job is (device.phase in {Phase.FETCHING, Phase.TRAINING, Phase.REPORTING})
         assert service.subscribed == ({device.job.round} if device.job and device.job.plan is None else set())
         assert bool(device.awaited) is (device.phase is Phase.REPORTING)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_round_with_noise_that_ends_before_its_report_says_that_nothing_was_sent(steps: int) -> None:
+    noisy = make_plan(
+        FLEET,
+        MODEL.digest,
+        round=7,
+        privacy=PrivacyPlan(mechanism="skellam", noise=1e6, corrupt=1, delta=1e-5),
+        codec=codec_plan(4, ring_bits=20),
+    )
+    digest = plan_hash(encode_plan(noisy))
+    machine = Participant()
+    machine.handle(Invited(invitation_to(noisy, MODEL)))
+    machine.handle(PlanArrived(digest, noisy, encode_plan(noisy)))
+    for _ in range(steps):
+        machine.handle(ModelReady(digest))
+    first, *_ = machine.handle(Cancelled(digest))
+    assert isinstance(first, SayReply)
+    assert not first.accepted
+
+
+def test_a_round_with_noise_that_ends_after_its_report_says_nothing() -> None:
+    noisy = make_plan(
+        FLEET,
+        MODEL.digest,
+        round=7,
+        privacy=PrivacyPlan(mechanism="skellam", noise=1e6, corrupt=1, delta=1e-5),
+        codec=codec_plan(4, ring_bits=20),
+    )
+    machine = Participant()
+    machine.handle(Restored(Job(invitation_to(noisy, MODEL), noisy, encode_plan(noisy)), REPORT))
+    actions = machine.handle(Cancelled(plan_hash(encode_plan(noisy))))
+    assert [type(action) for action in actions] == [ForgetRound]

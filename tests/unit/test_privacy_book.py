@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from shoal_codecs.privacy.charge import Charge
 from shoal_codecs.privacy.errors import BudgetExceededError
+from shoal_codecs.wire.messages import Reply
 from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash
 from shoal_coordinator.config import PrivacySettings
 from shoal_coordinator.planning import PlanSettings, codec_plan
@@ -49,6 +51,18 @@ def hash_of(number: int) -> bytes:
 
 def book_on(store: Store, terms: PrivacyTerms | None = TERMS, charge: Charge | None = CHARGE) -> PrivacyBook:
     return PrivacyBook(store, TASK, lambda: 1_700_000_000_000, terms, charge)
+
+
+def reply(device: str, number: int, **fields: Any) -> Reply:
+    return Reply(
+        protocol=1,
+        sender=device,
+        message_id=b"8 bytes.",
+        sent_ms=1,
+        round=number,
+        plan_id=hash_of(number)[:8],
+        **fields,
+    )
 
 
 @pytest.fixture
@@ -94,6 +108,40 @@ async def test_only_a_first_word_of_no_lifts_the_charge(store: Store) -> None:
     assert [book.rounds(device) for device in DEVICES] == [1, 1, 1]
 
 
+async def test_a_word_that_nothing_was_sent_lifts_the_charge_however_late(store: Store) -> None:
+    desk = PrivacyDesk(book_on(store), DEVICES, cohort=0, minimum=3)
+    await desk.book.invited(plan(1), hash_of(1), DEVICES)
+    for device in DEVICES[:2]:
+        assert await desk.hear(reply(device, 1, accepted=True))
+    # The round is over meanwhile; the word still names its plan.
+    assert await desk.hear(reply("device-01", 1, accepted=False, unsent=True))
+    assert await desk.hear(reply("device-02", 1, accepted=False))
+    assert [desk.book.rounds(device) for device in DEVICES] == [0, 1, 1]
+    assert not await desk.hear(reply("device-01", 2, accepted=False, unsent=True))
+    # It takes part again after all, and pays.
+    assert await desk.hear(reply("device-01", 1, accepted=True))
+    assert desk.book.rounds("device-01") == 1
+
+
+@pytest.mark.parametrize("reason", ["BudgetExceededError: spent", "UnprivateRoundError: no noise"])
+async def test_who_declines_for_its_own_budget_is_not_asked_again_until_it_starts_anew(
+    store: Store, reason: str
+) -> None:
+    desk = PrivacyDesk(book_on(store), DEVICES, cohort=0, minimum=3)
+    await desk.book.invited(plan(1), hash_of(1), DEVICES)
+    await desk.hear(reply("device-03", 1, accepted=False, reason="WorkerError: hot"))
+    assert desk.spent() == frozenset()
+    await desk.hear(reply("device-03", 1, accepted=False, reason=reason))
+    assert desk.spent() == {"device-03"}
+    assert desk.rounds_left() == 0
+    assert "2 devices can pay" in desk.over()
+    _, fields = await desk.show("device-03", ())
+    assert fields["devices"][0]["declines"]
+    desk.started("device-03")
+    assert desk.spent() == frozenset()
+    assert desk.rounds_left() == 4
+
+
 async def test_plans_without_noise_and_words_on_unknown_plans_are_not_charged(store: Store) -> None:
     book = book_on(store)
     await book.invited(any_plan(), b"m" * 32, DEVICES)
@@ -104,7 +152,7 @@ async def test_plans_without_noise_and_words_on_unknown_plans_are_not_charged(st
 
 WORDS = st.lists(
     st.tuples(
-        st.sampled_from(["invite", "accept", "decline", "send", "restart"]),
+        st.sampled_from(["invite", "accept", "decline", "send", "unsent", "restart"]),
         st.sampled_from(DEVICES),
         st.integers(1, 3),
     ),
@@ -136,6 +184,9 @@ def test_no_order_of_words_charges_less_than_what_was_sent(words: list[tuple[str
                     sent.add(mine)
                 elif word == "decline" and mine in invited:
                     await book.replied(device, hash_of(number), accepted=False)
+                elif word == "unsent" and mine in invited - sent:
+                    await book.replied(device, hash_of(number), accepted=False, unsent=True)
+                    accepted.discard(mine)
                 elif word == "restart":
                     book = book_on(store)
                     await book.load()

@@ -50,12 +50,14 @@ class Reply(Message, frozen=True, kw_only=True, tag="rp"):
     """A device takes part or not; ``plan_id`` is the first 8 bytes of the plan's hash.
 
     ``accepted=False`` after an acceptance withdraws it; ``reason`` says why, in words for a person.
+    ``unsent`` says that nothing of a report for this plan has left the device: it has not paid for it.
     """
 
     round: int
     plan_id: bytes
     accepted: bool
     reason: str = ""
+    unsent: bool = False
 
 
 class Evaluated(Message, frozen=True, kw_only=True, tag="ev"):

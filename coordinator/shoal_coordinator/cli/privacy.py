@@ -78,7 +78,7 @@ def _devices(row: PrivacyRow, devices: list[dict[str, Any]]) -> Table:
             _figure(one["rdp"]),
             _figure(one["pld"]),
             str(one["rounds"]),
-            str(one["rounds_left"]) if one["rounds_left"] else Text("none", style="red"),
+            _left(one),
         )
     return table
 
@@ -98,6 +98,12 @@ def _charges(charges: list[dict[str, Any]]) -> Table:
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["at_ms"] / 1000)),
         )
     return table
+
+
+def _left(one: dict[str, Any]) -> Text:
+    if one["declines"]:
+        return Text("declines: its own budget", style="red")
+    return Text(str(one["rounds_left"])) if one["rounds_left"] else Text("none", style="red")
 
 
 def _figure(epsilon: float | None) -> str:
