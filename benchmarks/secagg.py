@@ -10,11 +10,15 @@ workflow and client code without its network (``peers/flower_round.py``). Peer a
 
 import argparse
 import json
+import os
 import subprocess
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+# What agents and hubs are started with too: BLAS threads spin for longer than these vectors take.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from output import Figure, write
 from secagg_fleet import COORDINATOR, HUBS, Case, Costs, Fleet

@@ -26,6 +26,15 @@ def remember_signals() -> None:
         signal.signal(number, _remember)
 
 
+def one_thread_for_arrays() -> None:
+    """Keep numpy's linear algebra in one thread; call it before numpy is imported.
+
+    A sum of squares over a model's weights would wake a thread for every core, and each spins for longer than
+    the sum takes. Whoever sets the variable keeps what it says.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 async def until_stopped(stop_on_stdin_eof: bool) -> str:  # noqa: FBT001 - one flag, named after its setting
     """Wait for the word to stop and return it: ``SIGINT``, ``SIGTERM`` or ``stdin ended``.
 

@@ -175,3 +175,21 @@ def test_handlers_are_put_back() -> None:
 
     asyncio.run(run_until_stopped(work()))
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("party", ["hub.__main__", "cli.serve"])
+def test_nothing_loads_numpy_before_its_threads_are_counted(party: str) -> None:
+    script = (
+        f"import sys, shoal_coordinator.{party}\n"
+        "assert 'numpy' not in sys.modules\n"
+        "from shoal_codecs.lifecycle import one_thread_for_arrays\n"
+        "one_thread_for_arrays()\n"
+        "import os; print(os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    for given, wanted in ((None, "1"), ("3", "3")):
+        environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
+        environment |= {"OPENBLAS_NUM_THREADS": given} if given else {}
+        ran = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        assert ran.stdout.strip() == wanted

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 import typer
 
+from shoal_codecs.lifecycle import one_thread_for_arrays
 from shoal_codecs.logs import configure_logs
 from shoal_codecs.settings import find_place, load_settings, print_settings
 from shoal_coordinator.config import CoordinatorSettings
@@ -23,6 +24,7 @@ def serve_coordinator(
     if print_only:
         typer.echo(print_settings(settings), nl=False)
         return
+    one_thread_for_arrays()
     from shoal_coordinator.service import run_coordinator  # noqa: PLC0415
 
     configure_logs(settings.log_level)
@@ -35,6 +37,7 @@ def serve_hub(config: Path | None, broker: str | None, folder: Path | None, *, p
     if print_only:
         typer.echo(print_settings(settings), nl=False)
         return
+    one_thread_for_arrays()
     from shoal_coordinator.hub.service import run_hub  # noqa: PLC0415
 
     configure_logs(settings.log_level)

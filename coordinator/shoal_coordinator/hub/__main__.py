@@ -5,7 +5,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from shoal_codecs.lifecycle import remember_signals
+from shoal_codecs.lifecycle import one_thread_for_arrays, remember_signals
 
 
 def main(
@@ -21,6 +21,7 @@ def main(
         ShoalError: the text says what to do.
     """
     remember_signals()
+    one_thread_for_arrays()
     from shoal_codecs.settings import load_settings  # noqa: PLC0415 - after the signals are caught
     from shoal_coordinator.hub.config import HubSettings  # noqa: PLC0415
     from shoal_coordinator.hub.service import run_hub  # noqa: PLC0415
