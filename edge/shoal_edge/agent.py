@@ -31,6 +31,9 @@ from shoal_codecs.wire.messages import (
     Receipt,
     ReleaseOrder,
     ReleaseWithdrawn,
+    SingleDelivery,
+    SingleSurvivors,
+    SingleUnmaskWanted,
 )
 from shoal_codecs.wire.topics import Topics
 from shoal_edge.config import EdgeSettings
@@ -43,6 +46,8 @@ from shoal_edge.privacy_guard import PrivacyGuard, open_ledger
 from shoal_edge.releases import ReleaseAgent
 from shoal_edge.round_events import EvaluateAsked
 from shoal_edge.rounds import Rounds
+from shoal_edge.single_rounds import SingleRounds
+from shoal_edge.single_store import SingleStore
 from shoal_edge.store import DeviceStore
 from shoal_edge.telemetry import Telemetry
 from shoal_edge.worker_client import WorkerClient
@@ -99,6 +104,14 @@ class EdgeAgent:
             traffic=lambda: self.link.traffic,
             quiet=self.guard.is_quiet,
         )
+        self.single = SingleRounds(
+            settings=settings,
+            post=self.post,
+            link=self.link,
+            store=SingleStore(state / "single"),
+            worker=self.worker,
+            note_fault=self.note_fault,
+        )
         self.heartbeats = Heartbeats(self.post, self.link.publish, self.readings, settings.heartbeat_s)
         self.rounds = Rounds(
             settings=settings,
@@ -109,6 +122,7 @@ class EdgeAgent:
             keeper=self._keeper,
             evaluations=self._evaluations,
             guard=self.guard,
+            single=self.single,
             say=self.say,
             on_phase=self.heartbeats.phase,
             note_fault=self.note_fault,
@@ -142,6 +156,7 @@ class EdgeAgent:
                     self.link.run(),
                     self._speak(),
                     self.rounds.run(),
+                    self.single.run(),
                     self._evaluations.run(),
                     self.releases.run(),
                     self.heartbeats.run(),
@@ -202,6 +217,8 @@ class EdgeAgent:
                 self.rounds.cancelled(message)
             case Evaluate():
                 self.rounds.tell(EvaluateAsked(message))
+            case SingleDelivery() | SingleSurvivors() | SingleUnmaskWanted():
+                self.single.hear(message)
             case HeartbeatWanted():
                 self.heartbeats.connected()
             case ReleaseOrder():
@@ -249,6 +266,7 @@ class EdgeAgent:
         status = self._status(online=True)
         self.heartbeats.connected()
         await self.link.publish(status.topic, status.payload, retain=True)
+        await self.single.park()
 
     def _status(self, *, online: bool) -> Publication:
         message = self.post.compose(

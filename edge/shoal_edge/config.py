@@ -10,7 +10,7 @@ from shoal_codecs.settings import find_place, load_settings
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.topics import check_name
 
-Mode = Literal["hubs", "plain"]
+Mode = Literal["hubs", "single", "plain"]
 
 
 Metrics = Literal["clear", "verdict", "none"]
@@ -52,8 +52,10 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     the state in ``data/``; empty means the folder of the settings file. ``examples`` is the device's own
     .npz, relative to ``folder``. ``modes`` are those the device takes part in: ``plain`` shows its update
     to the coordinator, so that it stands here only if somebody wrote it. ``n_min`` is the fewest devices
-    it lets itself be summed with. ``show_update_preview`` writes a few numbers of each update to the log,
-    for demonstrations only.
+    it lets itself be summed with. In mode ``single`` it expects at most ``corrupt_share`` of a cohort to
+    be corrupt, lets at most ``dropout_share`` of it vanish, and keeps ``parked_bundles`` of keys at the
+    broker. ``show_update_preview`` writes a few numbers of each update to the log, for demonstrations
+    only.
     """
 
     name: str = ""
@@ -66,6 +68,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     privacy: DevicePrivacy = DevicePrivacy()
     modes: tuple[Mode, ...] = ("hubs",)
     n_min: int = 3
+    corrupt_share: float = 0.1
+    dropout_share: float = 0.3
+    parked_bundles: int = 8
     clock_slack_s: float = 5.0
     heartbeat_s: float = 60.0
     resend_s: float = 2.0

@@ -11,15 +11,18 @@ from shoal_edge.errors import StoreError
 _TEMPORARY = ".new"
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
     """Put ``data`` at ``path``: whole and on disk when this returns, or not at all.
+
+    A ``private`` file is its owner's alone to read.
 
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
     """
     beside = path.with_name(path.name + _TEMPORARY)
     try:
-        with beside.open("wb") as file:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -20,6 +20,7 @@ from shoal_edge.round_events import (
     ForgetRound,
     Invited,
     Job,
+    MembersKnown,
     ModelReady,
     PersistJob,
     PersistReport,
@@ -31,12 +32,16 @@ from shoal_edge.round_events import (
     SayReply,
     SealedReport,
     SendReport,
+    ShareSecrets,
     StartFit,
     StopWork,
     SubscribePlan,
+    TakeBundle,
     Trained,
     UnsubscribePlan,
 )
+
+_REPORTED = frozenset({Phase.REPORTING, Phase.OPENING})
 
 
 class Participant:
@@ -94,13 +99,28 @@ class Participant:
 
     def _accept(self, event: PlanArrived) -> Actions:
         job = self._present()
-        self.phase, self.job = Phase.FETCHING, Job(job.invitation, event.plan, event.plan_bytes)
+        self.job = job = Job(job.invitation, event.plan, event.plan_bytes)
+        taken: Actions = [TakeBundle(job, event.prekeys)] if job.single else []
         return [
             UnsubscribePlan(job.round),
-            PersistJob(self.job),
-            SayReply(self.job, accepted=True),
-            FetchModel(self.job),
+            *taken,
+            PersistJob(job),
+            SayReply(job, accepted=True),
+            *self._set_out(job),
         ]
+
+    def _set_out(self, job: Job) -> Actions:
+        """Begin the work: in mode ``single``, secrets are shared before anybody trains."""
+        self.phase = Phase.SHARING if job.single else Phase.FETCHING
+        return [ShareSecrets(job)] if job.single else [FetchModel(job)]
+
+    def _members_known(self, _event: MembersKnown) -> Actions:
+        self.phase = Phase.FETCHING
+        return [FetchModel(self._present())]
+
+    def _members_again(self, _event: MembersKnown) -> Actions:
+        """Ignore it: a restarted device looks at what it kept, and its report may be made already."""
+        return []
 
     def _train(self, _event: ModelReady) -> Actions:
         self.phase = Phase.TRAINING
@@ -118,7 +138,13 @@ class Participant:
             return []
         self.awaited -= {event.hub}
         taken: Actions = [ReceiptTaken(event.hub)]
-        return taken if self.awaited else [*taken, *self._leave()]
+        if self.awaited:
+            return taken
+        if self._present().single:
+            # The masks are still to be opened: with the others' help, and others' with this device's.
+            self.phase = Phase.OPENING
+            return taken
+        return [*taken, *self._leave()]
 
     def _early_receipt(self, _event: ReceiptArrived) -> Actions:
         """Ignore it: the report it names was made before a restart that lost it."""
@@ -132,7 +158,7 @@ class Participant:
         return [*self._unsent(), *self._leave()]
 
     def _too_late(self, _event: Deadline) -> Actions:
-        if self.phase is Phase.REPORTING:
+        if self.phase in _REPORTED:
             return self._leave()
         what = "the plan did not come in time" if self.phase is Phase.CHECKING else "not finished in time"
         return self._give_up(what)
@@ -151,9 +177,9 @@ class Participant:
     def _restore(self, event: Restored) -> Actions:
         self.job = event.job
         if event.report is not None:
-            return self._send(event.report)
-        self.phase = Phase.FETCHING
-        return [SayReply(self.job, accepted=True), FetchModel(self.job)]
+            secrets: Actions = [ShareSecrets(self.job, reported=True)] if self.job.single else []
+            return [*secrets, *self._send(event.report)]
+        return [SayReply(self.job, accepted=True), *self._set_out(self.job)]
 
     def _present(self) -> Job:
         if self.job is None:
@@ -175,7 +201,7 @@ class Participant:
         self.phase, self.job, self.report, self.awaited = Phase.IDLE, None, None, frozenset()
         if phase is Phase.CHECKING:
             return [UnsubscribePlan(job.round)]
-        stop: Actions = [] if phase is Phase.REPORTING else [StopWork(job.plan_hash)]
+        stop: Actions = [] if phase in _REPORTED else [StopWork(job.plan_hash)]
         return [*stop, ForgetRound(job.plan_hash)]
 
     _table: ClassVar[dict[tuple[Phase, type], Callable[..., Actions]]] = {
@@ -188,8 +214,17 @@ class Participant:
         (Phase.CHECKING, Deadline): _too_late,
         (Phase.CHECKING, Failed): _failed,
         (Phase.CHECKING, EvaluateAsked): _evaluate,
+        (Phase.SHARING, Invited): _invited_again,
+        (Phase.SHARING, PlanArrived): _plan_again,
+        (Phase.SHARING, MembersKnown): _members_known,
+        (Phase.SHARING, ReceiptArrived): _early_receipt,
+        (Phase.SHARING, Cancelled): _over,
+        (Phase.SHARING, Deadline): _too_late,
+        (Phase.SHARING, Failed): _failed,
+        (Phase.SHARING, EvaluateAsked): _evaluate,
         (Phase.FETCHING, Invited): _invited_again,
         (Phase.FETCHING, PlanArrived): _plan_again,
+        (Phase.FETCHING, MembersKnown): _members_again,
         (Phase.FETCHING, ModelReady): _train,
         (Phase.FETCHING, ReceiptArrived): _early_receipt,
         (Phase.FETCHING, Cancelled): _over,
@@ -198,6 +233,7 @@ class Participant:
         (Phase.FETCHING, EvaluateAsked): _evaluate,
         (Phase.TRAINING, Invited): _invited_again,
         (Phase.TRAINING, PlanArrived): _plan_again,
+        (Phase.TRAINING, MembersKnown): _members_again,
         (Phase.TRAINING, Trained): _trained,
         (Phase.TRAINING, ReceiptArrived): _early_receipt,
         (Phase.TRAINING, Cancelled): _over,
@@ -206,11 +242,20 @@ class Participant:
         (Phase.TRAINING, EvaluateAsked): _evaluate,
         (Phase.REPORTING, Invited): _invited_again,
         (Phase.REPORTING, PlanArrived): _plan_again,
+        (Phase.REPORTING, MembersKnown): _members_again,
         (Phase.REPORTING, ReceiptArrived): _receipt,
         (Phase.REPORTING, Cancelled): _over,
         (Phase.REPORTING, Deadline): _too_late,
         (Phase.REPORTING, Failed): _failed,
         (Phase.REPORTING, EvaluateAsked): _evaluate_after,
+        (Phase.OPENING, Invited): _invited_again,
+        (Phase.OPENING, PlanArrived): _plan_again,
+        (Phase.OPENING, MembersKnown): _members_again,
+        (Phase.OPENING, ReceiptArrived): _early_receipt,
+        (Phase.OPENING, Cancelled): _over,
+        (Phase.OPENING, Deadline): _too_late,
+        (Phase.OPENING, Failed): _failed,
+        (Phase.OPENING, EvaluateAsked): _evaluate_after,
     }
 
     @classmethod

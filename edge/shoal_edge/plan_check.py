@@ -107,7 +107,7 @@ def check_plan(
 def report_bytes_bound(plan: Plan) -> int:
     """Return an upper bound in bytes on what the whole report of ``plan`` takes in the outbox."""
     per_hub = 512 + 64 * len(plan.hubs)
-    if plan.mode == "hubs":
+    if plan.shared:
         # A weight takes at most 32 limbs.
         return -(-(plan.codec.kept + 32) * plan.codec.ring_bits // 8) + per_hub * len(plan.hubs)
     return 2 * FLOAT_BYTES * plan.codec.dimension + per_hub

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from shoal_codecs.wire.messages import Evaluate, Invitation
 from shoal_codecs.wire.plan import Plan
+from shoal_codecs.wire.single import Prekey
 
 
 class Phase(StrEnum):
@@ -13,9 +14,11 @@ class Phase(StrEnum):
 
     IDLE = "idle"
     CHECKING = "checking"
+    SHARING = "sharing"
     FETCHING = "fetching"
     TRAINING = "training"
     REPORTING = "reporting"
+    OPENING = "opening"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,11 @@ class Job:
     def plan_hash(self) -> bytes:
         """M, which every event and message of the round names."""
         return self.invitation.plan_hash
+
+    @property
+    def single(self) -> bool:
+        """Whether the plan is known and of mode ``single``."""
+        return self.plan is not None and self.plan.mode == "single"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,14 @@ class PlanArrived:
     plan_hash: bytes
     plan: Plan
     plan_bytes: bytes
+    prekeys: tuple[Prekey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MembersKnown:
+    """Mode ``single``: secrets are shared with the members, and it is known what masks the vector."""
+
+    plan_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +148,7 @@ class Restored:
 Event: TypeAlias = (
     Invited
     | PlanArrived
+    | MembersKnown
     | ModelReady
     | Trained
     | ReceiptArrived
@@ -167,6 +184,22 @@ class SayReply:
     job: Job
     accepted: bool
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBundle:
+    """Mode ``single``: spend the key bundle that the plan names, before anything is promised."""
+
+    job: Job
+    prekeys: tuple[Prekey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShareSecrets:
+    """Mode ``single``: share this device's secrets, or go on from where a restart left them."""
+
+    job: Job
+    reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +272,8 @@ Action: TypeAlias = (
     SubscribePlan
     | UnsubscribePlan
     | SayReply
+    | TakeBundle
+    | ShareSecrets
     | PersistJob
     | FetchModel
     | StartFit

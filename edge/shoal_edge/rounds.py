@@ -44,12 +44,15 @@ from shoal_edge.round_events import (
     SayReply,
     SealedReport,
     SendReport,
+    ShareSecrets,
     StartFit,
     StopWork,
     SubscribePlan,
+    TakeBundle,
     Trained,
     UnsubscribePlan,
 )
+from shoal_edge.single_rounds import SingleRounds
 from shoal_edge.store import DeviceStore
 from shoal_edge.worker_client import WorkerClient
 
@@ -80,6 +83,7 @@ class Rounds:
         keeper: ModelKeeper,
         evaluations: Evaluations,
         guard: PrivacyGuard,
+        single: SingleRounds,
         say: Callable[[AnyMessage], None],
         on_phase: Callable[[Phase], None],
         note_fault: Callable[[str], None],
@@ -94,6 +98,8 @@ class Rounds:
         self._keeper = keeper
         self._evaluations = evaluations
         self._guard = guard
+        self._single = single
+        single.tell = self.tell
         self._say = say
         self._on_phase = on_phase
         self._note_fault = note_fault
@@ -204,7 +210,7 @@ class Rounds:
             return self._invited_at + self._settings.plan_wait_s - self._clock()
         return job.plan.closes_ms / 1000 - self._clock()
 
-    async def _perform(self, action: Action) -> None:  # noqa: C901 - one line for each action
+    async def _perform(self, action: Action) -> None:  # noqa: C901, PLR0912 - one line for each action
         match action:
             case SubscribePlan(job):
                 await self._ask_for_plan(job)
@@ -212,6 +218,10 @@ class Rounds:
                 await self._link.unsubscribe(self._post.topics.round(number))
             case SayReply(job, accepted, reason):
                 self._reply(job, accepted=accepted, reason=reason)
+            case TakeBundle(job, prekeys):
+                await self._single.take_bundle(job, prekeys)
+            case ShareSecrets(job, reported):
+                await self._single.resume(job, reported=reported)
             case PersistJob(job):
                 await asyncio.to_thread(self._store.persist_job, job)
             case FetchModel(job):
@@ -224,6 +234,7 @@ class Rounds:
             case PersistReport(job, report):
                 await asyncio.to_thread(self._store.persist_report, job, report)
                 self._store.commit_residual(job.invitation.task.digest, job.plan_hash)
+                await self._single.masked(job)
                 self._note_fault("")
             case SendReport(job, report, hubs):
                 await self._debit(job)
@@ -245,7 +256,8 @@ class Rounds:
         async def take(delivery: Delivery) -> None:
             # An empty payload is the end of a retained plan.
             if delivery.payload:
-                self.tell(self._judge(job, delivery))
+                # A large cohort has many signatures to check.
+                self.tell(await asyncio.to_thread(self._judge, job, delivery))
 
         await self._link.subscribe(topic, take)
         # The worker loads while plan and model come.
@@ -269,10 +281,12 @@ class Rounds:
                 now_ms=int(self._clock() * 1000),
             )
             self._guard.check(plan, job.plan_hash)
+            if plan.mode == "single":
+                self._single.check(plan, notice.prekeys)
             self._store.check_room(report_bytes_bound(plan))
         except ShoalError as error:
             return self._fault(job, error)
-        return PlanArrived(job.plan_hash, plan, notice.plan)
+        return PlanArrived(job.plan_hash, plan, notice.plan, notice.prekeys)
 
     def _reply(self, job: Job, *, accepted: bool, reason: str) -> None:
         log.info(
@@ -349,6 +363,7 @@ class Rounds:
             device=self._post.identity.name,
             residual_path=str(self._store.residual_path(task.digest)),
             residual_next_path=str(self._store.residual_next_path(task.digest, job.plan_hash)),
+            masks=self._single.masks(job) if plan.mode == "single" else b"",
             preview=self._settings.show_update_preview,
         )
         report = sign_report(self._post.identity, plan, job.plan_hash, answer.pop("ciphertexts"))
@@ -387,6 +402,7 @@ class Rounds:
             self._sending.cancel()
         self._unreceipted.clear()
         self._store.forget_round(plan_hash)
+        await self._single.forget(plan_hash)
 
     def _failed(self, job: Job, error: ShoalError) -> None:
         self.tell(self._fault(job, error))

@@ -22,6 +22,7 @@ from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import Plan, coordinate_seed, decode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
 from shoal_edge.files import write_durably
+from shoal_edge.single_jobs import put_masks_on
 
 SEED_BYTES = 32
 PREVIEW_NUMBERS = 8
@@ -31,7 +32,7 @@ PREVIEW_NUMBERS = 8
 class Shared:
     """``plaintexts`` by hub in plan order.
 
-    For a preview, in mode ``hubs``: the first hub's words of the last coordinates, ``tail`` int64[8].
+    For a preview, in shared modes: the first share's words of the last coordinates, ``tail`` int64[8].
     """
 
     plaintexts: tuple[bytes, ...]
@@ -47,12 +48,14 @@ def ring_shares(
     rng: np.random.Generator,
     source: bytes = b"",
     metrics: DeviceMetrics | None = None,
+    masks: bytes = b"",
 ) -> Shared:
     """Return one share per hub of ``update`` (D,), weighted by ``examples``; together they add up to it.
 
     ``source`` is the encoded step that a ``global_topk`` plan takes coordinates from, ``metrics`` what the
     device has measured of the base, for plans that ask.
-    The first hub's plaintext is its share in full, every other one's the 32-byte seed of its share.
+    The first hub's plaintext is its share in full, every other one's the 32-byte seed of its share. In mode
+    ``single`` the only plaintext is the vector under ``masks`` (packed).
 
     Raises:
         UpdateError, SecAggError, PrivacyError: an update or a plan that cannot be shared.
@@ -60,9 +63,12 @@ def ring_shares(
     plan = decode_plan(plan_bytes)
     spec = ring_spec(plan, source)
     words = encode_ring(update, examples, spec, rng, metrics)
-    seeds = [os.urandom(SEED_BYTES) for _ in plan.hubs[1:]]
     # In place: with the packed share and its ciphertext this is what a report takes of the memory.
-    split_in_place(words, spec.ring_bits, len(plan.hubs), seeds, plan_hash(plan_bytes), device)
+    seeds = [os.urandom(SEED_BYTES) for _ in plan.hubs[1:]]
+    if plan.mode == "single":
+        put_masks_on(words, spec.ring_bits, plan_bytes, device, masks)
+    else:
+        split_in_place(words, spec.ring_bits, len(plan.hubs), seeds, plan_hash(plan_bytes), device)
     last = words[: spec.kept][-PREVIEW_NUMBERS:]
     return Shared((pack_ring(words, spec.ring_bits), *seeds), _tail(spec), tuple(map(int, last)))
 

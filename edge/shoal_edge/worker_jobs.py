@@ -19,6 +19,7 @@ from shoal_edge.data import Examples, load_shard, split_held_out
 from shoal_edge.errors import ModelDimensionError, TaskFileError
 from shoal_edge.health_check import paired_counts
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
+from shoal_edge.single_jobs import boxes_opened, shares_for
 from shoal_edge.trainers.base import ExamplePrivacy
 from shoal_edge.trainers.errors import UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
@@ -103,12 +104,14 @@ class Jobs:
         device: str,
         residual_path: str,
         residual_next_path: str,
+        masks: bytes = b"",
         preview: bool,
         should_stop: Stop,
     ) -> dict[str, Any]:
         """Train on the plan's base and return the sealed shares and a few metrics, never the update.
 
-        ``source_path`` has the encoded step that the plan takes coordinates from; empty where it takes none.
+        ``source_path`` has the encoded step that the plan takes coordinates from, ``masks`` (packed) are
+        those of mode ``single``; both are empty where the plan has none.
         """
         started = time.perf_counter()
         ready, promised = self._ready(task, task_path), decode_plan(plan)
@@ -129,9 +132,9 @@ class Jobs:
             should_stop=should_stop,
         )
         update = ready.trainer.get_weights() - base
-        if promised.mode == "hubs":
+        if promised.shared:
             source = Path(source_path).read_bytes() if source_path else b""
-            shared = ring_shares(update, len(train), plan, device, rng, source, metrics)
+            shared = ring_shares(update, len(train), plan, device, rng, source, metrics, masks)
         else:
             shared = clear_share(
                 update, len(train), promised, rng, Path(residual_path), Path(residual_next_path)
@@ -150,6 +153,29 @@ class Jobs:
         if preview and shared.tail is not None:
             answer["preview"] = _preview(update, shared)
         return answer
+
+    def single_shares(
+        self, *, plan: bytes, device: str, own: bytes, prekeys: bytes, should_stop: Stop
+    ) -> dict[str, Any]:
+        """Share the device's secrets of a round of mode ``single``; ``own`` and ``prekeys`` are packed."""
+        del should_stop
+        return shares_for(plan, device, own, prekeys)
+
+    def single_boxes(
+        self,
+        *,
+        plan: bytes,
+        device: str,
+        own: bytes,
+        prekeys: bytes,
+        members: bytes,
+        draws: dict[str, bytes],
+        boxes: dict[str, bytes],
+        should_stop: Stop,
+    ) -> dict[str, Any]:
+        """Open the boxes of others' shares of their secrets, in a round of mode ``single``."""
+        del should_stop
+        return boxes_opened(plan, device, own, prekeys, members=members, draws=draws, boxes=boxes)
 
     def evaluate(
         self,

@@ -59,7 +59,7 @@ def test_settings_of_a_folder_with_the_command_line_on_top(tmp_path: Path) -> No
     assert load_edge_settings(tmp_path / "config.toml").home == tmp_path
 
 
-@pytest.mark.parametrize("line", ["colour = 1", 'n_min = "many"', 'modes = ["single"]', "[link]\nport = 1"])
+@pytest.mark.parametrize("line", ["colour = 1", 'n_min = "many"', 'modes = ["secret"]', "[link]\nport = 1"])
 def test_a_setting_nobody_knows_is_refused_by_name(tmp_path: Path, line: str) -> None:
     home(tmp_path, line)
     with pytest.raises(SettingsError, match=r"colour|n_min|modes|port"):
