@@ -19,6 +19,7 @@ from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.security.sealing import unseal
 from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
 from shoal_codecs.updates.errors import NonFiniteUpdateError, UpdateError
+from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.levels import pack_levels
 from shoal_codecs.updates.model_step import pack_leading
 from shoal_codecs.updates.plain_noise import longest_update, noised_mean
@@ -130,7 +131,27 @@ def aggregate_sums(
     for offer in plan.hubs:
         clear = unseal(private, sums[offer.hub], sum_context(plan_hash, set_digest, offer.hub))
         words.append(unpack_ring(clear, spec.words, spec.ring_bits))
-    total = decode_sum(combine(words, spec.ring_bits), spec)
+    return aggregate_words(plan, base, combine(words, spec.ring_bits), server, source, reports)
+
+
+def aggregate_words(
+    plan: Plan,
+    base: bytes,
+    words: Words,
+    server: Server = DEFAULT_SERVER,
+    source: bytes = b"",
+    reports: int = 1,
+) -> Candidate:
+    """Apply the mean of the updates whose ring sum is ``words`` (uint[spec.words]) to ``base``, a model blob.
+
+    ``source`` and ``reports`` are as for ``aggregate_sums``.
+
+    Raises:
+        UpdateError: a sum that no set of honest devices adds up to.
+        AggregationError: ``base`` is no vector.
+    """
+    spec = ring_spec(plan, source)
+    total = decode_sum(words, spec)
     step, bounded = _bounded(
         step_from_sum(total, spec, server.learning_rate), total, spec, server.learning_rate
     )

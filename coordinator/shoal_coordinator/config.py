@@ -44,11 +44,13 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     One level of the step down is ``level_rms`` times the move's root mean square. A device that is behind
     gets at most ``longest_chain`` steps. The vectors of the newest ``kept_versions`` and of released ones
     are kept.
+    In mode ``single``, ``corrupt_share`` of a cohort may be corrupt and ``dropout_share`` of it vanish;
+    shares are taken for ``shares_s``, and the last ``unmask_s`` of a round are for taking masks off.
     Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own. ``example_clip`` and
     ``example_noise`` make devices train by DP-SGD.
     """
 
-    mode: Literal["hubs", "plain"] = "hubs"
+    mode: Literal["hubs", "single", "plain"] = "hubs"
     codec: Literal["randk", "global_topk", "randk4", "topk", "topk4", "int8", "int4", "dense"] = "randk"
     kept_share: float = 0.05
     clip_norm: float = 8.0
@@ -78,6 +80,10 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     evaluation_s: float = 10.0
     pause_s: float = 0.0
     target_version: int = 0
+    corrupt_share: float = 0.1
+    dropout_share: float = 0.2
+    shares_s: float = 15.0
+    unmask_s: float = 15.0
     privacy: PrivacySettings = PrivacySettings()
 
 

@@ -69,7 +69,8 @@ class CoordinatorService:
     async def run(self) -> None:
         """Serve until cancelled; the round under way stays stored and goes on at the next start."""
         organs = self.organs
-        await self.inbox.subscribe(reports=organs.opening.settings.mode == "plain")
+        mode = organs.opening.settings.mode
+        await self.inbox.subscribe(reports=mode != "hubs", single=mode == "single")
         organs.link.on_connected(self._connected)
         organs.shelf.on_refill(self._refilled)
         await self._resume()
@@ -131,9 +132,12 @@ class CoordinatorService:
                 return
         else:
             promises = self.hubs.promises()
-            plan = None
+            plan, prekeys = None, {}
+            if organs.opening.settings.mode == "single":
+                prekeys = organs.prekeys.choose(cohort)
+                cohort = tuple(prekeys)
             if self._base_is_free():
-                plan = organs.opening.plan(organs.ledger.upcoming, cohort, promises)
+                plan = organs.opening.plan(organs.ledger.upcoming, cohort, promises, prekeys)
             if plan is not None:
                 await organs.ledger.take_number()
                 organs.fleet.invited(cohort, plan.round)
@@ -144,7 +148,9 @@ class CoordinatorService:
                     devices=len(cohort),
                 )
                 kept = tuple(promises[hub.hub] for hub in plan.hubs) if plan.mode == "hubs" else ()
-                await self.runner.open(plan, kept)
+                organs.prekeys.spend(prekeys.values())
+                bundles = tuple(prekeys[device] for device in plan.cohort) if plan.mode == "single" else ()
+                await self.runner.open(plan, kept, bundles)
                 return
         patience_ms = organs.opening.patience_ms()
         if patience_ms > 0:
@@ -252,6 +258,11 @@ class CoordinatorService:
                 await self._round_word(message)
             case wire.BlobWanted() | wire.InstallReport():
                 await self._release_word(message)
+            case wire.Prekeys():
+                self.organs.prekeys.hear(message)
+                await self._consider()
+            case wire.SingleShares() | wire.SingleConsent() | wire.SingleUnmask():
+                await self.runner.hear_single(message)
             case wire.HubStatus():
                 await self._hub_status(message)
             case wire.OperatorCommand():

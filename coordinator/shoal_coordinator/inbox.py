@@ -36,14 +36,19 @@ class Inbox:
         self._receive = receive
         self._queue: asyncio.Queue[Work] = asyncio.Queue(MOST_WAITING)
 
-    async def subscribe(self, *, reports: bool) -> None:
-        """Ask for all that concerns the coordinator; ``reports`` too in mode ``plain``."""
+    async def subscribe(self, *, reports: bool, single: bool) -> None:
+        """Ask for all that concerns the coordinator; ``reports`` too unless hubs take them.
+
+        With ``single``, what devices say in that mode.
+        """
         topics = self._post.topics
         filters = [(topics.device("+", part), 0 if part == "heartbeat" else 1) for part in DEVICE_PARTS]
         filters += [(topics.hub("+", part), 1) for part in HUB_PARTS]
         filters.append((topics.coordinator("commands"), 1))
         if reports:
             filters.append((topics.report(self._post.identity.name, "+"), 1))
+        if single:
+            filters += [(topics.prekeys("+"), 1), (topics.single("+", "+", "+"), 1)]
         for topic_filter, qos in filters:
             await self._link.subscribe(topic_filter, self._hear, qos)
 

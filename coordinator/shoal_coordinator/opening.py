@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import structlog
 from msgspec.structs import replace
@@ -11,6 +12,7 @@ from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.plan import HubOffer, Plan
+from shoal_codecs.wire.single import Prekey
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.plain import plain_offer
 from shoal_coordinator.planning import PlanSettings, make_plan
@@ -51,17 +53,24 @@ class Opening:
         self._warned = ""
         self.reason = ""
 
-    def plan(self, number: int, cohort: Sequence[str], promises: Mapping[str, HubPromise]) -> Plan | None:
+    def plan(
+        self,
+        number: int,
+        cohort: Sequence[str],
+        promises: Mapping[str, HubPromise],
+        prekeys: Mapping[str, Prekey] = MappingProxyType({}),
+    ) -> Plan | None:
         """Return the plan of round ``number``, None while too few devices or hubs are there.
 
-        In mode ``hubs`` it is a draft: the nonces that the hubs have promised are still to be shown.
+        In mode ``hubs`` it is a draft: the nonces that the hubs have promised are still to be shown. In mode
+        ``single`` everybody of ``cohort`` has a key bundle among ``prekeys``.
 
         Raises:
             InvalidRoundPlanError: settings from which no plan can be made.
         """
         names: tuple[str, ...] = self._roster.names("hub")
         offers = {name: HubOffer(name, one.key, _UNSHOWN, _UNSHOWN) for name, one in promises.items()}
-        if self.settings.mode == "plain":
+        if self.settings.mode in {"plain", "single"}:
             names = (self._identity.name,)
             offers = {self._identity.name: plain_offer(self._identity, os.urandom(32))}
         now_ms = self._clock_ms()
@@ -77,6 +86,7 @@ class Opening:
                 offers=offers,
                 hubs=names,
                 now_ms=now_ms,
+                prekeys=prekeys,
                 source=step.digest if (step := self._models.last_step) else b"",
             )
         except (CohortTooSmallError, MissingOfferError) as error:

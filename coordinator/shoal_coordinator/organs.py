@@ -21,6 +21,7 @@ from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
+from shoal_coordinator.prekey_desk import PrekeyDesk
 from shoal_coordinator.privacy_desk import PrivacyDesk
 from shoal_coordinator.pruning import Pruner
 from shoal_coordinator.registry import DeviceView
@@ -79,6 +80,7 @@ class Organs:
     traffic: TrafficMeter
     commands: CommandBook
     certificates: CertificateBook
+    prekeys: PrekeyDesk
     timings: RoundTimings
     folder: Path
     dimension: int

@@ -1,4 +1,4 @@
-"""Mode ``plain``: the coordinator collects the reports itself, each sealed to a key of the round.
+"""Modes ``plain`` and ``single``: the coordinator collects reports itself, each sealed to a key of the round.
 
 What arrived is on disk, still sealed, before its receipt goes out; a restart reads it back.
 """
@@ -6,7 +6,8 @@ What arrived is on disk, still sealed, before its receipt goes out; a restart re
 import asyncio
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_byt
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.security.sealing import public_sealing_key
+from shoal_codecs.updates.bitpack import packed_size
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire.messages import ReportPart
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_coordinator.aggregation import open_update
-from shoal_coordinator.round_errors import DuplicateReportError, StrangerToRoundError
+from shoal_coordinator.round_errors import DuplicateReportError, InvalidReportError, StrangerToRoundError
 
 log = structlog.get_logger()
 _PERSON = b"shoal/1 plain"
@@ -29,7 +32,7 @@ _PERSON = b"shoal/1 plain"
 
 def plain_offer(identity: Identity, nonce: bytes) -> HubOffer:
     """Return the coordinator's own offer for one round; ``nonce`` is 32 fresh random bytes."""
-    return HubOffer(identity.name, public_sealing_key(_private(identity, nonce)), nonce)
+    return HubOffer(identity.name, public_sealing_key(round_private(identity, nonce)), nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,13 @@ class PlainCollector:
         self._roster = roster
         self._folder = folder
         offer = plan.hubs[0]
-        self._receiver = Receiver(plan_hash, offer.hub, 0, 1, _private(identity, offer.nonce))
+        self._receiver = Receiver(plan_hash, offer.hub, 0, 1, round_private(identity, offer.nonce))
         self._assembler = ReportAssembler(largest_report_bytes(_largest_share(plan), 1))
         self._held: dict[str, OpenedReport] = {}
+        self._vector_bytes = 0
+        if plan.mode == "single":
+            spec = ring_spec(plan)
+            self._vector_bytes = packed_size(spec.words, spec.ring_bits)
 
     async def take(self, device: str, part: ReportPart) -> StoredReport | None:
         """Take a part of ``device``'s report; return the report once it is whole and on disk.
@@ -77,7 +84,7 @@ class PlainCollector:
         if known is not None and known.report_id != opened.report_id:
             raise DuplicateReportError(f"{device} has reported to this round already: the first report wins")
         if known is None:
-            await asyncio.to_thread(_write, self._folder / device, data)
+            await asyncio.to_thread(write_whole, self._folder / device, data)
             self._held[device] = opened
         return StoredReport(device, opened.report_id)
 
@@ -89,15 +96,38 @@ class PlainCollector:
         """Return the shares in clear of ``members``, by device."""
         return {device: self._held[device].share for device in members}
 
+    def vectors(self, members: tuple[str, ...]) -> Iterator[bytes]:
+        """Yield the packed masked vectors of ``members``, read back one at a time; mode ``single``.
+
+        Raises:
+            InvalidReportError: one cannot be read any more.
+            SecAggError, WireError, SecurityError: one is not what was stored.
+        """
+        for device in members:
+            try:
+                data = (self._folder / device).read_bytes()
+            except OSError as error:
+                raise InvalidReportError(
+                    f"the stored vector of {device} cannot be read ({error.strerror}): mend the disk"
+                ) from error
+            yield self._unsealed(device, data, self._vector_bytes).share
+
     async def clear(self) -> None:
         """Throw the reports away: the round has ended."""
         self._held.clear()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _open(self, device: str, data: bytes) -> OpenedReport:
-        opened = open_report(data, device, self._roster.party(device).key, self._receiver)
+        if self._plan.mode == "single":
+            opened = self._unsealed(device, data, self._vector_bytes)
+            # Masked vectors are large, and wanted once, at the end.
+            return replace(opened, ciphertext=b"", share=b"")
+        opened = self._unsealed(device, data)
         open_update(self._plan, opened.share)
         return opened
+
+    def _unsealed(self, device: str, data: bytes, share_bytes: int | None = None) -> OpenedReport:
+        return open_report(data, device, self._roster.party(device).key, self._receiver, share_bytes)
 
     def _restore(self) -> tuple[StoredReport, ...]:
         found = []
@@ -113,8 +143,8 @@ class PlainCollector:
         return tuple(found)
 
 
-def _private(identity: Identity, nonce: bytes) -> bytes:
-    """Derive the round's X25519 key: nothing to store, and nobody but this identity can make it."""
+def round_private(identity: Identity, nonce: bytes) -> bytes:
+    """Return the round's X25519 key: nothing to store, and nobody but this identity can make it."""
     return blake2b(nonce, key=identity.derive(_PERSON), digest_size=32).digest()
 
 
@@ -123,7 +153,7 @@ def _largest_share(plan: Plan) -> int:
     return 6 * plan.codec.kept + plan.codec.kept // 16 + 1024
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write ``data`` so that it is there whole or not at all, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name("." + path.name)

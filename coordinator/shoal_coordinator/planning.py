@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -19,14 +20,17 @@ from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.plan import (
     LED_CODEC,
     SHARED_CODECS,
+    SHARED_MODES,
     CodecPlan,
     HubOffer,
     Plan,
     PrivacyPlan,
     TrainingPlan,
 )
+from shoal_codecs.wire.single import Prekey
 from shoal_coordinator.privacy_terms import PrivacyTerms
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
+from shoal_coordinator.single_planning import single_floor, single_part
 
 RING_LEVELS = {8: (INT8.peak, 6.0), 4: (INT4.peak, 3.0)}
 """Largest level and what it stands for, by bits: with few levels it pays to cut the rare large values off."""
@@ -39,12 +43,14 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     in the ring and stands for ``range_factor`` times the root mean square of a value at the clip norm.
     ``minimum`` devices are the floor; ``quorum_share`` of the cohort starts ``patience_ms``.
     ``window_ms`` is how long a round is open. ``clock_slack_ms`` opens it that much in the past, for devices
-    whose clocks are late. ``privacy`` are the terms of every round, None for rounds without noise.
+    whose clocks are late. In mode ``single``, ``corrupt_share`` of a cohort may be corrupt and
+    ``dropout_share`` of it vanish; shares are taken for ``shares_ms``, and ``unmask_ms`` of the window are
+    left to take masks off. ``privacy`` are the terms of every round, None for rounds without noise.
     ``example_clip`` and ``example_noise`` are DP-SGD on the devices, 0 for plain training.
     """
 
     fleet: str
-    mode: Literal["hubs", "plain"]
+    mode: Literal["hubs", "single", "plain"]
     codec: str = "randk"
     kept_share: float = 0.05
     clip_norm: float = 4.0
@@ -63,6 +69,10 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     window_ms: int = 60_000
     clock_slack_ms: int = 60_000
     privacy: PrivacyTerms | None = None
+    corrupt_share: float = 0.1
+    dropout_share: float = 0.2
+    shares_ms: int = 15_000
+    unmask_ms: int = 15_000
 
 
 def make_plan(
@@ -78,12 +88,14 @@ def make_plan(
     hubs: Sequence[str],
     now_ms: int,
     source: bytes = b"",
+    prekeys: Mapping[str, Prekey] = MappingProxyType({}),
 ) -> Plan:
     """Return the plan of round ``number``.
 
     ``task``, ``base`` and ``roster`` are 32-byte digests, ``dimension`` the length of the model vector.
-    ``hubs`` are the roster's hubs in their order (the coordinator alone in mode ``plain``) and ``offers``
+    ``hubs`` are the roster's hubs in their order (the coordinator alone in the other modes) and ``offers``
     what each offers now. ``source`` is the digest of the encoded step to the base, empty where there is none.
+    ``prekeys`` are the key bundles of everybody in the cohort (mode ``single``).
 
     Raises:
         CohortTooSmallError: fewer devices than the floor.
@@ -92,6 +104,8 @@ def make_plan(
     """
     size = len(cohort)
     floor = max(settings.minimum, _share(size, settings.floor_share))
+    if settings.mode == "single":
+        floor = max(floor, single_floor(size, settings.dropout_share))
     if size < floor or not size:
         raise CohortTooSmallError(
             f"{size} devices can take part and the floor is {floor}: wait for more, or lower the minimum"
@@ -100,6 +114,17 @@ def make_plan(
     if missing:
         raise MissingOfferError(f"{', '.join(missing)} offers no key for a round: is it running?")
     codec, terms = codec_plan(settings, dimension, size, source), settings.privacy
+    single = None
+    if settings.mode == "single":
+        single = single_part(
+            settings.fleet,
+            sorted(cohort),
+            prekeys,
+            floor=floor,
+            corrupt_share=settings.corrupt_share,
+            shares_ms=now_ms + settings.shares_ms,
+            masked_ms=now_ms + settings.window_ms - settings.unmask_ms,
+        )
     try:
         privacy = terms.part(codec, size) if terms is not None else None
         plan = Plan(
@@ -126,6 +151,7 @@ def make_plan(
             opens_ms=now_ms - settings.clock_slack_ms,
             closes_ms=now_ms + settings.window_ms,
             privacy=privacy,
+            single=single,
         )
         check_promise(plan)
     except (InvalidPlanError, PrivacyError, RingOverflowError) as error:
@@ -139,7 +165,7 @@ def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes 
     Raises:
         InvalidRoundPlanError: a codec that the mode does not have.
     """
-    shared = settings.mode == "hubs"
+    shared = settings.mode in SHARED_MODES
     if shared and settings.codec not in SHARED_CODECS:
         raise InvalidRoundPlanError(
             f"codec {settings.codec!r} cannot be secret-shared: each device's coordinates or scales differ; "
@@ -168,6 +194,7 @@ def refuse_unplannable(settings: PlanSettings, dimension: int, size: int) -> Non
         InvalidRoundPlanError: with the numbers that do not fit.
     """
     names = ("a", "b") if settings.mode == "hubs" else ("a",)
+    devices = [str(place) for place in range(size)]
     with contextlib.suppress(CohortTooSmallError):
         make_plan(
             settings,
@@ -176,10 +203,11 @@ def refuse_unplannable(settings: PlanSettings, dimension: int, size: int) -> Non
             base=bytes(32),
             roster=bytes(32),
             dimension=dimension,
-            cohort=[str(place) for place in range(size)],
+            cohort=devices,
             offers={name: HubOffer(name, bytes(32), bytes(32)) for name in names},
             hubs=names,
             now_ms=settings.clock_slack_ms + 1,
+            prekeys={name: Prekey(name.encode(), b"", b"", b"") for name in devices},
         )
 
 

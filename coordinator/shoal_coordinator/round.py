@@ -2,7 +2,8 @@
 
 Hubs mode: IDLE -> REVEALING -> PROPOSING -> COLLECTING -> SUMMING -> AGGREGATING -> EVALUATING ->
 COMMITTED. In REVEALING the hubs show the nonces they promised; the plan is a draft until then. In mode
-``plain`` there is nothing to reveal, to propose or to sum. A plan that was published is never simply
+``plain`` there is nothing to reveal, to propose or to sum; in mode ``single`` the phases between two events
+are a machine of their own (``shoal_codecs.secagg.single.server``). A plan that was published is never simply
 dropped: in WITHDRAWING every hub first says that it never will release its sum, for only then may the same
 base be planned again (secret sharing, step 11 of mode ``hubs``). A hub that had already agreed brings the
 round back to SUMMING instead, however late its word arrives.
@@ -40,6 +41,7 @@ from shoal_coordinator.round_steps import (
     HubSigned,
     HubSummed,
     Invite,
+    MasksOpened,
     Persist,
     ProposePlan,
     PublishPlan,
@@ -207,13 +209,13 @@ class RoundMachine:
     def _reported(self, event: ReportStored, now_ms: int) -> Actions:
         facts = self.facts
         facts.reported.add(event.device)
-        if len(facts.reported) == facts.plan.quorum:
+        if len(facts.reported) == facts.plan.quorum and facts.plan.mode != "single":
             self._deadline_ms = min(facts.plan.closes_ms, now_ms + facts.plan.patience_ms)
         return self._close_if_complete()
 
     def _close_if_complete(self) -> Actions:
         facts = self.facts
-        if not facts.hubs and len(facts.reported) >= facts.plan.n_min:
+        if facts.plan.mode == "plain" and len(facts.reported) >= facts.plan.n_min:
             waiting = set(facts.plan.cohort) - facts.reported - facts.declined
             return [] if waiting else self._close_reports()
         return []
@@ -227,7 +229,7 @@ class RoundMachine:
     def _collecting_due(self, _event: Tick, now_ms: int) -> Actions:
         facts = self.facts
         if self._past(self._deadline_ms, now_ms):
-            if not facts.hubs and len(facts.reported) >= facts.plan.n_min:
+            if facts.plan.mode == "plain" and len(facts.reported) >= facts.plan.n_min:
                 return self._close_reports()
             why = (
                 "the hubs agreed on no set of reports in time"
@@ -243,6 +245,15 @@ class RoundMachine:
             facts.showing.clear()
             return [Invite(again)] if again else []
         return []
+
+    def _survivors_named(self, _event: Any, _now_ms: int) -> Actions:
+        self._enter(RoundState.SUMMING)
+        return [Persist(self._snapshot())]
+
+    def _masks_opened(self, event: MasksOpened, _now_ms: int) -> Actions:
+        self.facts.members = tuple(sorted(event.members))
+        self._enter(RoundState.AGGREGATING)
+        return [Aggregate(self.facts.members, b"", {})]
 
     # --- agreement and sums ---------------------------------------------------------------------
 
@@ -385,7 +396,7 @@ class RoundMachine:
         self._resend_ms = None if now_ms is None else now_ms + self.timings.resend_ms
 
     def _collecting_until(self) -> int:
-        linger = self.timings.linger_ms if self.facts.hubs else 0
+        linger = 0 if self.facts.plan.mode == "plain" else self.timings.linger_ms
         return self.facts.plan.closes_ms + linger
 
     def _snapshot(self) -> RoundSnapshot:

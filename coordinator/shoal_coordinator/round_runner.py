@@ -11,15 +11,25 @@ from shoal_codecs.secagg.errors import SecAggError
 from shoal_codecs.security.errors import SecurityError
 from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash, plan_signing_bytes
+from shoal_codecs.wire.single import Prekey
 from shoal_coordinator import round_steps as on
-from shoal_coordinator.aggregation import Candidate, aggregate_reports, aggregate_sums, unmoved
+from shoal_coordinator.aggregation import (
+    Candidate,
+    aggregate_reports,
+    aggregate_sums,
+    aggregate_words,
+    unmoved,
+)
 from shoal_coordinator.chains import ModelVersion, with_step
-from shoal_coordinator.plain import PlainCollector
+from shoal_coordinator.plain import PlainCollector, round_private
 from shoal_coordinator.round import RoundMachine
 from shoal_coordinator.round_errors import RoundError
 from shoal_coordinator.round_parts import Outcome, RunnerParts
+from shoal_coordinator.single_desk import DeviceWord, SingleDesk
+from shoal_coordinator.single_files import SingleFiles
 
 log = structlog.get_logger()
 
@@ -33,6 +43,7 @@ class RoundRunner:
         self.opened_ms = 0
         self._hashed = (b"", b"")
         self._collector: PlainCollector | None = None
+        self._single: SingleDesk | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._computing: asyncio.Task[None] | None = None
 
@@ -56,11 +67,24 @@ class RoundRunner:
         """The machine's state in a word."""
         return self.machine.state.value if self.machine else "idle"
 
-    async def open(self, plan: Plan, promises: tuple[HubPromise, ...] = ()) -> None:
-        """Begin the round of ``plan``, which lacks the nonces of the hubs that made ``promises``."""
+    async def open(
+        self,
+        plan: Plan,
+        promises: tuple[HubPromise, ...] = (),
+        prekeys: tuple[Prekey, ...] = (),
+    ) -> None:
+        """Begin the round of ``plan``, which lacks the nonces of the hubs that made ``promises``.
+
+        ``prekeys`` are the key bundles that a plan of mode ``single`` names.
+        """
         self._set_up(encode_plan(plan), None, promises)
+        if plan.mode == "single":
+            await asyncio.to_thread(self._single_files(plan).begin, prekeys)
+            await self._begin_single(plan)
         await self._lead(plan)
         await self.feed(on.Begun())
+        if self._single is not None:
+            await self._single.start(())
 
     async def resume(self, snapshot: on.RoundSnapshot) -> None:
         """Go on with a round that an earlier process left."""
@@ -68,9 +92,49 @@ class RoundRunner:
         await self._lead(machine.facts.plan)
         stored = await self._collector.restore() if self._collector else ()
         await self.feed(on.Restored())
+        if machine.facts.plan.mode == "single":
+            await self._resume_single(machine, tuple(report.device for report in stored))
+            return
         for report in stored:
             if self.machine is machine and machine.state is on.RoundState.COLLECTING:
                 await self.feed(on.ReportStored(report.device))
+
+    async def _resume_single(self, machine: RoundMachine, stored: tuple[str, ...]) -> None:
+        if machine.state is not on.RoundState.COLLECTING:
+            return
+        await self._begin_single(machine.facts.plan)
+        if self._single is None:
+            await self.feed(on.GivenUp("the round's key bundles are lost: restore the coordinator's folder"))
+            return
+        # With the bundles beside it: what was published a moment ago lacked them.
+        self._publish_plan(machine, dict(machine.facts.signatures))
+        await self._single.start(stored)
+
+    async def _begin_single(self, plan: Plan) -> None:
+        parts, files = self._parts, self._single_files(plan)
+        prekeys = await asyncio.to_thread(files.prekeys)
+        if len(prekeys) == len(plan.cohort):
+            self._single = SingleDesk(
+                parts,
+                plan,
+                self.plan_hash,
+                prekeys=prekeys,
+                files=files,
+                private=round_private(parts.identity, plan.hubs[0].nonce),
+                feed=self.feed,
+            )
+
+    def _single_files(self, plan: Plan) -> SingleFiles:
+        return SingleFiles(self._parts.folder / "single" / f"{plan.round}.words")
+
+    async def hear_single(self, message: DeviceWord) -> None:
+        """Mode ``single``: take a device's shares, consent or opening.
+
+        Raises:
+            SingleError, WireError, SecurityError: it does not fit the round.
+        """
+        if self._single is not None:
+            await self._single.hear(message)
 
     async def feed(self, event: on.RoundEvent) -> None:
         """Give the machine an event and do what it says.
@@ -83,15 +147,17 @@ class RoundRunner:
             return
         for action in machine.handle(event, self._parts.clock_ms()):
             await self._perform(machine, action)
+        if self._single is not None and isinstance(event, on.DeviceReplied) and not event.accepted:
+            await self._single.out(event.device)
         if machine.finished:
             self._tear_down()
         else:
             self._set_timer(machine)
 
     async def take_report(self, device: str, part: wire.ReportPart) -> None:
-        """Mode ``plain``: take a part of a report and answer a whole one with a receipt."""
-        machine, collector = self.machine, self._collector
-        if machine is None or collector is None:
+        """Modes ``plain`` and ``single``: take a part of a report; answer a whole one with a receipt."""
+        machine, collector, single = self.machine, self._collector, self._single
+        if machine is None or collector is None or (single is not None and not single.takes(device)):
             return
         stored = await collector.take(device, part)
         if stored is None:
@@ -104,10 +170,15 @@ class RoundRunner:
             report_id=stored.report_id,
             credit=part.count,
         )
-        await self.feed(on.ReportStored(device))
+        if machine.state is on.RoundState.COLLECTING or single is None:
+            await self.feed(on.ReportStored(device))
+        if single is not None:
+            await single.stored(device)
 
     async def close(self) -> None:
         """Stop timers and computations; the round stays as it is stored."""
+        if self._single is not None:
+            self._single.close()
         if self._timer is not None:
             self._timer.cancel()
         if self._computing is not None:
@@ -127,8 +198,8 @@ class RoundRunner:
         plan = machine.facts.plan
         self.opened_ms = parts.clock_ms()
         self._collector = None
-        if plan.mode == "plain":
-            folder = parts.folder / "plain" / str(plan.round)
+        if plan.mode in {"plain", "single"}:
+            folder = parts.folder / plan.mode / str(plan.round)
             self._collector = PlainCollector(plan, self.plan_hash, parts.identity, parts.roster, folder)
         structlog.contextvars.bind_contextvars(round=plan.round, version=parts.models.newest.number)
         return machine
@@ -141,7 +212,9 @@ class RoundRunner:
     def _tear_down(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self.machine = self._collector = self._timer = None
+        if self._single is not None:
+            self._single.close()
+        self.machine = self._collector = self._single = self._timer = None
         structlog.contextvars.unbind_contextvars("round")
 
     def _set_timer(self, machine: RoundMachine) -> None:
@@ -227,6 +300,7 @@ class RoundRunner:
             plan=machine.facts.plan_bytes,
             signatures=signed,
             certificates=parts.certificates.certificates(plan.task, plan.base),
+            prekeys=self._single.prekeys if self._single is not None else (),
         )
         parts.announcer.spawn(lambda: parts.shelf.put(topic, payload))
 
@@ -316,6 +390,14 @@ class RoundRunner:
     def _compute(self, machine: RoundMachine, work: on.Aggregate) -> Candidate:
         parts, plan = self._parts, machine.facts.plan
         base = parts.blobs.read(parts.models.newest.whole.name)
+        source = parts.blobs.read(plan.codec.source.hex()) if plan.codec.source else b""
+        if self._single is not None and self._collector is not None:
+            try:
+                words = self._single.total(self._collector.vectors(work.members), source)
+                return aggregate_words(plan, base, words, parts.server, source, len(work.members))
+            except (SecurityError, SecAggError, UpdateError, WireError, RoundError) as error:
+                # Devices have opened masks on this base and do so once.
+                return unmoved(plan, base, f"{type(error).__name__}: {error}")
         if self._collector is not None:
             return aggregate_reports(plan, base, self._collector.shares(work.members), parts.server)
         private = parts.identity.sealing_private()
@@ -328,7 +410,7 @@ class RoundRunner:
                 work.sums,
                 private,
                 parts.server,
-                parts.blobs.read(plan.codec.source.hex()) if plan.codec.source else b"",
+                source,
                 len(work.members),
             )
         except (SecurityError, SecAggError, UpdateError) as error:
@@ -351,7 +433,8 @@ class RoundRunner:
         reason: str = "",
         cohort: tuple[str, ...] = (),
     ) -> None:
-        parts, number = self._parts, machine.facts.plan.round
+        parts, plan = self._parts, machine.facts.plan
+        number = plan.round
         outcome = Outcome(
             round=number,
             plan_hash=self.plan_hash,
@@ -381,4 +464,6 @@ class RoundRunner:
         parts.announcer.spawn(lambda: parts.shelf.remove(topic))
         if self._collector is not None:
             await self._collector.clear()
+        if plan.mode == "single":
+            await asyncio.to_thread(self._single_files(plan).clear)
         await parts.finished(outcome)

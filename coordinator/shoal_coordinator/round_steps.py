@@ -170,6 +170,18 @@ class ReportStored:
 
 
 @dataclass(frozen=True, slots=True)
+class SurvivorsNamed:
+    """Mode ``single``: masked vectors are taken no more; the masks are being opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class MasksOpened:
+    """Mode ``single``: the masks of the sum over ``members`` are open, or stay on and the base is spent."""
+
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregated:
     """The candidate version is made and stored."""
 
@@ -215,6 +227,8 @@ RoundEvent: TypeAlias = (
     | DeviceBack
     | DeviceGone
     | ReportStored
+    | SurvivorsNamed
+    | MasksOpened
     | Aggregated
     | AggregationFailed
     | DeviceEvaluated

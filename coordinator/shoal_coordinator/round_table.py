@@ -16,9 +16,11 @@ from shoal_coordinator.round_steps import (
     HubRevealed,
     HubSigned,
     HubSummed,
+    MasksOpened,
     ReportStored,
     Restored,
     RoundState,
+    SurvivorsNamed,
     Tick,
 )
 
@@ -54,6 +56,8 @@ TRANSITIONS: dict[RoundState, dict[type, str]] = {
             DeviceShows: "shows",
             DeviceBack: "back",
             ReportStored: "reported",
+            SurvivorsNamed: "survivors_named",
+            MasksOpened: "masks_opened",
             HubAgreed: "agreed",
             HubSummed: "summed",
             HubAbandoned: "hub_abandoned",
@@ -64,12 +68,13 @@ TRANSITIONS: dict[RoundState, dict[type, str]] = {
     ),
     RoundState.SUMMING: _row(
         {
+            MasksOpened: "masks_opened",
             HubAgreed: "agreed",
             HubSummed: "summed",
             HubAbandoned: "hub_abandoned",
             GivenUp: "given_up",
         },
-        (*_FLEET, HubRevealed, HubSigned, Tick),
+        (*_FLEET, SurvivorsNamed, HubRevealed, HubSigned, Tick),
     ),
     RoundState.AGGREGATING: _row(
         {Aggregated: "aggregated", AggregationFailed: "aggregation_failed"},

@@ -36,6 +36,7 @@ from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
 from shoal_coordinator.organs import Organs
 from shoal_coordinator.planning import RING_LEVELS, PlanSettings, codec_plan, refuse_unplannable
+from shoal_coordinator.prekey_desk import PrekeyDesk
 from shoal_coordinator.privacy_book import PrivacyBook
 from shoal_coordinator.privacy_desk import PrivacyDesk
 from shoal_coordinator.privacy_terms import make_terms
@@ -139,6 +140,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         traffic=traffic,
         commands=CommandBook(store, now_ms),
         certificates=certificates,
+        prekeys=PrekeyDesk(roster),
         timings=RoundTimings(evaluate_ms=int(settings.rounds.evaluation_s * 1000)),
         folder=settings.data_folder,
         dimension=bundle.dimension,
@@ -185,6 +187,10 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         patience_ms=int(rounds.patience_s * 1000),
         window_ms=int(rounds.window_s * 1000),
         clock_slack_ms=int(rounds.clock_slack_s * 1000),
+        corrupt_share=rounds.corrupt_share,
+        dropout_share=rounds.dropout_share,
+        shares_ms=int(rounds.shares_s * 1000),
+        unmask_ms=int(rounds.unmask_s * 1000),
         privacy=make_terms(rounds.privacy, rounds.mode, fleet, _wanted(rounds, fleet)),
     )
 

@@ -20,7 +20,17 @@ from shoal_edge.errors import UnknownRequestError, WorkerFrameError
 from shoal_edge.worker_frames import encode_worker_frame, read_worker_frame
 
 REQUESTS = frozenset(
-    {"prepare", "apply_step", "fit_and_report", "evaluate", "evaluate_artefact", "predict", "check_vector"}
+    {
+        "prepare",
+        "apply_step",
+        "single_shares",
+        "single_boxes",
+        "fit_and_report",
+        "evaluate",
+        "evaluate_artefact",
+        "predict",
+        "check_vector",
+    }
 )
 
 

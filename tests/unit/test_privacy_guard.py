@@ -26,6 +26,8 @@ from shoal_edge.errors import StoreError, UnprivateRoundError
 from shoal_edge.privacy_guard import LEDGER, PrivacyGuard, open_ledger
 from shoal_edge.round_events import Job, SealedReport
 from shoal_edge.rounds import Rounds
+from shoal_edge.single_rounds import SingleRounds
+from shoal_edge.single_store import SingleStore
 from shoal_edge.store import DeviceStore
 
 FLEET = make_fleet()
@@ -281,14 +283,24 @@ class Life:
         self.said: list[Any] = []
         ledger = open_ledger(folder, make=True)
         self.store = DeviceStore(folder, CAP)
+        settings = EdgeSettings(name="device-01", folder=str(folder), resend_s=60.0)
+        post = FLEET.post("device-01")
         self.rounds = Rounds(
-            settings=EdgeSettings(name="device-01", folder=str(folder), resend_s=60.0),
-            post=FLEET.post("device-01"),
+            settings=settings,
+            post=post,
             link=self.wire,  # type: ignore[arg-type]
             store=self.store,
             worker=Worker(),  # type: ignore[arg-type]
             keeper=Keeper(),  # type: ignore[arg-type]
             evaluations=None,  # type: ignore[arg-type]
+            single=SingleRounds(
+                settings=settings,
+                post=post,
+                link=self.wire,  # type: ignore[arg-type]
+                store=SingleStore(folder / "single"),
+                worker=Worker(),  # type: ignore[arg-type]
+                note_fault=lambda _: None,
+            ),
             guard=PrivacyGuard(budget, folder, ledger, lambda: 1_700_000_000_000),
             say=self.said.append,
             on_phase=lambda _: None,

@@ -100,7 +100,8 @@ def fleet_init(
         Path | None, typer.Option(help="Who signed the broker's certificate; copied to everybody.")
     ] = None,
     mode: Annotated[
-        Literal["hubs", "plain"], typer.Option(help="Secret-shared between hubs, or not.")
+        Literal["hubs", "single", "plain"],
+        typer.Option(help="Secret-shared between hubs, masked among devices, or in clear."),
     ] = "hubs",
     sample_data: Annotated[
         bool, typer.Option("--sample-data", help="Give every device a share of the digits to train on.")
@@ -267,7 +268,8 @@ def demo(
     devices: Annotated[int, typer.Option(help="Edge agents to start.", min=2, max=99)] = 10,
     rounds: Annotated[int, typer.Option(help="Rounds to train.", min=1)] = 40,
     mode: Annotated[
-        Literal["hubs", "plain"], typer.Option(help="Secret-shared between hubs, or not.")
+        Literal["hubs", "single", "plain"],
+        typer.Option(help="Secret-shared between hubs, masked among devices, or in clear."),
     ] = "hubs",
     codec: Annotated[
         Literal["", "randk", "topk", "int8", "dense"], typer.Option(help="How updates are encoded.")

@@ -35,7 +35,7 @@ class Enrolment:
     hubs: int
     broker: str
     ca_file: Path | None = None
-    mode: Literal["hubs", "plain"] = "hubs"
+    mode: Literal["hubs", "single", "plain"] = "hubs"
     sample_data: bool = False
 
     @property

@@ -18,6 +18,8 @@ HEARTBEAT_S = 5.0
 # With 5 % of the coordinates a round the federated model comes closer to the centralised one this way.
 LEARNING_RATE = 0.4
 FLOOR_SHARE = 0.6
+# Mode "single" lets this share of a cohort vanish, and no more is let by devices.
+DROPOUT_SHARE = 0.3
 PAUSE_S, SHOW_S = 0.4, 16.0
 
 
@@ -82,6 +84,8 @@ class DemoFleet:
             # A person can follow the show; a calm run goes as fast as it can.
             "pause_s": 0.0 if options.calm else max(PAUSE_S, SHOW_S / options.rounds),
         }
+        if options.mode == "single":
+            rounds |= {"dropout_share": DROPOUT_SHARE, "floor_share": 1 - DROPOUT_SHARE}
         if options.codec:
             rounds["codec"] = options.codec
         return self._party(COORDINATOR) | {
