@@ -284,7 +284,7 @@ def demo(
     calm: Annotated[bool, typer.Option("--calm", help="Nothing is killed, nothing is cut.")] = False,
 ) -> None:
     """Start a whole fleet on this machine, train it, hurt it, and release the model to it."""
-    if mode == "hubs" and codec not in {"", "randk"}:
+    if mode != "plain" and codec not in {"", "randk"}:
         raise CodecNeedsPlainError(
             f"codec {codec!r} cannot be secret-shared: each device chooses its own coordinates or scale; "
             "take --mode plain, or --codec randk"
