@@ -26,7 +26,7 @@ from shoal_coordinator.operator import Operator, operator_session
 from shoal_coordinator.service import serve
 from shoal_coordinator.store import Store, VersionRecord
 from shoal_edge.agent import EdgeAgent
-from shoal_edge.config import EdgeSettings
+from shoal_edge.config import DevicePrivacy, EdgeSettings
 from shoal_edge.data import Examples, split_held_out
 from shoal_edge.trainers.litert import LiteRtTrainer
 
@@ -58,6 +58,7 @@ class ReleaseBench:
         self.url = url
         self.folders = init_fleet(root, FLEET, devices=DEVICES, hubs=("hub-1", "hub-2"))
         self.agents: dict[str, EdgeAgent] = {}
+        self.privacy = DevicePrivacy()
         start = 0
         with np.load(shipped("digits.npz")) as archive:
             x, y = archive["x"], archive["y"]
@@ -105,7 +106,12 @@ class ReleaseBench:
     @contextlib.asynccontextmanager
     async def device(self, name: str) -> AsyncIterator[EdgeAgent]:
         settings = EdgeSettings(
-            name=name, fleet=FLEET, folder=str(self.folders[name]), link=self.link(name), heartbeat_s=1.0
+            name=name,
+            fleet=FLEET,
+            folder=str(self.folders[name]),
+            link=self.link(name),
+            heartbeat_s=1.0,
+            privacy=self.privacy,
         )
         agent = self.agents[name] = EdgeAgent(settings)
         async with background(agent.run()):

@@ -28,6 +28,8 @@ from edge_parts import (
     offer_of,
     write_examples,
 )
+from shoal_codecs.privacy.charge import charge_of
+from shoal_codecs.privacy.ledger import decode_ledger
 from shoal_codecs.secagg.additive import combine
 from shoal_codecs.secagg.prg import expand
 from shoal_codecs.security.sealing import unseal
@@ -58,7 +60,15 @@ from shoal_codecs.wire.messages import (
     Reply,
     ReportPart,
 )
-from shoal_codecs.wire.plan import HubOffer, Plan, coordinate_seed, encode_plan, plan_hash, plan_signing_bytes
+from shoal_codecs.wire.plan import (
+    HubOffer,
+    Plan,
+    PrivacyPlan,
+    coordinate_seed,
+    encode_plan,
+    plan_hash,
+    plan_signing_bytes,
+)
 from shoal_codecs.wire.report import (
     Report,
     ciphertext_digests,
@@ -69,6 +79,7 @@ from shoal_codecs.wire.report import (
 )
 from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
 from shoal_coordinator.demo.broker import BrokerHandle
+from shoal_edge.privacy_guard import LEDGER
 
 DEVICE = "device-01"
 DEVICES = 10
@@ -596,3 +607,53 @@ async def test_an_idle_agent_gives_its_memory_back(open_mosquitto: BrokerHandle,
         pss = pss_mib(agent.pid)
         print(f"\nidle after a round: {pss:.1f} MB PSS")  # noqa: T201
         assert pss <= 32
+
+
+NOISE = PrivacyPlan(mechanism="skellam", noise=4.4e6, corrupt=1, delta=1e-5)
+CODEC = codec_plan(DEVICES, ring_bits=20)
+BUDGET: dict[str, Any] = {"privacy.epsilon": 1.2}
+
+
+async def test_a_device_with_a_budget_debits_first_and_keeps_its_counts_to_itself(
+    open_mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    async with scene(open_mosquitto, tmp_path, **BUDGET) as (desk, agent):
+        readings = desk.readings
+        assert Reading.EXAMPLES not in readings
+        assert Reading.HELD_OUT not in readings
+        assert readings[Reading.METRICS] == "verdict"
+
+        await desk.publish_task()
+        base = await desk.offer(BASE)
+        await desk.open_round(desk.plan(base.digest, 1), base)
+        refusal = await desk.until(Reply)
+        assert not refusal.accepted
+        assert refusal.unsent
+        assert refusal.reason.startswith("UnprivateRoundError: round 1 adds no noise")
+
+        noisy = desk.plan(base.digest, 2, privacy=NOISE, codec=CODEC)
+        digest = await desk.open_round(noisy, base)
+        assert (await desk.until(Reply, 2)).accepted
+        await desk.until_reports(1)
+        path = agent.folder / "data" / LEDGER
+        ledger = decode_ledger(path.read_bytes())
+        assert list(ledger.entries) == [digest]
+        assert ledger.total == charge_of(noisy)
+
+        await desk.command(Evaluate, round=2, task=TASK_REF, model=base)
+        async with asyncio.timeout(10):
+            while not agent.logged("evaluation_withheld"):
+                await asyncio.sleep(0.05)
+        assert desk.said(Evaluated) == []
+
+        # Two rounds would cost more than the owner allows; a restart changes nothing.
+        await agent.kill()
+        await agent.start()
+        assert charge_of(noisy).times(2).epsilon(1e-5) > 1.2 > charge_of(noisy).epsilon(1e-5)
+        other = await desk.offer(bytes(len(BASE)))
+        await desk.open_round(desk.plan(other.digest, 3, privacy=NOISE, codec=CODEC), other)
+        refusal = await desk.until(Reply, 3)
+        assert refusal.reason.startswith(
+            "BudgetExceededError: this round would bring epsilon from 0.89 to 1."
+        )
+        assert list(decode_ledger(path.read_bytes()).entries) == [digest]

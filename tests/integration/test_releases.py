@@ -25,6 +25,7 @@ from release_bench import (
     trained_versions,
     until,
 )
+from shoal_codecs.ota.health import UNTOLD
 from shoal_codecs.ota.manifest import Manifest, sign_manifest
 from shoal_codecs.security.identity import Identity, load_identity
 from shoal_codecs.transport.link import Link
@@ -34,6 +35,7 @@ from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_coordinator.operator import OperatorError
 from shoal_edge.agent import EdgeAgent
+from shoal_edge.config import DevicePrivacy
 from shoal_edge.trainers.inference import InferenceModel
 
 TOPICS = Topics(FLEET)
@@ -86,6 +88,25 @@ async def test_good_bad_and_good_again(bench: ReleaseBench) -> None:
     deployed = bench.agents["device-2"].releases.active
     assert deployed is not None
     assert InferenceModel(deployed.path).labels == 10
+
+
+@pytest.mark.parametrize(("metrics", "ended"), [("verdict", "aborted"), ("none", "complete")])
+async def test_devices_judge_releases_without_telling_what_they_counted(
+    bench: ReleaseBench, metrics: Any, ended: str
+) -> None:
+    bench.privacy = DevicePrivacy(metrics=metrics)
+    async with bench.coordinator(), bench.operator() as operator, bench.fleet(*DEVICES):
+        await online(operator, *DEVICES)
+        good = await release(operator, FINAL, "good", canaries=1, allow_older=True)
+        assert (good.state, good.confirmed, good.accuracy) == ("complete", 3, 0.0)
+        bad = await release(operator, UNTRAINED, "bad", canaries=1, allow_older=True)
+        # Without a word on the health check there is none: what runs, stays.
+        assert bad.state == ended
+        records = [bench.agents[name].releases.record for name in DEVICES]
+        assert {record.candidate for record in records} == {UNTOLD}
+        assert not any("right" in record.reason for record in records)
+        assert operator.view is not None
+        assert {(row.examples, row.held_out) for row in operator.view.devices} == {(-1, -1)}
 
 
 async def test_an_older_version_needs_the_operators_word(bench: ReleaseBench) -> None:

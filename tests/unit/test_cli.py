@@ -4,12 +4,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from shoal_codecs import __version__
-from shoal_codecs.wire.status import DeviceRow, FleetView, HubRow, ReleaseRow, RoundRow
+from shoal_codecs.wire.status import DeviceRow, FleetView, HubRow, PrivacyRow, ReleaseRow, RoundRow
+from shoal_coordinator.cli.privacy import privacy_tables
 from shoal_coordinator.cli.tables import status_tables
 from shoal_coordinator.demo.broker import free_port
 
@@ -173,3 +176,78 @@ def test_words_that_look_like_markup_are_shown_as_they_are() -> None:
     assert shown.count(odd) == 6
     for part in ("herd", "hub-2", "guest (guest)", "95.1%", "9 of 10", "2 BadSignatureError"):
         assert part in shown
+
+
+def private_view() -> FleetView:
+    rows = tuple(
+        RoundRow(n, "committed", version=n, devices=4, epsilon=2.0 * n, told={"accuracy": (0.1 * n, 0.05)})
+        for n in (2, 3)
+    )
+    return FleetView(
+        fleet="herd",
+        taken_ms=1,
+        mode="hubs",
+        codec="randk",
+        phase="idle",
+        round=3,
+        target=3,
+        version=3,
+        digest="ab" * 32,
+        parameters=9610,
+        devices=(DeviceRow("device-01", "roster", online=True, examples=-1, held_out=-1),),
+        rounds=rows,
+        privacy=PrivacyRow(
+            mechanism="skellam",
+            epsilon=8.0,
+            delta=1e-5,
+            spent=6.0,
+            spent_by_task=6.5,
+            rounds_left=1,
+            covers="updates only",
+            warning="few devices",
+        ),
+    )
+
+
+def text_of(shown: RenderableType) -> str:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(shown)
+    return console.export_text()
+
+
+def test_a_budget_is_shown_with_what_it_covers_and_what_noise_lets_see() -> None:
+    shown = text_of(status_tables(private_view(), 160))
+    for part in (
+        "epsilon 6.00 of 8 spent",
+        "1 rounds left",
+        "covers updates only",
+        "few devices",
+        "not told",
+        # What round 3 told is of version 2, with which it began.
+        "accuracy 30% ±5% of version 2",
+        "6.00",
+    ):
+        assert part in shown
+
+
+def test_the_answer_about_budgets_is_shown_device_by_device() -> None:
+    fields: dict[str, Any] = {
+        **msgspec.to_builtins(private_view().privacy),
+        "rounds": 4,
+        "more": 7,
+        "devices": [
+            {"name": "device-01", "rounds": 3, "epsilon": 6.0, "rounds_left": 1}
+            | {"rdp": 6.0, "pld": 5.5, "declines": False},
+            {"name": "[bold]", "rounds": 0, "epsilon": 0.0, "rounds_left": 4}
+            | {"rdp": None, "pld": None, "declines": True},
+        ],
+        "charges": [
+            {"round": 1, "task": "t", "mechanism": "skellam", "noise": 5.0, "state": "declined"}
+            | {"charged": False, "at_ms": 0}
+        ],
+    }
+    shown = text_of(privacy_tables(fields))
+    for part in ("6.000", "5.500", "declines: its own budget", "[bold]", "and 7 devices", "declined"):
+        assert part in shown
+    everything = text_of(privacy_tables(fields | {"covers": "everything"}))
+    assert "nothing else derived from data leaves a device" in everything

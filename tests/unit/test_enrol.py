@@ -128,3 +128,13 @@ def test_files_of_a_link_are_found_beside_the_settings() -> None:
     link = LinkSettings(ca_file="ca.crt", password_file="/run/secret").beside(Path("/etc/shoal"))
     assert (link.ca_file, link.password_file, link.key_file) == ("/etc/shoal/ca.crt", "/run/secret", "")
     assert load_settings(LinkSettings, None, environment={}).ca_file == ""
+
+
+def test_a_privacy_budget_stands_in_the_settings_of_both_sides(tmp_path: Path) -> None:
+    fleet(tmp_path, epsilon=4.0)
+    coordinator = _settings(CoordinatorSettings, None, None, tmp_path / "coordinator")
+    device = load_edge_settings(None, folder=tmp_path / "device-01")
+    assert (coordinator.rounds.privacy.mechanism, coordinator.rounds.privacy.epsilon) == ("auto", 4.0)
+    assert (device.privacy.epsilon, device.privacy.delta, device.privacy.told) == (4.0, 1e-5, "verdict")
+    fleet(tmp_path / "none")
+    assert load_edge_settings(None, folder=tmp_path / "none" / "device-01").privacy.epsilon == 0.0

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal_codecs.ota.health import UNTOLD
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_coordinator.registry import DeviceView
 from shoal_coordinator.release_errors import NoCanaryError, UnexpectedRolloutEventError
@@ -303,3 +304,23 @@ def test_whatever_devices_say_nobody_gets_it_before_the_canary_or_after_the_end(
                 isinstance(action, Announce) and action.kind.startswith("release.device")
                 for action in actions
             )
+
+
+def test_a_canary_that_keeps_its_counts_to_itself_is_believed() -> None:
+    machine = rollout()
+    machine.handle(Started(), 0)
+    machine.handle(ALL_ONLINE, 1)
+    machine.handle(confirmed("c", UNTOLD), 2)
+    assert stands(machine, S.ALL)
+    machine = rollout()
+    machine.handle(Started(), 0)
+    machine.handle(ALL_ONLINE, 1)
+    machine.handle(confirmed("c", (0, 0)), 2)
+    assert stands(machine, S.ABORTED)
+
+
+def test_quiet_devices_go_first_only_where_nobody_is_known_to_judge_better() -> None:
+    quiet = DeviceView("q", trusted=True, online=True, readings={int(Reading.METRICS): "verdict"})
+    assert choose_canaries([quiet, view("a", 30)], 1, 20) == ("a",)
+    assert choose_canaries([quiet, view("a", 30)], 2, 20) == ("a", "q")
+    assert choose_canaries([quiet], 1, 20) == ("q",)

@@ -131,3 +131,27 @@ def test_a_cohort_holds_only_who_can_and_no_more_than_wanted(
         assert len(cohort) <= max(minimum, math.ceil(cohort_max * over_selection))
     rng.shuffle(views)
     assert chosen(views, rules, seed=seed) == cohort
+
+
+@pytest.mark.parametrize("told", ["verdict", "none"])
+def test_who_keeps_its_counts_to_itself_is_taken_at_its_word(told: str) -> None:
+    quiet = device("q", {Reading.METRICS: told})
+    del quiet.readings[Reading.EXAMPLES]
+    silent = device("s")
+    del silent.readings[Reading.EXAMPLES]
+    assert chosen([quiet, silent], RULES) == ("q",)
+
+
+def test_who_has_spent_its_budget_is_not_asked_and_counted() -> None:
+    views = [device("a"), device("b"), device("c")]
+    found = select(views, RULES, ended_round=5, last_invited={}, rng=random.Random(1), spent={"b"})
+    assert found == ("a", "c")
+    with pytest.raises(NotEnoughDevicesError, match="2 out of privacy budget"):
+        select(
+            views,
+            SelectionRules(minimum=3),
+            ended_round=5,
+            last_invited={},
+            rng=random.Random(1),
+            spent={"a", "b"},
+        )

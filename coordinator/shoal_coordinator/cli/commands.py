@@ -106,6 +106,9 @@ def fleet_init(
     sample_data: Annotated[
         bool, typer.Option("--sample-data", help="Give every device a share of the digits to train on.")
     ] = False,
+    epsilon: Annotated[
+        float, typer.Option(help="Privacy budget of every device, and of the rounds; 0: none.", min=0)
+    ] = 0.0,
 ) -> None:
     """Make keys, the signed roster and a settings file for every party; run again to add devices."""
     from shoal_coordinator.cli.enrol import Enrolment, enrol  # noqa: PLC0415
@@ -119,6 +122,7 @@ def fleet_init(
         ca_file=ca_file,
         mode=mode,
         sample_data=sample_data,
+        epsilon=epsilon,
     )
     enrol(plan)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from shoal_codecs.privacy.budget import default_delta
 from shoal_codecs.transport.settings import parse_broker_url
 from shoal_coordinator.fleet_init import (
     AUTHORITY,
@@ -27,7 +28,10 @@ OWN_FILE = "password"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolment:
-    """What a fleet shall be; ``ca_file`` signed the certificate of an ``mqtts`` broker."""
+    """What a fleet shall be; ``ca_file`` signed the certificate of an ``mqtts`` broker.
+
+    ``epsilon`` is every device's privacy budget and what the rounds are planned to keep, 0 for none.
+    """
 
     folder: Path
     fleet: str
@@ -37,6 +41,7 @@ class Enrolment:
     ca_file: Path | None = None
     mode: Literal["hubs", "single", "plain"] = "hubs"
     sample_data: bool = False
+    epsilon: float = 0.0
 
     @property
     def hub_names(self) -> list[str]:
@@ -84,8 +89,12 @@ def _settings(plan: Enrolment, name: str, *, with_tls: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {"name": name, "fleet": plan.fleet}
     if name in plan.device_names:
         settings["modes"] = [plan.mode]
+        if plan.epsilon:
+            settings["privacy"] = {"epsilon": plan.epsilon, "delta": default_delta(plan.devices)}
     if name == COORDINATOR:
         settings["rounds"] = {"mode": plan.mode}
+        if plan.epsilon:
+            settings["rounds"]["privacy"] = {"mechanism": "auto", "epsilon": plan.epsilon}
     return settings | {"link": link}
 
 

@@ -28,7 +28,7 @@ def _head(view: FleetView) -> Text:
     head = Text()
     head.append(f"fleet {view.fleet}", style="bold cyan")
     head.append(f"   version {view.version}", style="bold")
-    head.append(f" ({view.digest[:12]}), accuracy {view.accuracy:.1%}")
+    head.append(f" ({view.digest[:12]}), {_accuracy(view)}")
     head.append(f"   {view.mode}, {view.codec}\n")
     head.append(f"round {view.round} {view.phase}, target version {view.target}\n")
     for hub in view.hubs:
@@ -41,6 +41,26 @@ def _head(view: FleetView) -> Text:
         head.append("\n")
         head.append_text(privacy_line(view.privacy))
     return head
+
+
+def _accuracy(view: FleetView) -> str:
+    """Return the newest accuracy: counted, or told by a round with noise of the version it began with."""
+    noised = _noised(view.rounds)
+    if view.privacy is None or view.accuracy:
+        return f"accuracy {view.accuracy:.1%}"
+    if not noised:
+        return "accuracy not told"
+    version = max(noised)
+    return f"accuracy {noised[version]} of version {version}"
+
+
+def _noised(rows: Sequence[RoundRow]) -> dict[int, str]:
+    """Return by version what rounds with noise told of its accuracy, with the error that the noise adds."""
+    return {
+        row.version - 1: f"{row.told['accuracy'][0]:.0%} ±{row.told['accuracy'][1]:.0%}"
+        for row in rows
+        if row.version > 0 and "accuracy" in row.told
+    }
 
 
 def privacy_line(row: PrivacyRow) -> Text:
@@ -108,6 +128,7 @@ def rounds_table(rows: Sequence[RoundRow], *, with_epsilon: bool, title: str = "
     headings = ["round", "outcome", "version", "devices", "accuracy", "seconds", "bytes up", "bytes down"]
     for heading in (*headings, *(["epsilon"] if with_epsilon else [])):
         table.add_column(heading, justify="left" if heading == "outcome" else "right")
+    noised = _noised(rows)
     for row in rows:
         if row.outcome == "committed":
             table.add_row(
@@ -115,8 +136,8 @@ def rounds_table(rows: Sequence[RoundRow], *, with_epsilon: bool, title: str = "
                 Text("committed", style="green"),
                 str(row.version),
                 str(row.devices),
-                # Where noise is added nobody may count hits in clear.
-                "-" if row.epsilon is not None and not row.accuracy else f"{row.accuracy:.1%}",
+                # Where noise is added nobody counts hits in clear: the next round tells of this version.
+                f"{row.accuracy:.1%}" if row.epsilon is None else noised.get(row.version, "-"),
                 f"{row.seconds:.2f}",
                 f"{row.up_bytes:,.0f}",
                 f"{row.down_bytes:,.0f}",
