@@ -46,6 +46,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     are kept.
     In mode ``single``, ``corrupt_share`` of a cohort may be corrupt and ``dropout_share`` of it vanish;
     shares are taken for ``shares_s``, and the last ``unmask_s`` of a round are for taking masks off.
+    ``bytes_per_day`` is each device's budget (0: none), ``device_bytes_per_day`` that of devices by
+    name; with one the coordinator takes the best codec that fits.
     Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own. ``example_clip`` and
     ``example_noise`` make devices train by DP-SGD.
     """
@@ -79,6 +81,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     clock_slack_s: float = 60.0
     evaluation_s: float = 10.0
     pause_s: float = 0.0
+    bytes_per_day: int = 0
+    device_bytes_per_day: dict[str, int] = {}
     target_version: int = 0
     corrupt_share: float = 0.1
     dropout_share: float = 0.2

@@ -123,7 +123,8 @@ class CoordinatorService:
             self._look_again(wait_ms)
             return
         try:
-            cohort = organs.fleet.cohort(organs.ledger.last_number, organs.privacy.spent())
+            used_up = organs.bytes.spent(organs.roster.names("device"), organs.clock_ms())
+            cohort = organs.fleet.cohort(organs.ledger.last_number, organs.privacy.spent(), used_up)
         except NotEnoughDevicesError as error:
             organs.opening.block(str(error))
             over = organs.privacy.over()
@@ -137,10 +138,13 @@ class CoordinatorService:
                 prekeys = organs.prekeys.choose(cohort)
                 cohort = tuple(prekeys)
             if self._base_is_free():
-                plan = organs.opening.plan(organs.ledger.upcoming, cohort, promises, prekeys)
+                plan = organs.opening.plan(
+                    organs.ledger.upcoming, cohort, promises, prekeys, organs.bytes.settings_for(cohort)
+                )
             if plan is not None:
                 await organs.ledger.take_number()
                 organs.fleet.invited(cohort, plan.round)
+                organs.bytes.days.opened(organs.clock_ms())
                 organs.announcer.event(
                     "round.opened",
                     f"round {plan.round} opened with {len(cohort)} devices",
@@ -205,6 +209,7 @@ class CoordinatorService:
     async def _finished(self, outcome: Outcome) -> None:
         """Say how a round ended, and see to the next."""
         organs = self.organs
+        await organs.bytes.save()
         now_ms, version = organs.clock_ms(), outcome.version
         self.hubs.forget_parts()
         self.hubs.remember_end(outcome.plan_hash, outcome.round, outcome.reason)
@@ -313,6 +318,7 @@ class CoordinatorService:
             return
         if Reading.SENT in message.readings and Reading.RECEIVED in message.readings:
             organs.traffic.stood_at(device, view.number(Reading.SENT), view.number(Reading.RECEIVED))
+        organs.bytes.heard(view, organs.clock_ms())
         plan = self.runner.plan
         if plan is not None and device in plan.cohort and view.number(Reading.ROUND) == plan.round:
             with contextlib.suppress(RoundError):
@@ -338,6 +344,7 @@ class CoordinatorService:
         organs = self.organs
         check_model(organs.models, message.model_id)
         organs.fleet.evaluated(message)
+        organs.bytes.counted(message.sender, message.sent, message.received, organs.clock_ms())
         if not is_present(self.runner, message.round):
             return
         candidate = organs.models.candidate

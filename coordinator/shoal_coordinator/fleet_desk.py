@@ -105,10 +105,12 @@ class FleetDesk:
                 self._asked_ms[view.name] = now_ms
                 self._announcer.device(view.name, wire.HeartbeatWanted)
 
-    def cohort(self, ended_round: int, spent: Collection[str] = ()) -> tuple[str, ...]:
+    def cohort(
+        self, ended_round: int, spent: Collection[str] = (), used_up: Collection[str] = ()
+    ) -> tuple[str, ...]:
         """Return whom to invite to the next round; ``ended_round`` is the last that ended.
 
-        Those who have ``spent`` their privacy budget are not asked.
+        Those who have ``spent`` their privacy budget, or ``used_up`` their bytes of the day, are not asked.
 
         Raises:
             NotEnoughDevicesError: fewer can take part than the floor.
@@ -120,6 +122,7 @@ class FleetDesk:
             last_invited=self._last_invited,
             resting={name for name, (_, until) in self._declined.items() if until > ended_round},
             spent=spent,
+            used_up=used_up,
             rng=self._rng,
         )
 

@@ -59,11 +59,13 @@ class Opening:
         cohort: Sequence[str],
         promises: Mapping[str, HubPromise],
         prekeys: Mapping[str, Prekey] = MappingProxyType({}),
+        settings: PlanSettings | None = None,
     ) -> Plan | None:
         """Return the plan of round ``number``, None while too few devices or hubs are there.
 
-        In mode ``hubs`` it is a draft: the nonces that the hubs have promised are still to be shown. In mode
-        ``single`` everybody of ``cohort`` has a key bundle among ``prekeys``.
+        ``settings`` are this round's own, where a budget of bytes asks for another codec. In mode ``hubs``
+        the plan is a draft: the nonces that the hubs have promised are still to be shown. In mode ``single``
+        everybody of ``cohort`` has a key bundle among ``prekeys``.
 
         Raises:
             InvalidRoundPlanError: settings from which no plan can be made.
@@ -76,7 +78,7 @@ class Opening:
         now_ms = self._clock_ms()
         try:
             plan = make_plan(
-                replace(self.settings, clip_norm=self._clip_norm(self._models.newest.number)),
+                replace(settings or self.settings, clip_norm=self._clip_norm(self._models.newest.number)),
                 number=number,
                 task=self._models.task.digest,
                 base=self._models.newest.digest,

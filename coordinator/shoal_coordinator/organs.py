@@ -15,6 +15,7 @@ from shoal_codecs.wire.messages import InstallReport
 from shoal_codecs.wire.status import ReleaseRow
 from shoal_coordinator.aggregation import Server
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.byte_desk import ByteDesk
 from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.fleet_desk import FleetDesk
@@ -78,6 +79,7 @@ class Organs:
     schedule: Schedule
     opening: Opening
     traffic: TrafficMeter
+    bytes: ByteDesk
     commands: CommandBook
     certificates: CertificateBook
     prekeys: PrekeyDesk

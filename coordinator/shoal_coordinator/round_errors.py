@@ -1,5 +1,7 @@
 """What can be wrong with a round."""
 
+from typing import Any
+
 from shoal_codecs.errors import ShoalError
 
 
@@ -89,3 +91,14 @@ class ReleasesUnavailableError(RoundError):
 
 class TaskFileError(RoundError):
     """A task file that is missing, or one the stored model does not belong to."""
+
+
+class NoCodecFitsError(RoundError):
+    """A budget of bytes that not even the smallest codec keeps at the present cadence.
+
+    ``smallest`` is that codec with what it costs.
+    """
+
+    def __init__(self, text: str, smallest: Any) -> None:
+        super().__init__(text)
+        self.smallest = smallest

@@ -11,6 +11,7 @@ from shoal_codecs.wire.heartbeat import Reading
 from shoal_coordinator.registry import DeviceView
 
 OUT_OF_BUDGET = "out of privacy budget"
+OUT_OF_BYTES = "out of bytes for today"
 
 
 class NotEnoughDevicesError(ShoalError):
@@ -52,12 +53,14 @@ def select(
     rng: random.Random,
     resting: Collection[str] = (),
     spent: Collection[str] = (),
+    used_up: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the names of the cohort, sorted.
 
     ``last_invited`` maps a device to the last round it was invited to: who waited longest goes first, and
     ``rng`` decides among equals. ``ended_round`` is the last round that ended. Those who are ``resting`` are
-    left out where enough others remain, those who have ``spent`` their privacy budget in any case.
+    left out where enough others remain, those who have ``spent`` their privacy budget or ``used_up`` the
+    day's bytes in any case.
 
     Raises:
         NotEnoughDevicesError: fewer can take part than ``rules.minimum``.
@@ -65,7 +68,11 @@ def select(
     passed_over: Counter[str] = Counter()
     fit = []
     for view in views:
-        reason = _unfit(view, rules, ended_round) or (view.name in spent and OUT_OF_BUDGET)
+        reason = (
+            _unfit(view, rules, ended_round)
+            or (view.name in spent and OUT_OF_BUDGET)
+            or (view.name in used_up and OUT_OF_BYTES)
+        )
         if reason:
             passed_over[reason] += 1
         else:

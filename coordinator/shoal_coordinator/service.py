@@ -25,6 +25,8 @@ from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.aggregation import Server, vector_bytes
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.byte_budget import ByteDays
+from shoal_coordinator.byte_desk import ByteDesk
 from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.commands import CommandBook
@@ -91,6 +93,16 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     models = ModelShelf(publisher, announcer, task_ref, settings.rounds.longest_chain)
     models.start(await _versions(store, settings, bundle, task_ref))
     traffic = TrafficMeter()
+    byte_desk = ByteDesk(
+        ByteDays(settings.rounds.bytes_per_day, settings.rounds.device_bytes_per_day),
+        plans,
+        bundle.dimension,
+        hubs=len(roster.names("hub")),
+        pause_ms=int(settings.rounds.pause_s * 1000),
+        store=store,
+        announcer=announcer,
+    )
+    await byte_desk.load()
     devices = roster.names("device")
     book = await _privacy_book(plans, store, task_ref.digest, bundle.dimension, len(devices))
     cohort = _wanted(settings.rounds, len(devices)) if settings.rounds.cohort_max else 0
@@ -138,6 +150,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             clock_ms=now_ms,
         ),
         traffic=traffic,
+        bytes=byte_desk,
         commands=CommandBook(store, now_ms),
         certificates=certificates,
         prekeys=PrekeyDesk(roster),

@@ -201,6 +201,7 @@ class EdgeAgent:
             Reading.LAST_ERROR: self._last_fault,
             Reading.SENT: traffic.sent,
             Reading.RECEIVED: traffic.received,
+            Reading.BYTES_PER_DAY: self.settings.bytes_per_day or None,
             Reading.METRICS: self.guard.metrics if quiet else None,
         }
         known = {int(key): value for key, value in state.items() if value is not None}
