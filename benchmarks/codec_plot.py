@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 mpl.use("agg")
 PLAIN, SHARED = "#9a5b13", "#1f5fa8"
 FAMILY_MARKS = {"dense": "s", "int8": "s", "int4": "s", "topk": "^", "topk4": "^", "global_topk": "D"}
-_LETTER, _LINE = 4.7, 11.0
+_LETTER, _LINE = 5.5, 11.0
 """Pixels of a letter and a line of the labels."""
 _PLACES = tuple((side, up) for up in (0, 14, -14, 28, -28, 42, -42, 56, -56, 70, -70) for side in (1, -1, 0))
 _SHOWN = ("fp32", "topk 1 % int8", "dense int8, shared", "randk 5 % int8, shared")
