@@ -76,8 +76,13 @@ def unpack_levels(payload: Payload, count: int) -> Levels:
 
 
 def _unfolded(folded: npt.NDArray[np.uint32]) -> Levels:
-    signs = -(folded & np.uint32(1)).astype(np.int32)
-    return (folded >> np.uint32(1)).astype(np.int32) ^ signs
+    """Undo the folding, in place: of a device's memory this is the largest part."""
+    signs = (folded & np.uint32(1)).view(np.int32)
+    np.negative(signs, out=signs)
+    folded >>= np.uint32(1)
+    q = folded.view(np.int32)
+    q ^= signs
+    return q
 
 
 def _packed(folded: npt.NDArray[np.uint32]) -> bytes:
