@@ -42,8 +42,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``minimum`` devices and ``floor_share`` of the cohort are the floors; ``quorum_share`` of it starts
     the hubs' patience. ``over_selection`` invites that many times the ``cohort_max`` (0: everybody).
     One level of the step down is ``level_rms`` times the move's root mean square. A device that is behind
-    gets at most ``longest_chain`` steps. The vectors of the newest ``kept_versions`` and of released ones
-    are kept.
+    gets at most ``longest_chain`` steps. The vectors of the newest ``kept_versions``, of released ones
+    and of the first are kept.
     In mode ``single``, ``corrupt_share`` of a cohort may be corrupt and ``dropout_share`` of it vanish;
     shares are taken for ``shares_s``, and the last ``unmask_s`` of a round are for taking masks off.
     ``bytes_per_day`` is each device's budget (0: none), ``device_bytes_per_day`` that of devices by

@@ -9,13 +9,15 @@ from shoal_coordinator.store import Store
 log = structlog.get_logger()
 _WHOLES = "pruned-wholes"
 _STEPS = "pruned-steps"
+_FIRST = 0
 
 
 class Pruner:
     """Drops the files of versions that are ``kept`` or more versions old, and of steps out of reach.
 
-    What a release refers to stays. A blob is off the broker before its file goes, and how far this has come
-    is stored after that: a restart goes on there.
+    What a release refers to stays, and so does the first version, which any fleet can go back to. A blob is
+    off the broker before its file goes, and how far this has come is stored after that: a restart goes on
+    there.
     """
 
     def __init__(self, store: Store, publisher: BlobPublisher, kept: int) -> None:
@@ -32,7 +34,7 @@ class Pruner:
         """
         released = {release.version for release in await self._store.releases()}
         await self._advance(_STEPS, first_step, frozenset())
-        await self._advance(_WHOLES, newest - self._kept + 1, frozenset(released))
+        await self._advance(_WHOLES, newest - self._kept + 1, frozenset(released | {_FIRST}))
 
     async def _advance(self, mark: str, end: int, released: frozenset[int]) -> None:
         begin = int(await self._store.get_value(mark) or b"0")
