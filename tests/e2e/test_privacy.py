@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -64,8 +64,11 @@ def check_what_crossed_the_broker(fleet: LiveFleet) -> None:
     assert len({number for _, number in reports}) == ROUNDS
 
 
-async def test_a_budget_lasts_exactly_as_long_as_it_was_planned_for(tmp_path: Path) -> None:
-    options = DemoOptions(devices=4, rounds=ROUNDS, calm=True)
+@pytest.mark.parametrize("mode", ["hubs", "single"])
+async def test_a_budget_lasts_exactly_as_long_as_it_was_planned_for(
+    tmp_path: Path, mode: Literal["hubs", "single"]
+) -> None:
+    options = DemoOptions(devices=4, rounds=ROUNDS, mode=mode, calm=True)
     async with live_fleet(tmp_path / "fleet", options, prepare=prepare) as fleet:
         with pytest.raises(OperatorError, match=f"5 rounds more do not fit .* {ROUNDS} rounds would fit"):
             await fleet.ask(ROUNDS + 1)
