@@ -34,6 +34,7 @@ from shoal_edge.trainers.litert import LiteRtTrainer
 Vector = npt.NDArray[np.float32]
 FLEETS = (10, 30, 50, 100, 300)
 HELD_OUT = 0.2
+SENT = {"kept_share": 0.2, "clip_norm": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,16 +202,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--runs", type=int, default=2, help="seeds for each row")
     options = parser.parse_args()
+    hundred = {"devices": 100, **SENT}
     rows: dict[str, dict[str, Any]] = {
-        f"hubs.n{n}.randk5": {"devices": n, "kept_share": 0.05} for n in FLEETS
+        **{f"hubs.n{n}": {"devices": n, **SENT} for n in FLEETS},
+        "hubs.n100.no_noise": hundred | {"mechanism": "none", "clip_norm": 4.0},
+        "hubs.n100.everything": hundred | {"kept_share": 1.0, "clip_norm": 0.5},
+        "hubs.n100.adaptive": hundred | {"adaptive": True, "metrics": True},
+        "plain.n100.central": hundred | {"mode": "plain", "mechanism": "central"},
+        "plain.n100.local_gaussian": hundred | {"mode": "plain", "mechanism": "local-gaussian"},
+        "plain.n100.local_laplace": hundred | {"mode": "plain", "mechanism": "local-laplace"},
     }
     figures = []
     began = time.process_time()
     for name, changes in rows.items():
         found = [run(Trial(seed=seed, **changes)) for seed in range(1, options.runs + 1)]
         figures.append(Figure(f"{name}.accuracy", [round(one.accuracy, 4) for one in found], "share"))
+        print(f"{name}: {figures[-1].runs}", flush=True)
     figures.append(Figure("cpu", [round(time.process_time() - began, 1)], "s"))
-    write("privacy", {"epsilon": 8, "rounds": 50, "corrupt_share": 0.2}, figures, options.json)
+    write("privacy", {"epsilon": 8, "rounds": 50, "corrupt_share": 0.2, **SENT}, figures, options.json)
 
 
 if __name__ == "__main__":

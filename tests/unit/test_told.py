@@ -52,6 +52,17 @@ async def test_a_round_that_is_done_again_moves_the_norm_once(tmp_path: Path) ->
     await store.close()
 
 
+async def test_a_round_whose_version_never_came_leaves_the_norm_of_its_base(tmp_path: Path) -> None:
+    store, book = await opened(tmp_path)
+    first = await book.learn(1, 4.0, told(1.0))
+    assert await book.learn(2, first, told(1.0)) > first
+    await store.close()
+    store, book = await opened(tmp_path)
+    # The process ended before version 2 was committed: its round begins with version 1 again.
+    assert book.clip_norm(1) == first
+    await store.close()
+
+
 async def test_rounds_that_tell_nothing_leave_everything(tmp_path: Path) -> None:
     store, book = await opened(tmp_path)
     assert await book.learn(1, 4.0, NOTHING_TOLD) == 4.0
