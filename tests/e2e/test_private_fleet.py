@@ -25,8 +25,9 @@ def with_privacy(**changes: Any) -> Any:
     return prepare
 
 
-async def test_agents_measure_the_base_and_the_sum_tells_what_they_found(tmp_path: Path) -> None:
-    options = DemoOptions(devices=4, calm=True)
+@pytest.mark.parametrize("mode", ["hubs", "single"])
+async def test_agents_measure_the_base_and_the_sum_tells_what_they_found(tmp_path: Path, mode: str) -> None:
+    options = DemoOptions(devices=4, mode=mode, calm=True)
     prepare = with_privacy(adaptive_clip=True, metrics=True)
     async with live_fleet(tmp_path, options, prepare=prepare) as fleet:
         view = await fleet.rounds(6)
