@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 from shoal_codecs.secagg.hub_floors import HubFloors
-from shoal_codecs.settings import print_settings
+from shoal_codecs.settings import load_settings, print_settings
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_coordinator.cli.commands import app
 from shoal_coordinator.cli.operate import OperatorSettings
@@ -143,3 +143,23 @@ def test_help_says_what_every_option_is_for() -> None:
 
     silent = [one.name for one in described(typer.main.get_command(app)) if not one.help]
     assert silent == []
+
+
+PARTIES: dict[str, type[msgspec.Struct]] = {
+    "coordinator": CoordinatorSettings,
+    "device": EdgeSettings,
+    "hub": HubSettings,
+}
+SETTINGS_BLOCK = re.compile(r"^```toml (\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHOWN = [
+    pytest.param(party, text, id=f"{path.stem}-{number}")
+    for path in DOCUMENTS
+    for number, (party, text) in enumerate(SETTINGS_BLOCK.findall(path.read_text()), start=1)
+]
+
+
+@pytest.mark.parametrize(("party", "text"), SHOWN)
+def test_settings_that_documents_show_are_taken(party: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    assert msgspec.structs.asdict(load_settings(PARTIES[party], file, environment={}))
