@@ -138,11 +138,11 @@ class Fleet:
 class Update:
     """One device's update, shared, sealed and signed for every hub of a plan."""
 
-    def __init__(self, fleet: Fleet, plan: Plan, device: str, seed: int = 1) -> None:
+    def __init__(self, fleet: Fleet, plan: Plan, device: str, seed: int = 1, levels: int = 1 << BITS) -> None:
         spec = ring_spec(plan)
         rng = np.random.default_rng([seed, DEVICES.index(device)])
         self.device, self.plan = device, plan
-        self.words: Words = rng.integers(0, 1 << BITS, spec.words).astype(np.uint16)
+        self.words: Words = rng.integers(0, levels, spec.words).astype(np.uint16)
         digest = plan_hash(encode_plan(plan))
         seeds = [os.urandom(32) for _ in plan.hubs[1:]]
         first = pack_ring(split(self.words, BITS, len(plan.hubs), seeds, digest, device), BITS)

@@ -39,6 +39,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     In shared modes a value travels in ``levels`` bits before devices are added up; ``clamp`` is the largest
     level and stands for ``range_factor`` times the root mean square of a value at the clip norm (0: what
     suits ``levels``). ``weight_cap`` is the number of examples beyond which a device weighs no more.
+    ``norm_check`` is how many times too long an update may seem before the hubs drop it (1.6; 0: unchecked).
     ``minimum`` devices and ``floor_share`` of the cohort are the floors; ``quorum_share`` of it starts
     the hubs' patience. ``over_selection`` invites that many times the ``cohort_max`` (0: everybody).
     One level of the step down is ``level_rms`` times the move's root mean square. A device that is behind
@@ -71,6 +72,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     example_noise: float = 0.0
     minimum: int = 3
     floor_share: float = 0.8
+    norm_check: float = 0.0
     quorum_share: float = 0.8
     cohort_max: int = 0
     over_selection: float = 1.0

@@ -11,7 +11,9 @@ import msgspec
 from shoal_codecs.privacy.errors import PrivacyError
 from shoal_codecs.privacy.plan_noise import extra_levels
 from shoal_codecs.privacy.promise import check_promise
+from shoal_codecs.secagg.norm_bound import checked_ring_bits, norm_fault
 from shoal_codecs.updates.base import kept_for
+from shoal_codecs.updates.bitpack import MAX_BITS
 from shoal_codecs.updates.blocks import INT4, INT8
 from shoal_codecs.updates.errors import RingOverflowError
 from shoal_codecs.updates.registry import SPARSE
@@ -64,6 +66,7 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     example_noise: float = 0.0
     minimum: int = 3
     floor_share: float = 0.8
+    norm_check: float = 0.0
     quorum_share: float = 0.8
     patience_ms: int = 2_000
     window_ms: int = 60_000
@@ -136,7 +139,7 @@ def make_plan(
             roster=roster,
             cohort=tuple(sorted(cohort)),
             hubs=tuple(offers[hub] for hub in hubs),
-            codec=_with_noise(codec, privacy, size, floor),
+            codec=_with_norm_check(_with_noise(codec, privacy, size, floor), settings.norm_check),
             training=TrainingPlan(
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
@@ -152,8 +155,11 @@ def make_plan(
             closes_ms=now_ms + settings.window_ms,
             privacy=privacy,
             single=single,
+            norm_check=settings.norm_check,
         )
         check_promise(plan)
+        if fault := norm_fault(plan):
+            raise InvalidRoundPlanError(f"these settings make no plan: {fault}")
     except (InvalidPlanError, PrivacyError, RingOverflowError) as error:
         raise InvalidRoundPlanError(f"these settings make no plan: {error}") from error
     return plan
@@ -209,6 +215,19 @@ def refuse_unplannable(settings: PlanSettings, dimension: int, size: int) -> Non
             now_ms=settings.clock_slack_ms + 1,
             prekeys={name: Prekey(name.encode(), b"", b"", b"") for name in devices},
         )
+
+
+def _with_norm_check(codec: CodecPlan, slack: float) -> CodecPlan:
+    """Return ``codec`` with a ring in which the norm check tells long updates from short ones."""
+    if slack <= 0 or not codec.ring_bits:
+        return codec
+    bits = max(codec.ring_bits, checked_ring_bits(codec, slack))
+    if bits > MAX_BITS:
+        raise InvalidRoundPlanError(
+            f"a norm check of {codec.kept} coordinates needs a ring of {bits} bits, {MAX_BITS} are the most: "
+            "lower the clamp"
+        )
+    return msgspec.structs.replace(codec, ring_bits=bits)
 
 
 def _with_noise(codec: CodecPlan, privacy: PrivacyPlan | None, size: int, floor: int) -> CodecPlan:

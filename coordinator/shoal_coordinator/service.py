@@ -196,6 +196,7 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         example_noise=rounds.example_noise,
         minimum=rounds.minimum,
         floor_share=rounds.floor_share,
+        norm_check=rounds.norm_check,
         quorum_share=rounds.quorum_share,
         patience_ms=int(rounds.patience_s * 1000),
         window_ms=int(rounds.window_s * 1000),

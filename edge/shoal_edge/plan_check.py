@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from shoal_codecs.privacy.errors import PrivacyError
 from shoal_codecs.privacy.promise import check_promise
 from shoal_codecs.secagg.certificates import check_certified
+from shoal_codecs.secagg.norm_bound import norm_fault
 from shoal_codecs.security.errors import BadSignatureError
 from shoal_codecs.security.identity import verify
 from shoal_codecs.security.roster import Roster
@@ -185,10 +186,8 @@ def _check_promises(plan: Plan, rules: DeviceRules) -> None:
         raise UnsupportedCodecError(
             f"{codec.dimension} parameters are over {MAX_DIMENSION}: take a smaller model"
         )
-    if plan.norm_check:
-        raise UnsupportedNoiseError(
-            "the plan promises a norm check that this agent cannot see to: update the agent"
-        )
+    if fault := norm_fault(plan):
+        raise UnsupportedNoiseError(fault)
     try:
         check_promise(plan)
     except (PrivacyError, UpdateError) as error:

@@ -17,6 +17,7 @@ import coordinator_bench
 from brokers import eventually
 from coordinator_bench import Device, background, everybody, until_version
 from hub_bench import (
+    BITS,
     DEVICES,
     HUBS,
     Fleet,
@@ -34,6 +35,8 @@ from shoal_codecs.transport.messages import Delivery
 from shoal_codecs.wire.messages import (
     Agreement,
     CoordinatorEvent,
+    HubChallenge,
+    HubProjections,
     HubStatus,
     HubSumPart,
     Message,
@@ -44,7 +47,7 @@ from shoal_codecs.wire.messages import (
     RoundAborted,
     RoundCommitted,
 )
-from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash
+from shoal_codecs.wire.plan import CodecPlan, Plan, encode_plan, plan_hash
 from shoal_coordinator.coordinator import CoordinatorService
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_coordinator.operator import OperatorError
@@ -78,16 +81,16 @@ async def signed(fleet: Fleet, lead: Voice, number: int = 1, **changes: Any) -> 
 
 @contextlib.asynccontextmanager
 async def restarted_at(
-    fleet: Fleet, hub: str, lead: Voice, kind: type[Message]
+    fleet: Fleet, hub: str, lead: Voice, kind: type[Message], **floors: Any
 ) -> AsyncIterator[asyncio.Event]:
     """Run ``hub``, end it once it has said a ``kind``, and run it again; the event tells of that."""
     second_life = asyncio.Event()
 
     async def lives() -> None:
-        async with serving(fleet.hub(hub)):
+        async with serving(fleet.hub(hub, **floors)):
             await lead.first(kind, hub)
         second_life.set()
-        async with serving(fleet.hub(hub)):
+        async with serving(fleet.hub(hub, **floors)):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(lives())
@@ -381,3 +384,53 @@ async def test_a_base_waits_for_the_certificate_of_a_hub_that_is_away(
         view = await operator.until(until_version(1), 40)
         assert view.rounds[-1].devices >= 4
         assert len(organs.certificates.certificates(task, base)[0].signatures) == 2
+
+
+# --- the norm check ---------------------------------------------------------------------------------
+
+
+async def test_a_device_that_poisons_its_update_is_left_out_of_the_sum(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    bench = coordinator_bench.Bench(tmp_path, mosquitto.url, norm_check=1.6)
+    async with (
+        bench.coordinator(),
+        coordinator_bench.fleet(bench) as devices,
+        bench.operator() as operator,
+    ):
+        await operator.until(everybody, 20)
+        devices[coordinator_bench.DEVICES[1]].poison = 900
+        await operator.command("rounds.run", count=2)
+        view = await operator.until(until_version(2), 40)
+        assert [row.devices for row in view.rounds] == [4, 4]
+        devices[coordinator_bench.DEVICES[1]].poison = None
+        await operator.command("rounds.run", count=1)
+        view = await operator.until(until_version(3), 40)
+        assert view.rounds[-1].devices == 5
+
+
+@pytest.mark.parametrize("kind", [HubChallenge, HubProjections, Agreement])
+async def test_a_hub_that_restarts_in_the_norm_check_goes_on(
+    open_mosquitto: BrokerHandle, tmp_path: Path, kind: type[Message]
+) -> None:
+    fleet = Fleet(tmp_path / "fleet", open_mosquitto.url, THREE)
+    async with contextlib.AsyncExitStack() as stack:
+        lead, field = await stack.enter_async_context(voices(fleet))
+        await stack.enter_async_context(serving(*(fleet.hub(hub, cohort_share=0.75) for hub in THREE[1:])))
+        second_life = await stack.enter_async_context(
+            restarted_at(fleet, "hub-1", lead, kind, cohort_share=0.75)
+        )
+        codec = CodecPlan("randk", 200, 50, 4.0, 12, BITS, 150)
+        plan = await signed(fleet, lead, codec=codec, norm_check=1.6, n_min=3, quorum=3)
+        updates = [Update(fleet, plan, device, levels=3) for device in DEVICES[:3]]
+        updates.append(Update(fleet, plan, DEVICES[3], levels=4000))
+        for update in updates:
+            await field.report(update)
+        await second_life.wait()
+        for hub in THREE:
+            await lead.first(HubSumPart, hub)
+        assert {one.members for one in lead.all(Agreement)} == {DEVICES[:3]}
+        np.testing.assert_array_equal(lead.opened_sum(plan), total(updates[:3]))
+        # One challenge for one set, and one set of projections.
+        shown = {(one.sender, one.set_digest, one.challenge) for one in lead.all(HubChallenge)}
+        assert len(shown) == 3

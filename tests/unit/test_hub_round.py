@@ -24,19 +24,29 @@ from shoal_codecs.secagg.hub_messages import (
     Aborted,
     Action,
     Committed,
+    ComputeProjections,
     ComputeSum,
     DestroyKey,
     Event,
+    JudgeNorms,
     LogAgreement,
+    LogChallenged,
+    LogChecking,
     LogClosed,
     LogEnding,
     LogSettled,
     LogSum,
+    NormsJudged,
     PeerAbandoned,
     PeerAgreement,
+    PeerChallenge,
+    PeerProjections,
     PeerSet,
+    Projected,
     PublishAbandoned,
     PublishAgreement,
+    PublishChallenge,
+    PublishProjections,
     PublishSet,
     PublishSigned,
     PublishSum,
@@ -88,6 +98,7 @@ def fed(*events: Event, terms: RoundTerms = TERMS) -> HubRound:
 def clone(machine: HubRound) -> HubRound:
     other = copy.copy(machine)
     vars(other).update({key: dict(value) for key, value in vars(machine).items() if isinstance(value, dict)})
+    vars(other)["_check"] = copy.deepcopy(vars(machine)["_check"])
     return other
 
 
@@ -369,12 +380,110 @@ def walk(start: HubRound, pool: tuple[Event, ...]) -> set[tuple[State, type, Sta
     return made
 
 
+CHECKED = dataclasses.replace(TERMS, checked=True)
+SECRET = b"\x05" * 32
+ALL_DIGEST = set_digest(reports(*DEVICES))
+CHECKED_POOL: tuple[Event, ...] = (
+    PeerSet("hub-2", reports(*DEVICES)),
+    PeerChallenge("hub-2", ALL_DIGEST, SECRET),
+    PeerChallenge("hub-2", bytes(32), SECRET),
+    PeerProjections("hub-2", b"theirs"),
+    Projected(b"own"),
+    NormsJudged(DEVICES),
+    NormsJudged(("a",)),
+    agreement(*DEVICES),
+    agreement("a", "b"),
+    PeerAbandoned("hub-2"),
+    Tick(CLOSES + LINGER),
+    Tick(CLOSES + 3 * SILENCE),
+    SumSealed(b"sum"),
+    Aborted("reason", 5000),
+    Committed(),
+    Reminded(),
+)
+IN_CHECK = (*ALL_IN, PeerSet("hub-2", reports(*DEVICES)))
+
+
+def test_a_round_with_a_norm_check_drops_who_is_too_long() -> None:
+    machine = fed(*ALL_IN, terms=CHECKED)
+    assert machine.handle(PeerSet("hub-2", reports(*DEVICES))) == (
+        LogChallenged(ALL_DIGEST, DEVICES),
+        PublishChallenge(ALL_DIGEST),
+    )
+    assert machine.handle(PeerChallenge("hub-2", ALL_DIGEST, SECRET)) == (
+        LogChecking({"hub-2": SECRET}),
+        ComputeProjections(ALL_DIGEST, DEVICES, {"hub-2": SECRET}),
+    )
+    assert machine.handle(PeerProjections("hub-2", b"theirs")) == ()
+    assert machine.handle(Projected(b"own")) == (
+        PublishProjections(ALL_DIGEST, b"own"),
+        JudgeNorms(DEVICES, {"": b"own", "hub-2": b"theirs"}),
+    )
+    kept = set_digest(reports("a", "c")), ("a", "c")
+    assert machine.handle(NormsJudged(("a", "c"))) == (LogAgreement(*kept), PublishAgreement(*kept))
+    # A peer that lags gets everything again.
+    machine.handle(Tick(5000))
+    assert kinds(machine.handle(Tick(6000))) == [
+        PublishSet,
+        PublishChallenge,
+        PublishProjections,
+        PublishAgreement,
+    ]
+
+
+def test_too_few_short_updates_are_abandoned() -> None:
+    machine = fed(*IN_CHECK, PeerChallenge("hub-2", ALL_DIGEST, SECRET), terms=CHECKED)
+    actions = machine.handle(NormsJudged(("a",)))
+    assert actions[-1] == PublishAbandoned("1 reports are short enough, the floor is 2")
+
+
+def test_a_challenge_for_other_reports_ends_the_round_before_anything_is_projected() -> None:
+    machine = fed(*IN_CHECK, terms=CHECKED)
+    actions = machine.handle(PeerChallenge("hub-2", bytes(32), SECRET))
+    assert kinds(actions) == [LogEnding, DestroyKey, PublishAbandoned]
+
+
+def test_a_hub_restarted_in_the_check_makes_the_same_projections() -> None:
+    log, machine = Log(CHECKED), HubRound(CHECKED)
+    for event in (*IN_CHECK, PeerChallenge("hub-2", ALL_DIGEST, SECRET)):
+        if isinstance(event, ReportStored):
+            log.store(event)
+        log.perform(machine.handle(event))
+    again = HubRound(CHECKED, log.memory)
+    assert again.state is State.CHECKING
+    words = again.handle(Reminded())
+    assert words[-1] == ComputeProjections(ALL_DIGEST, DEVICES, {"hub-2": SECRET})
+    assert ComputeProjections not in kinds(again.handle(Reminded()))
+    # Asked for another set, it stays with the one it has shown its challenge for.
+    with pytest.raises(PeerContradictionError):
+        machine.handle(PeerChallenge("hub-2", bytes(32), SECRET))
+
+
+def test_a_check_that_does_not_end_is_given_up() -> None:
+    for events in (IN_CHECK, (*IN_CHECK, PeerChallenge("hub-2", ALL_DIGEST, SECRET))):
+        machine = fed(*events, terms=CHECKED)
+        machine.handle(Tick(CLOSES))
+        assert LogEnding not in kinds(machine.handle(Tick(CLOSES + SILENCE - 1)))
+        reason = "the norm check did not come to an end in time"
+        assert PublishAbandoned(reason) in machine.handle(Tick(CLOSES + SILENCE))
+
+
 def test_every_move_of_the_table_is_made_and_no_other() -> None:
     three = dataclasses.replace(TERMS, peers=frozenset({"hub-2", "hub-3"}))
     digest = set_digest(reports(*DEVICES))
     words = [PeerSet(hub, reports(*DEVICES)) for hub in ("hub-2", "hub-3")]
     bonds = [PeerAgreement(hub, digest, DEVICES, 5000) for hub in ("hub-2", "hub-3")]
     made = walk(HubRound(TERMS), POOL) | walk(fed(*ALL_IN, terms=three), (*words, *bonds))
+    late = (
+        PeerChallenge("hub-2", ALL_DIGEST, SECRET),
+        PeerProjections("hub-2", b"theirs"),
+        Projected(b"own"),
+    )
+    made |= walk(fed(*ALL_IN, terms=CHECKED), CHECKED_POOL)
+    made |= walk(fed(*ALL_IN, *words, terms=dataclasses.replace(three, checked=True)), late[:1])
+    set_first = (PeerSet("hub-2", reports(*DEVICES)), Tick(CLOSES), *ALL_IN)
+    made |= walk(fed(*ALL_IN[:1], terms=CHECKED), set_first)
+    made |= walk(fed(*SUMMED), (*late, Committed(), Aborted("reason", 5000)))
     listed = {
         (state, kind, to)
         for state, row in TRANSITIONS.items()
@@ -446,7 +555,24 @@ class Log:
                     self.put(settled=True)
                 case PublishSigned():
                     assert not memory.closed
+            self.perform_check(action)
             self.said.append(action)
+
+    def perform_check(self, action: Action) -> None:
+        memory = self.memory
+        match action:
+            case LogChallenged(digest, members):
+                assert memory.closed
+                assert memory.challenged is None
+                self.put(challenged=(digest, members))
+            case PublishChallenge(digest):
+                assert memory.challenged is not None
+                assert memory.challenged[0] == digest
+            case LogChecking(secrets):
+                assert memory.secrets is None
+                self.put(secrets=secrets)
+            case ComputeProjections(digest, members, secrets):
+                assert (memory.challenged, memory.secrets) == ((digest, members), secrets)
 
 
 devices = st.sampled_from((*DEVICES, "stranger"))
@@ -541,9 +667,10 @@ def test_no_words_of_one_hub_make_two_honest_ones_release_over_different_sets(
 class Fleet:
     """Hubs that hear each other over a network which delays, repeats and loses."""
 
-    def __init__(self, size: int, silence_ms: int = SILENCE) -> None:
+    def __init__(self, size: int, silence_ms: int = SILENCE, *, checked: bool = False) -> None:
         names = [f"hub-{n + 1}" for n in range(size)]
-        terms = dataclasses.replace(TERMS, silence_ms=silence_ms)
+        terms = dataclasses.replace(TERMS, silence_ms=silence_ms, checked=checked)
+        self.drops = checked
         self.terms = {hub: dataclasses.replace(terms, peers=frozenset(names) - {hub}) for hub in names}
         self.machines = {hub: HubRound(terms) for hub, terms in self.terms.items()}
         self.logs = {hub: Log(terms) for hub, terms in self.terms.items()}
@@ -576,6 +703,18 @@ class Fleet:
                 word = PeerAgreement(hub, digest, members, self.now)
             case PublishAbandoned():
                 word = PeerAbandoned(hub)
+            case PublishChallenge(digest):
+                word = PeerChallenge(hub, digest, hub.encode())
+            case PublishProjections(_, data):
+                word = PeerProjections(hub, data)
+            case ComputeProjections(_, _, secrets):
+                everybody = {**secrets, hub: hub.encode()}
+                assert everybody == {name: name.encode() for name in self.terms}
+                self.feed(hub, Projected(hub.encode()))
+                return
+            case JudgeNorms(members):
+                self.feed(hub, NormsJudged(members[:2] if self.drops else members))
+                return
             case ComputeSum():
                 self.feed(hub, SumSealed(b"sum of " + hub.encode()))
                 return
@@ -617,10 +756,12 @@ steps = st.tuples(
 )
 
 
+fleets = st.builds(Fleet, st.integers(2, 3), checked=st.booleans())
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.integers(2, 3), st.lists(steps, max_size=60))
-def test_hubs_never_part_in_what_they_released(size: int, choices: list[tuple[str, int, int]]) -> None:
-    fleet = Fleet(size)
+@given(fleets, st.lists(steps, max_size=60))
+def test_hubs_never_part_in_what_they_released(fleet: Fleet, choices: list[tuple[str, int, int]]) -> None:
     for choice in choices:
         fleet.step(choice)
     memories = [log.memory for log in fleet.logs.values()]
@@ -631,11 +772,10 @@ def test_hubs_never_part_in_what_they_released(size: int, choices: list[tuple[st
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(2, 3), st.lists(steps, max_size=40))
+@given(fleets, st.lists(steps, max_size=40))
 def test_hubs_that_hear_each_other_again_always_come_to_an_end(
-    size: int, choices: list[tuple[str, int, int]]
+    fleet: Fleet, choices: list[tuple[str, int, int]]
 ) -> None:
-    fleet = Fleet(size)
     for choice in choices:
         fleet.step(choice)
     for _ in range(40):

@@ -216,9 +216,12 @@ def test_a_codec_that_does_not_work_here(mode: str, name: str) -> None:
         judge(plan_of(mode=mode, codec=codec))
 
 
-def test_a_norm_check_that_this_agent_cannot_see_to() -> None:
+@pytest.mark.parametrize("slack", [0.5, 100.0])
+def test_a_norm_check_that_is_worth_nothing(slack: float) -> None:
     with pytest.raises(UnsupportedNoiseError, match="norm check"):
-        judge(plan_of(norm_check=1.6))
+        judge(plan_of(norm_check=slack))
+    wide = codec_plan(4, ring_bits=20)
+    assert judge(plan_of(norm_check=1.6, codec=wide)).norm_check == 1.6
 
 
 def private(noise: float = 1e6, **changes: Any) -> dict[str, Any]:

@@ -45,3 +45,7 @@ class MissingCertificateError(CertificateError):
 
 class BadCertificateError(CertificateError):
     """A certificate that its hub did not sign, or signed for another plan."""
+
+
+class ProjectionError(SecAggError):
+    """Projections of shares that are not of the round's devices, or a challenge that was not promised."""

@@ -23,6 +23,7 @@ from shoal_codecs.secagg.hub_errors import (
     PlanWindowError,
     RoundReusedError,
 )
+from shoal_codecs.secagg.norm_bound import norm_fault
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire.hubs import promise_of, promise_set_digest
@@ -106,11 +107,8 @@ def _belonging(
     plan: Plan, hub: str, roster: Roster, draw: Draw | None
 ) -> Iterator[tuple[bool, type[PlanRefusedError], str]]:
     yield plan.mode == "hubs", PlanModeError, f"mode {plan.mode!r} has no part for hubs: propose mode 'hubs'"
-    yield (
-        not plan.norm_check,
-        PlanPromiseError,
-        "the plan promises a norm check, which this hub cannot see to: update the hub",
-    )
+    fault = norm_fault(plan)
+    yield not fault, PlanPromiseError, fault
     yield (
         plan.fleet == roster.fleet,
         PlanRosterError,

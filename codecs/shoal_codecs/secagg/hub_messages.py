@@ -16,6 +16,10 @@ class State(Enum):
     """The plan is signed; reports are collected."""
     CLOSED = "closed"
     """This hub's own set is final and published; the peers' sets are awaited."""
+    CHALLENGED = "challenged"
+    """Norm check: the common reports are fixed and the challenge is shown; the peers' are awaited."""
+    CHECKING = "checking"
+    """Norm check: projections of the shares are made and exchanged."""
     AGREED = "agreed"
     """Bound, once, to one set; the peers' agreements are awaited."""
     SUMMING = "summing"
@@ -36,7 +40,7 @@ class RoundTerms:
 
     ``peers`` are the plan's other hubs; ``floor`` the fewest reports that may be summed. ``silence_ms`` after
     the end of the round, or its own start, a hub that is bound and has released nothing gives up peers that
-    are silent.
+    are silent. ``checked`` is whether norms are checked before the agreement.
     """
 
     peers: frozenset[str]
@@ -48,6 +52,7 @@ class RoundTerms:
     linger_ms: int
     resend_ms: int = 1000
     silence_ms: int = 300_000
+    checked: bool = False
 
 
 # --- events -------------------------------------------------------------------------------------
@@ -75,6 +80,37 @@ class PeerSet:
 
     hub: str
     reports: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChallenge:
+    """A peer shows the challenge it promised (32 bytes), for the reports it takes to be common."""
+
+    hub: str
+    digest: bytes
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProjections:
+    """A peer's projections of its shares of the common reports, in the order of their names."""
+
+    hub: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """This hub's own projections are made."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NormsJudged:
+    """The devices whose updates are short enough."""
+
+    members: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +156,19 @@ class Reminded:
 
 
 Event = (
-    ReportStored | Tick | PeerSet | PeerAgreement | PeerAbandoned | SumSealed | Committed | Aborted | Reminded
+    ReportStored
+    | Tick
+    | PeerSet
+    | PeerChallenge
+    | PeerProjections
+    | Projected
+    | NormsJudged
+    | PeerAgreement
+    | PeerAbandoned
+    | SumSealed
+    | Committed
+    | Aborted
+    | Reminded
 )
 
 # --- actions ------------------------------------------------------------------------------------
@@ -143,6 +191,53 @@ class PublishSet:
     """Tell the peers which reports this hub holds."""
 
     reports: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class LogChallenged:
+    """Make durable for which common reports the challenge is shown: for no others, ever."""
+
+    digest: bytes
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishChallenge:
+    """Show the peers this hub's challenge."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogChecking:
+    """Make durable what the peers' challenges are: a restarted hub makes the same projections."""
+
+    secrets: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeProjections:
+    """Project the members' shares; answer with ``Projected``."""
+
+    digest: bytes
+    members: tuple[str, ...]
+    secrets: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishProjections:
+    """Send each peer this hub's projections, sealed."""
+
+    digest: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeNorms:
+    """Add all hubs' projections up and see whose updates are too long; answer with ``NormsJudged``."""
+
+    members: tuple[str, ...]
+    projections: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +308,12 @@ Action = (
     PublishSigned
     | LogClosed
     | PublishSet
+    | LogChallenged
+    | PublishChallenge
+    | LogChecking
+    | ComputeProjections
+    | PublishProjections
+    | JudgeNorms
     | LogAgreement
     | PublishAgreement
     | ComputeSum
@@ -229,11 +330,14 @@ Action = (
 class RoundMemory:
     """What the durable log says of a round: all that a restarted hub goes on from.
 
-    ``reports`` are (device, report id, time stored) as they came; ``agreement`` is (digest, members).
+    ``reports`` are (device, report id, time stored) as they came; ``challenged`` and ``agreement`` are
+    (digest, members), ``secrets`` the peers' challenges.
     """
 
     reports: tuple[tuple[str, bytes, int], ...] = ()
     closed: bool = False
+    challenged: tuple[bytes, tuple[str, ...]] | None = None
+    secrets: Mapping[str, bytes] | None = None
     agreement: tuple[bytes, tuple[str, ...]] | None = None
     sealed: bytes | None = None
     ending: State | None = None

@@ -30,9 +30,13 @@ from shoal_codecs.secagg.hub_messages import (
     LogEnding,
     LogSettled,
     LogSum,
+    NormsJudged,
     PeerAbandoned,
     PeerAgreement,
+    PeerChallenge,
+    PeerProjections,
     PeerSet,
+    Projected,
     PublishAbandoned,
     PublishAgreement,
     PublishSet,
@@ -47,6 +51,7 @@ from shoal_codecs.secagg.hub_messages import (
     Tick,
 )
 from shoal_codecs.secagg.hub_table import TRANSITIONS
+from shoal_codecs.secagg.norm_check import NormCheck
 from shoal_codecs.wire.plan import Plan
 
 _SLOW = 10
@@ -54,7 +59,8 @@ S = State
 FINISHED = frozenset({S.COMMITTED, S.SPENT, S.ABANDONED})
 _SURE = frozenset({S.SUMMING, S.SUMMED, S.COMMITTED, S.SPENT})
 """Every peer has agreed to this hub's set."""
-_REPEATING = frozenset({S.CLOSED, S.AGREED, S.SUMMING, S.SUMMED, S.ABANDONED})
+_PATIENT = frozenset({S.CHALLENGED, S.CHECKING, S.AGREED})
+_REPEATING = frozenset({S.CLOSED, S.CHALLENGED, S.CHECKING, S.AGREED, S.SUMMING, S.SUMMED, S.ABANDONED})
 
 
 def terms_of(plan: Plan, hub: str, floors: HubFloors) -> RoundTerms:
@@ -68,6 +74,7 @@ def terms_of(plan: Plan, hub: str, floors: HubFloors) -> RoundTerms:
         closes_ms=plan.closes_ms,
         linger_ms=int(floors.linger_s * 1000),
         silence_ms=int(floors.silence_s * 1000),
+        checked=plan.norm_check > 0,
     )
 
 
@@ -83,6 +90,7 @@ class HubRound:
         self.terms = terms
         self.reports = {device: name for device, name, _ in memory.reports}
         self._agreement = memory.agreement
+        self._check = NormCheck(memory.challenged, memory.secrets)
         self._sealed = memory.sealed
         self._reason = memory.reason
         self._settled = memory.settled
@@ -129,7 +137,7 @@ class HubRound:
         while (more := self._move()) is not None:
             actions += more
         if self.state is not before:
-            self._repeat_ms = None
+            self._repeat_ms = self._silent_since_ms = None
         if self.state not in allowed:
             raise AssertionError(f"{before} --{type(event).__name__}--> {self.state} is not in the table")
         return tuple(actions)
@@ -140,12 +148,14 @@ class HubRound:
                 return self._take_report(event)
             case Tick(now_ms):
                 self._now_ms = max(self._now_ms, now_ms)
-                if self.state is S.AGREED and self._silent_since_ms is None:
+                if self.state in _PATIENT and self._silent_since_ms is None:
                     # A hub that was away itself gives its peers their time anew.
                     self._silent_since_ms = max(self._now_ms, self.terms.closes_ms)
                 return self._repeat()
-            case PeerSet() | PeerAgreement() | PeerAbandoned():
+            case PeerSet() | PeerAgreement() | PeerAbandoned() | PeerChallenge() | PeerProjections():
                 return self._hear_peer(event)
+            case Projected() | NormsJudged():
+                return self._take_result(event)
             case SumSealed(sealed):
                 return self._release(sealed)
             case Committed():
@@ -168,7 +178,9 @@ class HubRound:
             self._quorum_ms = event.at_ms
         return []
 
-    def _hear_peer(self, event: PeerSet | PeerAgreement | PeerAbandoned) -> list[Action]:
+    def _hear_peer(
+        self, event: PeerSet | PeerAgreement | PeerAbandoned | PeerChallenge | PeerProjections
+    ) -> list[Action]:
         if event.hub not in self.terms.peers:
             raise UnknownPeerError(f"{event.hub!r} is no peer of this hub: only hubs in the plan have a say")
         match event:
@@ -176,8 +188,20 @@ class HubRound:
                 return self._hear_set(event)
             case PeerAgreement():
                 return self._hear_agreement(event)
+            case PeerChallenge() | PeerProjections():
+                self._check.hear(event)
+                return []
             case PeerAbandoned(hub):
                 return [] if self.finished else self._abandon(f"{hub} has abandoned the round")
+
+    def _take_result(self, event: Projected | NormsJudged) -> list[Action]:
+        if self.finished:
+            return []
+        match event:
+            case Projected(data):
+                return self._check.projected(data)
+            case NormsJudged(members):
+                return self._agree(members)
 
     def _hear_set(self, event: PeerSet) -> list[Action]:
         if self._peer_sets.get(event.hub, event.reports) != event.reports:
@@ -207,7 +231,7 @@ class HubRound:
     def _hear_aborted(self, reason: str, at_ms: int) -> list[Action]:
         # The coordinator repeats itself until it has heard either the abandonment or the sum.
         match self.state:
-            case S.SIGNED | S.CLOSED:
+            case S.SIGNED | S.CLOSED | S.CHALLENGED | S.CHECKING:
                 self._may_answer(at_ms)
                 return [*self._abandon(f"the coordinator gave up: {reason}"), *self._settle()]
             case S.ABANDONED:
@@ -256,8 +280,11 @@ class HubRound:
                 return [PublishSigned()]
             case S.CLOSED:
                 return [PublishSet(dict(self.reports))]
+            case S.CHALLENGED | S.CHECKING:
+                return [PublishSet(dict(self.reports)), *self._check.latest_words()]
             case S.AGREED | S.SUMMING:
-                return [PublishSet(dict(self.reports)), PublishAgreement(*self._bound())]
+                checked = self._check.latest_words()
+                return [PublishSet(dict(self.reports)), *checked, PublishAgreement(*self._bound())]
             case S.SUMMED:
                 return self._released_words()
             case S.SPENT:
@@ -279,23 +306,41 @@ class HubRound:
             case S.SIGNED if self._should_close():
                 return self._close()
             case S.CLOSED if self._peer_sets.keys() == self.terms.peers:
-                return self._agree()
+                return self._challenge() if self.terms.checked else self._agree()
             case S.CLOSED if self._now_ms >= self.terms.closes_ms + self.terms.linger_ms:
                 silent = sorted(self.terms.peers - self._peer_sets.keys())
                 return self._abandon(f"no set of reports came from {', '.join(silent)}")
-            case S.AGREED if others := self._parted(self._bound()):
-                # Nothing is released yet, and without this hub's sum the others' are noise.
-                return self._abandon(_parting(others))
-            case S.AGREED if self._all_agree():
-                self.state = S.SUMMING
-                return [ComputeSum(*self._bound())]
-            case S.AGREED if self._waited_in_vain():
-                silent = sorted(self.terms.peers - self._peer_agreements.keys())
-                return self._abandon(f"{', '.join(silent)} agreed to no set of reports in time")
+            case S.CHALLENGED | S.CHECKING:
+                return self._move_in_check()
+            case S.AGREED:
+                return self._move_bound()
             case S.SUMMED if self._gave_up:
                 return self._end(S.SPENT)
             case _:
                 return None
+
+    def _move_in_check(self) -> list[Action] | None:
+        if self.state is S.CHALLENGED and (others := self._check.parted()):
+            return self._abandon(_parting(others))
+        if self.state is S.CHALLENGED and self._check.secrets_of(self.terms.peers):
+            self.state = S.CHECKING
+            return self._check.begin()
+        if self._waited_in_vain():
+            return self._abandon("the norm check did not come to an end in time")
+        judging = self._check.judge(self.terms.peers) if self.state is S.CHECKING else None
+        return None if judging is None else [judging]
+
+    def _move_bound(self) -> list[Action] | None:
+        if others := self._parted(self._bound()):
+            # Nothing is released yet, and without this hub's sum the others' are noise.
+            return self._abandon(_parting(others))
+        if self._all_agree():
+            self.state = S.SUMMING
+            return [ComputeSum(*self._bound())]
+        if self._waited_in_vain():
+            silent = sorted(self.terms.peers - self._peer_agreements.keys())
+            return self._abandon(f"{', '.join(silent)} agreed to no set of reports in time")
+        return None
 
     def _should_close(self) -> bool:
         if len(self.reports) == len(self.terms.cohort) or self._now_ms >= self.terms.closes_ms:
@@ -309,10 +354,22 @@ class HubRound:
         own = dict(self.reports)
         return [LogClosed(own), PublishSet(own)]
 
-    def _agree(self) -> list[Action]:
+    def _challenge(self) -> list[Action]:
         common = common_reports(self.reports, self._peer_sets.values())
         if len(common) < self.terms.floor:
             return self._abandon(f"{len(common)} reports reached every hub, the floor is {self.terms.floor}")
+        self.state = S.CHALLENGED
+        return self._check.challenge(set_digest(common), tuple(common))
+
+    def _agree(self, short_enough: tuple[str, ...] | None = None) -> list[Action]:
+        """Bind this hub to the common reports, or to those of them whose norms were found to be in order."""
+        if short_enough is None:
+            common = common_reports(self.reports, self._peer_sets.values())
+        else:
+            common = {device: self.reports[device] for device in sorted(short_enough)}
+        if len(common) < self.terms.floor:
+            what = "reached every hub" if short_enough is None else "are short enough"
+            return self._abandon(f"{len(common)} reports {what}, the floor is {self.terms.floor}")
         agreement = set_digest(common), tuple(common)
         if others := self._parted(agreement):
             return self._abandon(_parting(others))
@@ -364,4 +421,6 @@ def _restored_state(memory: RoundMemory) -> State:
         return S.SUMMED
     if memory.agreement is not None:
         return S.AGREED
+    if memory.challenged is not None:
+        return S.CHALLENGED if memory.secrets is None else S.CHECKING
     return S.CLOSED if memory.closed else S.SIGNED

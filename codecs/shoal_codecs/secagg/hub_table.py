@@ -4,9 +4,13 @@ from shoal_codecs.secagg.hub_messages import (
     Aborted,
     Committed,
     Event,
+    NormsJudged,
     PeerAbandoned,
     PeerAgreement,
+    PeerChallenge,
+    PeerProjections,
     PeerSet,
+    Projected,
     Reminded,
     ReportStored,
     State,
@@ -17,8 +21,8 @@ from shoal_codecs.secagg.hub_messages import (
 S = State
 TRANSITIONS: dict[State, dict[type[Event], frozenset[State]]] = {
     S.SIGNED: {
-        ReportStored: frozenset({S.SIGNED, S.CLOSED, S.AGREED, S.ABANDONED}),
-        Tick: frozenset({S.SIGNED, S.CLOSED, S.AGREED, S.ABANDONED}),
+        ReportStored: frozenset({S.SIGNED, S.CLOSED, S.CHALLENGED, S.AGREED, S.ABANDONED}),
+        Tick: frozenset({S.SIGNED, S.CLOSED, S.CHALLENGED, S.AGREED, S.ABANDONED}),
         PeerSet: frozenset({S.SIGNED}),
         PeerAbandoned: frozenset({S.ABANDONED}),
         Aborted: frozenset({S.ABANDONED}),
@@ -28,11 +32,34 @@ TRANSITIONS: dict[State, dict[type[Event], frozenset[State]]] = {
     },
     S.CLOSED: {
         Tick: frozenset({S.CLOSED, S.ABANDONED}),
-        PeerSet: frozenset({S.CLOSED, S.AGREED, S.SUMMING, S.ABANDONED}),
+        PeerSet: frozenset({S.CLOSED, S.CHALLENGED, S.CHECKING, S.AGREED, S.SUMMING, S.ABANDONED}),
+        PeerChallenge: frozenset({S.CLOSED}),
         PeerAgreement: frozenset({S.CLOSED}),
         PeerAbandoned: frozenset({S.ABANDONED}),
         Aborted: frozenset({S.ABANDONED}),
         Reminded: frozenset({S.CLOSED}),
+    },
+    S.CHALLENGED: {
+        Tick: frozenset({S.CHALLENGED, S.ABANDONED}),
+        PeerSet: frozenset({S.CHALLENGED}),
+        PeerChallenge: frozenset({S.CHALLENGED, S.CHECKING, S.ABANDONED}),
+        PeerProjections: frozenset({S.CHALLENGED}),
+        PeerAbandoned: frozenset({S.ABANDONED}),
+        Aborted: frozenset({S.ABANDONED}),
+        Reminded: frozenset({S.CHALLENGED}),
+        # No PeerAgreement: a peer agrees only once it has this hub's projections.
+    },
+    S.CHECKING: {
+        Tick: frozenset({S.CHECKING, S.ABANDONED}),
+        PeerSet: frozenset({S.CHECKING}),
+        PeerChallenge: frozenset({S.CHECKING}),
+        PeerProjections: frozenset({S.CHECKING}),
+        Projected: frozenset({S.CHECKING}),
+        NormsJudged: frozenset({S.AGREED, S.SUMMING, S.ABANDONED}),
+        PeerAgreement: frozenset({S.CHECKING}),
+        PeerAbandoned: frozenset({S.ABANDONED}),
+        Aborted: frozenset({S.ABANDONED}),
+        Reminded: frozenset({S.CHECKING}),
     },
     S.AGREED: {
         Tick: frozenset({S.AGREED, S.ABANDONED}),
@@ -84,3 +111,9 @@ TRANSITIONS: dict[State, dict[type[Event], frozenset[State]]] = {
         Reminded: frozenset({S.ABANDONED}),
     },
 }
+
+# Words of the norm check that come late: a peer repeats them until it has seen this hub's agreement.
+for _state in (S.AGREED, S.SUMMING, S.SUMMED, S.COMMITTED, S.SPENT, S.ABANDONED):
+    for _late in (PeerChallenge, PeerProjections, Projected):
+        TRANSITIONS[_state][_late] = frozenset({_state})
+TRANSITIONS[S.ABANDONED][NormsJudged] = frozenset({S.ABANDONED})

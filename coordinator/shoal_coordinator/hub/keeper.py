@@ -26,6 +26,8 @@ from shoal_codecs.security.post import Post
 from shoal_codecs.wire.messages import (
     Agreement,
     AnyMessage,
+    HubChallenge,
+    HubProjections,
     PlanProposal,
     ReportPart,
     ReportSet,
@@ -35,6 +37,7 @@ from shoal_codecs.wire.messages import (
     RoundCommitted,
 )
 from shoal_codecs.wire.plan import Plan, decode_plan, plan_hash
+from shoal_coordinator.hub import norms
 from shoal_coordinator.hub.config import HubSettings
 from shoal_coordinator.hub.errors import LateReportError, UnknownRoundError
 from shoal_coordinator.hub.live import LiveRound
@@ -121,6 +124,9 @@ class RoundKeeper:
                 event = PeerAgreement(message.sender, message.set_digest, message.members, now_ms)
             case RoundAbandoned():
                 event = PeerAbandoned(message.sender)
+            case HubChallenge() | HubProjections():
+                await self._hear_norms(message)
+                return
             case _:
                 return
         async with self._performer.lock:
@@ -134,6 +140,22 @@ class RoundKeeper:
                     "whether a folder was put back to an older state"
                 )
             await self._performer.feed(live, event)
+
+    async def _hear_norms(self, message: HubChallenge | HubProjections) -> None:
+        async with self._performer.lock:
+            live = self._rounds.get(message.plan_hash)
+            if live is None or message.sender not in live.machine.terms.peers:
+                raise UnknownRoundError(
+                    f"{message.sender} checks norms in round {message.round}, which it has no part in here: "
+                    "look at that hub's folder"
+                )
+            event: Event | None
+            if isinstance(message, HubChallenge):
+                event = norms.hear_challenge(live, message)
+            else:
+                event = norms.hear_projections(live, message)
+            if event is not None:
+                await self._performer.feed(live, event)
 
     async def _hear_proposal(self, message: PlanProposal) -> None:
         """Sign a plan and begin its round; a plan that is signed already gets its latest word again."""

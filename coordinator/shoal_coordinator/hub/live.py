@@ -1,6 +1,6 @@
 """A round as a running hub holds it: the plan, the machine, and the reports still in parts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shoal_codecs.secagg.hub_floors import HubFloors
 from shoal_codecs.secagg.hub_round import HubRound, terms_of
@@ -21,6 +21,7 @@ class LiveRound:
     receiver: Receiver
     machine: HubRound
     assembler: ReportAssembler
+    projections: dict[tuple[str, bytes, int], dict[int, bytes]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, stored: StoredRound, hub: str, floors: HubFloors, share_bytes: int) -> "LiveRound":
@@ -40,6 +41,7 @@ class LiveRound:
     def forget_secrets(self) -> None:
         """Drop the private key and whatever parts of reports are still here."""
         self.receiver = replace(self.receiver, private=b"")
+        self.projections.clear()
         self.assembler = _assembler(self.share_bytes, self.receiver.hubs)
 
 

@@ -5,7 +5,7 @@ A ``Log`` action is on the disk before the next action begins.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -14,16 +14,22 @@ from shoal_codecs.errors import ShoalError
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.secagg.hub_messages import (
     Action,
+    ComputeProjections,
     ComputeSum,
     DestroyKey,
     Event,
+    JudgeNorms,
     LogAgreement,
+    LogChallenged,
+    LogChecking,
     LogClosed,
     LogEnding,
     LogSettled,
     LogSum,
     PublishAbandoned,
     PublishAgreement,
+    PublishChallenge,
+    PublishProjections,
     PublishSet,
     PublishSigned,
     PublishSum,
@@ -38,6 +44,8 @@ from shoal_codecs.wire.hubs import never_released_bytes
 from shoal_codecs.wire.messages import (
     Agreement,
     AnyMessage,
+    HubChallenge,
+    HubProjections,
     HubSumPart,
     Message,
     PlanSigned,
@@ -45,6 +53,7 @@ from shoal_codecs.wire.messages import (
     ReportSet,
     RoundAbandoned,
 )
+from shoal_coordinator.hub import norms
 from shoal_coordinator.hub.errors import HubStoreError
 from shoal_coordinator.hub.live import LiveRound
 from shoal_coordinator.hub.store import HubStore
@@ -122,12 +131,28 @@ class RoundPerformer:
 
     async def _perform(self, live: LiveRound, action: Action) -> None:
         match action:
-            case LogClosed() | LogAgreement() | LogSum() | LogEnding() | LogSettled():
+            case (
+                LogClosed()
+                | LogChallenged()
+                | LogChecking()
+                | LogAgreement()
+                | LogSum()
+                | LogEnding()
+                | LogSettled()
+            ):
                 await self._log(live, action)
             case ComputeSum(digest, members):
-                task = asyncio.create_task(self._sum(live, digest, members))
-                self._sums.add(task)
-                task.add_done_callback(self._sum_done)
+                self._aside(self._sum(live, digest, members))
+            case ComputeProjections():
+                self._aside(self._project(live, action))
+            case JudgeNorms():
+                self._aside(self._judge(live, action))
+            case PublishChallenge():
+                own = await self._durably(self._store.challenge, live.plan_hash)
+                self.tell(HubChallenge, **norms.challenge_words(live, action, own))
+            case PublishProjections():
+                for fields in norms.projection_words(live, action):
+                    self.tell(HubProjections, **fields)
             case DestroyKey():
                 await self._durably(self._store.destroy, live.plan_hash)
                 live.forget_secrets()
@@ -137,13 +162,20 @@ class RoundPerformer:
                 self._publish(live, action)
 
     async def _log(
-        self, live: LiveRound, action: LogClosed | LogAgreement | LogSum | LogEnding | LogSettled
+        self,
+        live: LiveRound,
+        action: LogClosed | LogChallenged | LogChecking | LogAgreement | LogSum | LogEnding | LogSettled,
     ) -> None:
         store, key, now_ms = self._store, live.plan_hash, self.now_ms()
         match action:
             case LogClosed(reports):
                 await self._durably(store.log_closed, key, dict(reports), now_ms)
                 log.info("reports_closed", round=live.plan.round, reports=len(reports))
+            case LogChallenged(digest, members):
+                await self._durably(store.log_challenged, key, digest, members, now_ms)
+                log.info("norms_challenged", round=live.plan.round, reports=len(members))
+            case LogChecking(secrets):
+                await self._durably(store.log_checking, key, dict(secrets), now_ms)
             case LogAgreement(digest, members):
                 await self._durably(store.log_agreement, key, digest, members, now_ms)
                 log.info("set_agreed", round=live.plan.round, reports=len(members))
@@ -190,6 +222,34 @@ class RoundPerformer:
                 count=count,
                 data=sealed[index * SUM_PART_BYTES : (index + 1) * SUM_PART_BYTES],
             )
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let the other rounds and messages go on while ``work`` computes."""
+        task = asyncio.create_task(work)
+        self._sums.add(task)
+        task.add_done_callback(self._sum_done)
+
+    async def _project(self, live: LiveRound, action: ComputeProjections) -> None:
+        try:
+            held = await self._durably(self._store.ciphertexts, live.plan_hash, action.members)
+            own = await self._durably(self._store.challenge, live.plan_hash)
+            event = await norms.projected(live, action, own, held)
+            async with self.lock:
+                await self.feed(live, event)
+        except HubStoreError:
+            raise
+        except ShoalError as error:
+            log.warning("norms_not_checked", error=type(error).__name__, remedy=str(error))
+
+    async def _judge(self, live: LiveRound, action: JudgeNorms) -> None:
+        try:
+            event = await norms.judged(live, action)
+            async with self.lock:
+                await self.feed(live, event)
+        except HubStoreError:
+            raise
+        except ShoalError as error:
+            log.warning("norms_not_checked", error=type(error).__name__, remedy=str(error))
 
     async def _sum(self, live: LiveRound, digest: bytes, members: tuple[str, ...]) -> None:
         try:

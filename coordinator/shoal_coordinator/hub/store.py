@@ -129,6 +129,19 @@ class HubStore:
         """Log that these are all the reports this hub holds."""
         self._log(plan_hash, State.CLOSED.value, set_digest(reports), at_ms)
 
+    def log_challenged(self, plan_hash: bytes, digest: bytes, members: tuple[str, ...], at_ms: int) -> None:
+        """Log for which reports the challenge of the norm check is shown."""
+        self._log(plan_hash, State.CHALLENGED.value, pack([digest, list(members)]), at_ms)
+
+    def log_checking(self, plan_hash: bytes, secrets: dict[str, bytes], at_ms: int) -> None:
+        """Log the peers' challenges."""
+        self._log(plan_hash, State.CHECKING.value, pack(secrets), at_ms)
+
+    def challenge(self, plan_hash: bytes) -> bytes:
+        """Return this hub's challenge of a plan, nothing once it is destroyed."""
+        secrets = self.promises.of_plan(plan_hash)
+        return secrets.challenge if secrets else b""
+
     def log_agreement(self, plan_hash: bytes, digest: bytes, members: tuple[str, ...], at_ms: int) -> None:
         """Log the one set this hub is bound to."""
         self._log(plan_hash, State.AGREED.value, pack([digest, list(members)]), at_ms)
@@ -175,15 +188,16 @@ class HubStore:
         reports = self.database.rows(
             "SELECT device, report_id, at_ms FROM reports WHERE plan_hash = ? ORDER BY rowid", (plan_hash,)
         )
-        agreement: tuple[bytes, tuple[str, ...]] | None = None
-        if (agreed := log.get(State.AGREED.value)) is not None:
-            agreement = unpack(agreed, tuple[bytes, tuple[str, ...]])
+        agreed, challenged = log.get(State.AGREED.value), log.get(State.CHALLENGED.value)
+        checking = log.get(State.CHECKING.value)
         # A round is spent before it is committed, never the other way.
         ending = next((State(entry) for entry in _ENDINGS if entry in log), None)
         return RoundMemory(
             reports=tuple(reports),
             closed=State.CLOSED.value in log,
-            agreement=agreement,
+            challenged=None if challenged is None else unpack(challenged, tuple[bytes, tuple[str, ...]]),
+            secrets=None if checking is None else unpack(checking, dict[str, bytes]),
+            agreement=None if agreed is None else unpack(agreed, tuple[bytes, tuple[str, ...]]),
             sealed=log.get(State.SUMMED.value),
             ending=ending,
             reason=log[ending.value].decode() if ending else "",

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from shoal_codecs.secagg.additive import SeedSum, ShareSum
-from shoal_codecs.secagg.prg import SEED_BYTES
+from shoal_codecs.secagg.prg import SEED_BYTES, expand
 from shoal_codecs.updates.bitpack import check_padding, packed_size
+from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
 from shoal_codecs.wire.plan import Plan
@@ -38,6 +39,14 @@ def preview_share(plan: Plan, share: bytes) -> list[int]:
     spec = ring_spec(plan)
     words = unpack_ring(share, spec.words, spec.ring_bits)[: spec.kept]
     return [int(word) for word in words[-PREVIEW_WORDS:]]
+
+
+def share_words(plan: Plan, plan_hash: bytes, position: int, device: str, share: bytes) -> Words:
+    """Return the words (uint[spec.words]) that a share in clear stands for at the hub at ``position``."""
+    spec = ring_spec(plan)
+    if position == 0:
+        return unpack_ring(share, spec.words, spec.ring_bits)
+    return expand(share, plan_hash, device, position + 1, spec.words, spec.ring_bits)
 
 
 def add_shares(plan: Plan, plan_hash: bytes, position: int, shares: Iterable[tuple[str, bytes]]) -> bytes:
