@@ -15,7 +15,7 @@ import pytest
 
 import coordinator_bench
 from brokers import eventually
-from coordinator_bench import Device, background, everybody, until_version
+from coordinator_bench import Device, background, everybody, kill, until_version
 from hub_bench import (
     BITS,
     DEVICES,
@@ -163,6 +163,36 @@ async def test_hubs_that_restart_after_abandoning_certify_again_and_the_base_is_
             for hub in THREE:
                 await lead.first(HubSumPart, hub, 2)
             np.testing.assert_array_equal(lead.opened_sum(again), total(updates))
+
+
+@pytest.mark.parametrize("kind", [NonceRevealed, PlanSigned, ReportSet, Agreement, HubSumPart])
+async def test_a_coordinator_that_is_killed_at_any_step_goes_on_with_the_same_plan(
+    mosquitto: BrokerHandle, tmp_path: Path, kind: type[Message]
+) -> None:
+    bench = coordinator_bench.Bench(tmp_path, mosquitto.url)
+    async with coordinator_bench.fleet(bench) as devices, bench.operator() as operator:
+        heard: list[Message] = []
+        ear, reached = next(iter(devices.values())), asyncio.Event()
+
+        async def hear(delivery: Delivery) -> None:
+            _, message = ear.post.open(delivery.topic, delivery.payload)
+            heard.append(message)
+            if isinstance(message, kind):
+                reached.set()
+
+        await ear.link.subscribe(bench.topics.hub("+", "events"), hear)
+        process = await bench.coordinator_process()
+        try:
+            await operator.until(everybody, 20)
+            await operator.command("rounds.run", count=1)
+            await asyncio.wait_for(reached.wait(), 20)
+        finally:
+            await kill(process)
+        async with bench.coordinator():
+            view = await operator.until(until_version(1), 40)
+        assert [row.outcome for row in view.rounds] == ["committed"]
+        assert len({one.set_digest for one in heard if isinstance(one, NonceRevealed)}) == 1
+        assert len({one.plan_hash for one in heard if isinstance(one, PlanSigned)}) == 1
 
 
 # --- hubs that part or fall silent ------------------------------------------------------------------

@@ -296,7 +296,7 @@ async def test_an_uninvited_device_is_refused(bench: Bench) -> None:
         ({"closes_ms": 2_000, "opens_ms": 1_000}, "PlanWindowError"),
         ({"opens_ms": 1 << 52, "closes_ms": 1 << 53}, "PlanWindowError"),
         ({"cohort": (*DEVICES[:3], "coordinator")}, "PlanCohortError"),
-        ({"norm_check": 16.0}, "PlanPromiseError"),
+        ({"norm_check": 100.0}, "PlanPromiseError"),
         ({"privacy": PrivacyPlan("skellam", 1e6, 1, 1e-5)}, "PlanPromiseError: RingOverflowError"),
         ({"privacy": PrivacyPlan("skellam", 1e-4, 1, 1e-5)}, "PlanPromiseError: NoiseSizeError"),
     ],
