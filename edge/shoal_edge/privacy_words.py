@@ -68,11 +68,12 @@ def _lines(view: dict[str, Any]) -> Iterator[str]:
         yield f"  spent        epsilon {spent:.3f}{bar}"
     yield f"  budget       {f'epsilon {budget:g}' if budget else 'none is set'}, delta {view['delta']:g}"
     without = "refused" if budget else "taken part in, and not counted here"
-    yield f"  without noise: rounds are {without}"
-    yield f"  besides updates it tells {TOLD[view['metrics']]}"
+    yield f"  no noise     rounds without it are {without}"
+    yield f"  also told    {TOLD[view['metrics']]}"
     charges = view["charges"]
     if not charges:
-        yield "  no round has been charged yet"
+        if not view["exhausted"]:
+            yield "  rounds       none has been charged yet"
         return
     yield ""
     yield f"  {'round':>6}  {'task':<16}  {'charged at':<19}  epsilon then"

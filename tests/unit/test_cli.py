@@ -219,7 +219,7 @@ def test_a_budget_is_shown_with_what_it_covers_and_what_noise_lets_see() -> None
     shown = text_of(status_tables(private_view(), 160))
     for part in (
         "epsilon 6.00 of 8 spent",
-        "1 rounds left",
+        "rounds left: 1",
         "covers updates only",
         "few devices",
         "not told",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shoal_codecs.privacy.charge import Charge
 from shoal_codecs.privacy.errors import BudgetExceededError
+from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.messages import Reply
 from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash
 from shoal_coordinator.config import PrivacySettings
@@ -21,6 +22,7 @@ from shoal_coordinator.privacy_book import PrivacyBook
 from shoal_coordinator.privacy_desk import PrivacyDesk
 from shoal_coordinator.privacy_reference import reference_epsilons
 from shoal_coordinator.privacy_terms import PrivacyTerms, make_terms
+from shoal_coordinator.registry import DeviceView
 from shoal_coordinator.round_errors import NoPrivacyError, UnknownDeviceError
 from shoal_coordinator.store import Store
 from wire_parts import plan as any_plan
@@ -306,3 +308,27 @@ async def test_what_is_shown_of_one_device(store: Store) -> None:
     with pytest.raises(NoPrivacyError, match="mechanism"):
         await PrivacyDesk(book_on(store, None, None), DEVICES, 3, 3).show("", ())
     assert math.isfinite(fields["spent"])
+
+
+def told(name: str, metrics: str, *, trusted: bool = True) -> DeviceView:
+    readings: dict[int, Any] = {int(Reading.METRICS): metrics} if metrics else {}
+    return DeviceView(name, trusted=trusted, readings=readings)
+
+
+@pytest.mark.parametrize(
+    ("views", "covers"),
+    [
+        ([told("a", "none"), told("b", "none")], "everything"),
+        ([told("a", "none"), told("guest", "", trusted=False)], "everything"),
+        ([told("a", "none"), told("b", "verdict")], "updates only"),
+        # Who has not been heard may say anything.
+        ([told("a", "none"), told("b", "")], "updates only"),
+        ([], "updates only"),
+    ],
+)
+async def test_the_label_says_everything_only_where_nobody_tells_anything(
+    store: Store, views: list[DeviceView], covers: str
+) -> None:
+    row = PrivacyDesk(book_on(store), DEVICES, cohort=0, minimum=3).row(views)
+    assert row is not None
+    assert row.covers == covers

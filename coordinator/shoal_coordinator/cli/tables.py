@@ -67,7 +67,7 @@ def privacy_line(row: PrivacyRow) -> Text:
     """Return the budget in one line: what is spent, what is left, and what it covers."""
     line = Text("privacy  ", style="bold")
     line.append(f"epsilon {row.spent:.2f} of {row.epsilon:g} spent", style=used_style(row.spent, row.epsilon))
-    line.append(f" (delta {row.delta:g}, {row.mechanism}), {row.rounds_left} rounds left, covers ")
+    line.append(f" (delta {row.delta:g}, {row.mechanism}), rounds left: {row.rounds_left}, covers ")
     line.append(row.covers, style="green" if row.covers == "everything" else "yellow")
     if row.warning:
         line.append(f"\n{row.warning}", style="yellow")
