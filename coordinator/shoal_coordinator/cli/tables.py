@@ -139,8 +139,9 @@ def rounds_table(rows: Sequence[RoundRow], *, with_epsilon: bool, title: str = "
                 # Where noise is added nobody counts hits in clear: the next round tells of this version.
                 f"{row.accuracy:.1%}" if row.epsilon is None else noised.get(row.version, "-"),
                 f"{row.seconds:.2f}",
-                f"{row.up_bytes:,.0f}",
-                f"{row.down_bytes:,.0f}",
+                # Counted with evaluations, which there are none of under noise.
+                f"{row.up_bytes:,.0f}" if row.up_bytes else "-",
+                f"{row.down_bytes:,.0f}" if row.down_bytes else "-",
                 *(["-" if row.epsilon is None else f"{row.epsilon:.2f}"] if with_epsilon else []),
             )
         else:
