@@ -55,3 +55,17 @@ async def test_rounds_lead_each_other_and_a_device_without_the_step_fetches_it(t
         sources = {one.source.name for one in fleet.all(wire.Invitation, since=mark) if one.source}
         assert len(sources) == 2
         await fleet.until(lambda: len({path.read_bytes() for path in kept}) == 1)
+
+
+async def test_mode_single_leads_its_rounds_too_in_four_bits(tmp_path: Path) -> None:
+    def narrow(layout: DemoFleet) -> None:
+        change_settings(layout.config_of("coordinator"), rounds={"kept_share": 0.1, "levels": 4})
+
+    options = DemoOptions(devices=4, calm=True, codec="global_topk", mode="single")
+    async with live_fleet(tmp_path, options, prepare=narrow) as fleet:
+        await fleet.rounds(3)
+        plans = {plan.round: plan for plan in (decode_plan(one.plan) for one in fleet.all(wire.PlanNotice))}
+        assert {(plan.mode, plan.codec.clamp, plan.codec.ring_bits) for plan in plans.values()} == {
+            ("single", 7, 6)
+        }
+        assert [bool(plans[number].codec.source) for number in sorted(plans)][-2:] == [True, True]
