@@ -101,6 +101,11 @@ class ByteDays:
     _days: dict[str, _Day] = field(default_factory=dict)
     _openings: deque[int] = field(default_factory=lambda: deque(maxlen=_OPENINGS))
 
+    @property
+    def is_any(self) -> bool:
+        """Whether there is a budget at all."""
+        return bool(self.default or self.own or self.declared)
+
     def budget(self, device: str) -> int:
         """Return the bytes a day of ``device``, 0 for no budget."""
         given = [self.own.get(device, self.default), self.declared.get(device, 0)]
@@ -108,7 +113,10 @@ class ByteDays:
 
     def declare(self, device: str, bytes_per_day: int) -> None:
         """Take what a device says that it may use; 0 takes it back."""
-        self.declared[device] = max(0, bytes_per_day)
+        if bytes_per_day > 0:
+            self.declared[device] = bytes_per_day
+        else:
+            self.declared.pop(device, None)
 
     def counted(self, device: str, sent: int, received: int, now_ms: int) -> None:
         """Take a device's running totals; smaller ones than before mean that it started again."""

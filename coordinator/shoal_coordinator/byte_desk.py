@@ -58,7 +58,7 @@ class ByteDesk:
 
     def spent(self, devices: Collection[str], now_ms: int) -> frozenset[str]:
         """Return those of ``devices`` whose day holds no further round, with the smallest codec even."""
-        if not any(map(self.days.budget, devices)):
+        if not self.days.is_any:
             return frozenset()
         least = smallest_cost(
             self._settings, self._dimension, len(devices), hubs=self._hubs, fixed=self._is_fixed

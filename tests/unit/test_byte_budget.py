@@ -138,6 +138,10 @@ def test_a_day_is_counted_from_what_devices_count_and_begins_anew() -> None:
 
 def test_no_budget_leaves_nobody_out() -> None:
     days = ByteDays()
+    days.declare("buoy", 0)
+    found = [days.is_any]
+    days.declare("mast", 5)
+    assert [*found, days.is_any] == [False, True]
     days.counted("buoy", 0, 0, NOW)
     days.counted("buoy", 10**12, 0, NOW)
     assert days.over({"buoy"}, 10**9, NOW) == frozenset()
