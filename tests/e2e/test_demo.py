@@ -60,6 +60,21 @@ def test_small_fleet_with_every_event(tmp_path: Path) -> None:
     assert not descendants_in(tmp_path)
 
 
+def test_mode_single_learns_as_well_through_every_event(tmp_path: Path) -> None:
+    report, printed = run_demo(
+        tmp_path, "--devices", "4", "--rounds", "24", "--seed", "3", "--mode", "single"
+    )
+    kinds = [event["kind"] for event in report["events"]]
+    for kind in ("kill.agent", "back.agent", "cut.link", "back.link", "kill.broker", "back.broker"):
+        assert kind in kinds, (kind, printed)
+    assert (report["rounds"], report["mode"]) == (24, "single")
+    assert report["deployed"]["version"] == 24
+    # The bounds of mode "hubs".
+    assert report["accuracy"]["federated"] > 0.7
+    assert abs(report["accuracy"]["federated"] - report["accuracy"]["deployed"]) < 0.03
+    assert not descendants_in(tmp_path)
+
+
 def test_second_run_goes_on_from_the_stored_model(tmp_path: Path) -> None:
     first, _ = run_demo(tmp_path, "--devices", "3", "--rounds", "12", "--calm")
     second, _ = run_demo(tmp_path, "--devices", "3", "--rounds", "3", "--calm")

@@ -1,0 +1,131 @@
+"""Mode ``single`` with real processes on a real broker: whoever dies in between, the sum comes out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from fleet_bench import LiveFleet, change_settings, live_fleet
+from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.messages import Message
+from shoal_codecs.wire.plan import decode_plan
+from shoal_coordinator.demo.fleet import DemoFleet
+from shoal_coordinator.demo.state import DemoOptions
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
+COUNT = 5
+VICTIM = "device-03"
+
+
+def patient(layout: DemoFleet) -> None:
+    """Everybody is waited for; one of five may vanish."""
+    rounds = {"quorum_share": 1.0, "window_s": 26.0, "shares_s": 12.0, "unmask_s": 10.0, "patience_s": 1.0}
+    change_settings(layout.config_of("coordinator"), rounds=rounds)
+    for device in layout.devices:
+        change_settings(layout.config_of(device), heartbeat_s=1.0, resend_s=0.5)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveFleet]:
+    options = DemoOptions(devices=COUNT, mode="single", calm=True)
+    async with live_fleet(tmp_path_factory.mktemp("single"), options, prepare=patient) as made:
+        await made.rounds(1, devices=COUNT)
+        yield made
+
+
+async def finished(fleet: LiveFleet, version: int, since: int) -> int:
+    """Wait for ``version``; return how many devices are in it. It moved the model."""
+    view = await fleet.reach(version)
+    kinds = [event.kind for event in fleet.all(wire.CoordinatorEvent, since=since)]
+    assert "round.unmoved" not in kinds
+    row = next(row for row in reversed(view.rounds) if row.version == version)
+    return row.devices
+
+
+async def revive(fleet: LiveFleet, since: int) -> None:
+    """Start the victim again and wait until it can take part in the next round."""
+    await fleet.children.restart(VICTIM)
+    await fleet.until(lambda: fleet.all(wire.Prekeys, sender=VICTIM, since=since))
+    await fleet.online(VICTIM)
+
+
+async def test_what_crosses_the_broker_is_what_the_plan_says(fleet: LiveFleet) -> None:
+    mark = fleet.mark
+    version = await fleet.ask()
+    assert await finished(fleet, version, mark) == COUNT
+    notice = fleet.all(wire.PlanNotice, since=mark)[0]
+    plan = decode_plan(notice.plan)
+    assert plan.mode == "single"
+    assert [hub.hub for hub in plan.hubs] == ["coordinator"]
+    assert plan.n_min == 4
+    assert plan.single is not None
+    assert (plan.single.neighbours, plan.single.edges) == (COUNT - 1, COUNT - 1)
+    assert len(notice.prekeys) == COUNT
+    # Every key bundle served one round: none of them stands in what is parked afterwards.
+    assert {one.sender for one in fleet.all(wire.SingleUnmask, since=mark)} == set(plan.cohort)
+    await fleet.until(lambda: len({one.sender for one in fleet.all(wire.Prekeys, since=mark)}) == COUNT)
+    newest = {one.sender: one.bundles for one in fleet.all(wire.Prekeys)}
+    assert not {bundle for bundles in newest.values() for bundle in bundles} & set(notice.prekeys)
+
+
+@pytest.mark.parametrize("word", [wire.SingleShares, wire.ReportPart, wire.SingleConsent])
+async def test_an_agent_killed_between_two_phases_goes_on_where_it_was(
+    fleet: LiveFleet, word: type[Message]
+) -> None:
+    mark = fleet.mark
+    version = await fleet.ask()
+    # Report parts name nobody: their topic does.
+    await fleet.first(word, on=VICTIM, since=mark)
+    await fleet.children.kill(VICTIM)
+    await revive(fleet, fleet.mark)
+    assert await finished(fleet, version, mark) == COUNT
+    consents = [one.signature for one in fleet.all(wire.SingleConsent, sender=VICTIM, since=mark)]
+    assert len(set(consents)) == 1
+
+
+async def test_a_device_lost_after_masking_is_in_the_sum_without_it(fleet: LiveFleet) -> None:
+    mark = fleet.mark
+    version = await fleet.ask()
+    await fleet.first(wire.Receipt, on=VICTIM, since=mark)
+    await fleet.children.kill(VICTIM)
+    try:
+        await fleet.until(lambda: fleet.all(wire.SingleUnmask, since=mark))
+        consented = {one.sender for one in fleet.all(wire.SingleConsent, since=mark)}
+        assert await finished(fleet, version, mark) == COUNT
+        if VICTIM not in consented:
+            assert VICTIM not in {one.sender for one in fleet.all(wire.SingleUnmask, since=mark)}
+    finally:
+        await revive(fleet, fleet.mark)
+
+
+async def test_a_device_lost_before_masking_is_left_out(fleet: LiveFleet) -> None:
+    mark = fleet.mark
+    version = await fleet.ask()
+    await fleet.first(wire.SingleDelivery, on=VICTIM, since=mark)
+    await fleet.children.kill(VICTIM)
+    try:
+        assert await finished(fleet, version, mark) >= COUNT - 1
+        survivors = fleet.all(wire.SingleSurvivors, since=mark)[0]
+        reported = {one.topic for one in fleet.heard[mark:] if "/reports/" in one.topic}
+        if not any(VICTIM in topic for topic in reported):
+            assert int.from_bytes(survivors.dead, "little").bit_count() == 1
+    finally:
+        await revive(fleet, fleet.mark)
+
+
+@pytest.mark.parametrize(
+    "word", [wire.SingleShares, wire.SingleDelivery, wire.SingleSurvivors, wire.SingleUnmaskWanted]
+)
+async def test_a_coordinator_killed_in_a_phase_goes_on_where_it_was(
+    fleet: LiveFleet, word: type[Message]
+) -> None:
+    mark = fleet.mark
+    version = await fleet.ask()
+    await fleet.first(word, since=mark)
+    await fleet.children.kill("coordinator")
+    await asyncio.sleep(0.2)
+    await fleet.children.restart("coordinator")
+    assert await finished(fleet, version, mark) == COUNT
+    splits = {(one.alive, one.dead) for one in fleet.all(wire.SingleSurvivors, since=mark)}
+    assert len(splits) == 1
