@@ -94,6 +94,7 @@ class SingleRounds:
         self._machine: SingleDevice | None = None
         self._events: asyncio.Queue[tuple[bytes, DeviceEvent]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._parking: set[asyncio.Task[None]] = set()
 
     # --- key bundles ----------------------------------------------------------------------------
 
@@ -139,7 +140,8 @@ class SingleRounds:
         """
         plan, name = _plan_of(job), self._post.identity.name
         await asyncio.to_thread(self._store.begin, plan, job.plan_hash, name, prekeys)
-        self._spawn(job, self.park())
+        # Aside from the round, which may be over before the broker has heard of it.
+        self._aside(self._said(job, self.park()), self._parking)
 
     # --- one round ------------------------------------------------------------------------------
 
@@ -218,9 +220,10 @@ class SingleRounds:
                 except ShoalError as error:
                     self._refuse(job, error)
         finally:
-            for task in self._tasks:
+            tasks = [*self._tasks, *self._parking]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # --- actions --------------------------------------------------------------------------------
 
@@ -230,11 +233,11 @@ class SingleRounds:
                 case Keep(memory):
                     await asyncio.to_thread(self._store.keep, memory)
                 case MakeShares():
-                    self._spawn(job, self._make_shares(job))
+                    self._aside(self._done(job, self._make_shares(job)), self._tasks)
                 case SayShares(shares):
-                    self._spawn(job, self._say_shares(job, shares))
+                    self._aside(self._say_shares(job, shares), self._tasks)
                 case OpenBoxes():
-                    self._spawn(job, self._open_boxes(job, action))
+                    self._aside(self._done(job, self._open_boxes(job, action)), self._tasks)
                 case MaskVector():
                     self.tell(MembersKnown(job.plan_hash))
                 case SayConsent(split):
@@ -279,33 +282,42 @@ class SingleRounds:
         """Send the boxes again and again, ever more seldom, until the members are named."""
         wait_s, nonce = self._settings.resend_s, self._session(job).bundle.nonce
         while self._machine is not None and self._machine.state is DeviceState.SHARED:
-            await self._publish(
-                job, "shares", SingleShares, draw=nonce, seed=shares.commitment, boxes=shares.boxes
-            )
+            fields = {"draw": nonce, "seed": shares.commitment, "boxes": shares.boxes}
+            await self._said(job, self._publish(job, "shares", SingleShares, **fields))
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, MOST_WAIT_S)
 
     def _say(self, job: Job, phase: str, kind: type[Any], **fields: Any) -> None:
-        self._spawn(job, self._publish(job, phase, kind, **fields))
+        self._aside(self._said(job, self._publish(job, phase, kind, **fields)), self._tasks)
 
     async def _publish(self, job: Job, phase: str, kind: type[Any], **fields: Any) -> None:
         topic = self._post.topics.single(job.round, phase, self._post.identity.name)
         message: AnyMessage = self._post.compose(kind, round=job.round, plan_hash=job.plan_hash, **fields)
         await self._link.publish(topic, self._post.encode(topic, message))
 
-    def _spawn(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
-        async def guarded() -> None:
-            try:
-                await work
-            except LinkClosedError:
-                return
-            except ShoalError as error:
-                self._note_fault(fault_name(error))
-                self.tell(Failed(job.plan_hash, f"{fault_name(error)}: {error}"))
+    async def _done(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+        """Do work that the round cannot do without; a fault ends it for this device."""
+        try:
+            await work
+        except ShoalError as error:
+            self._note_fault(fault_name(error))
+            self.tell(Failed(job.plan_hash, f"{fault_name(error)}: {error}"))
 
-        task = asyncio.create_task(guarded())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _said(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+        """Send what is sent again when it is asked for again, or the next time there is occasion."""
+        try:
+            await work
+        except LinkClosedError:
+            return
+        except ShoalError as error:
+            self._note_fault(fault_name(error))
+            log.warning("message_not_sent", round=job.round, fault=fault_name(error), remedy=str(error))
+
+    @staticmethod
+    def _aside(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def _refuse(self, job: Job, error: ShoalError) -> None:
         name = fault_name(error)

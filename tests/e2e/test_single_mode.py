@@ -20,7 +20,7 @@ VICTIM = "device-03"
 
 def patient(layout: DemoFleet) -> None:
     """Everybody is waited for; one of five may vanish."""
-    rounds = {"quorum_share": 1.0, "window_s": 26.0, "shares_s": 12.0, "unmask_s": 10.0, "patience_s": 1.0}
+    rounds = {"quorum_share": 1.0, "window_s": 22.0, "shares_s": 10.0, "unmask_s": 9.0, "patience_s": 1.0}
     change_settings(layout.config_of("coordinator"), rounds=rounds)
     for device in layout.devices:
         change_settings(layout.config_of(device), heartbeat_s=1.0, resend_s=0.5)
@@ -129,3 +129,34 @@ async def test_a_coordinator_killed_in_a_phase_goes_on_where_it_was(
     assert await finished(fleet, version, mark) == COUNT
     splits = {(one.alive, one.dead) for one in fleet.all(wire.SingleSurvivors, since=mark)}
     assert len(splits) == 1
+
+
+async def test_where_nobody_consents_the_round_ends_and_the_next_has_fresh_keys(fleet: LiveFleet) -> None:
+    mark = fleet.mark
+    fleet.deny("pattern deny shoal/+/rounds/+/single/consent/%u")
+    version = await fleet.ask()
+    await fleet.until(lambda: "round.aborted" in kinds_of(fleet, mark))
+    assert not fleet.all(wire.SingleUnmaskWanted, since=mark)
+    fleet.deny("")
+    assert await finished(fleet, version, mark) == COUNT
+    notices = fleet.all(wire.PlanNotice, since=mark)
+    plans = {one.plan: one.prekeys for one in notices}
+    first, *later = plans.values()
+    assert all(not set(first) & set(others) for others in later)
+    bases = {decode_plan(plan).base for plan in plans}
+    assert len(bases) == 1
+
+
+async def test_where_masks_stay_shut_the_base_is_spent_and_the_fleet_goes_on(fleet: LiveFleet) -> None:
+    mark = fleet.mark
+    fleet.deny("pattern deny shoal/+/rounds/+/single/unmask/%u")
+    version = await fleet.ask()
+    await fleet.until(lambda: "round.unmoved" in kinds_of(fleet, mark))
+    fleet.deny("")
+    await fleet.reach(version)
+    later = fleet.mark
+    assert await finished(fleet, await fleet.ask(), later) == COUNT
+
+
+def kinds_of(fleet: LiveFleet, since: int) -> list[str]:
+    return [event.kind for event in fleet.all(wire.CoordinatorEvent, since=since)]

@@ -1,0 +1,267 @@
+"""What a device keeps and checks in mode ``single``, and how the participant walks through it."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edge_parts import invitation_to, make_fleet, make_plan, offer_of
+from shoal_codecs.secagg.single.bundles import OwnBundle, make_bundle
+from shoal_codecs.secagg.single.device_messages import DeviceMemory
+from shoal_codecs.secagg.single.errors import (
+    BundleMismatchError,
+    BundleSignatureError,
+    UnknownBundleError,
+    WeakNeighbourhoodError,
+)
+from shoal_codecs.wire.plan import Plan, SinglePlan, encode_plan, plan_hash
+from shoal_codecs.wire.single import Prekey, prekey_id
+from shoal_edge.errors import AnsweredBaseError, CohortFloorError
+from shoal_edge.participant import Participant
+from shoal_edge.plan_check import CODECS
+from shoal_edge.round_events import (
+    Cancelled,
+    Deadline,
+    FetchModel,
+    ForgetRound,
+    Invited,
+    Job,
+    MembersKnown,
+    ModelReady,
+    PersistJob,
+    PersistReport,
+    Phase,
+    PlanArrived,
+    ReceiptArrived,
+    ReceiptTaken,
+    Restored,
+    SayReply,
+    SealedReport,
+    SendReport,
+    ShareSecrets,
+    StartFit,
+    StopWork,
+    TakeBundle,
+    Trained,
+    UnsubscribePlan,
+)
+from shoal_edge.single_check import check_single
+from shoal_edge.single_store import SingleStore
+
+OWN = "device-01"
+FLEET = make_fleet(devices=10)
+COHORT = FLEET.roster.names("device")
+MODEL = offer_of(b"\0" * 4 * 9610)
+REPORT = SealedReport(b"r" * 32, {"coordinator": b"masked"})
+
+
+def bundle_of(device: str) -> OwnBundle:
+    return make_bundle(FLEET.identities[device], FLEET.roster.fleet, os.urandom)
+
+
+BUNDLES = {device: bundle_of(device) for device in COHORT}
+PREKEYS = tuple(BUNDLES[device].prekey for device in COHORT)
+
+
+def single_plan(prekeys: tuple[Prekey, ...] = PREKEYS, **changes: Any) -> Plan:
+    number = changes.pop("round", 7)
+    fields: dict[str, Any] = {"neighbours": 9, "threshold": 6, "edges": 9}
+    extra = {name: changes.pop(name) for name in fields if name in changes}
+    draft = make_plan(FLEET, MODEL.digest)
+    ids = tuple(prekey_id(FLEET.roster.fleet, name, one) for name, one in zip(COHORT, prekeys, strict=True))
+    part = SinglePlan(
+        **(fields | extra),
+        prekeys=ids,
+        shares_ms=draft.opens_ms + 1000,
+        masked_ms=draft.closes_ms - 1000,
+    )
+    common: dict[str, Any] = {
+        "mode": "single",
+        "round": number,
+        "cohort": COHORT,
+        "hubs": (FLEET.offer("coordinator"),),
+        "n_min": 8,
+        "n_max": 10,
+        "quorum": 8,
+        "single": part,
+    }
+    return msgspec.structs.replace(draft, **(common | changes))
+
+
+PLAN = single_plan()
+HASH = plan_hash(encode_plan(PLAN))
+
+
+@pytest.fixture(name="store")
+def _store(tmp_path: Path) -> SingleStore:
+    store = SingleStore(tmp_path / "single")
+    store.add_bundles((BUNDLES[OWN], bundle_of(OWN)))
+    return store
+
+
+def again(store: SingleStore) -> SingleStore:
+    return SingleStore(store._folder)
+
+
+# --- the store ----------------------------------------------------------------------------------
+
+
+def test_a_bundle_is_spent_once_and_goes_with_its_round(store: SingleStore) -> None:
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    assert [one != BUNDLES[OWN] for one in store.bundles] == [True]
+    for life in (store, again(store)):
+        assert life.session is not None
+        assert (life.session.bundle, life.session.prekeys) == (BUNDLES[OWN], PREKEYS)
+        life.begin(PLAN, HASH, OWN, PREKEYS)
+        with pytest.raises(UnknownBundleError):
+            life.begin(single_plan(round=8), b"8" * 32, OWN, PREKEYS)
+    store.forget(b"another" * 4)
+    assert store.session is not None
+    store.forget(HASH)
+    assert again(store).session is None
+    secret = BUNDLES[OWN].mask_private
+    assert not [path for path in store._folder.iterdir() if secret in path.read_bytes()]
+
+
+def test_a_power_cut_between_two_writes_leaves_no_bundle_to_be_used_twice(store: SingleStore) -> None:
+    before = (store._folder / "bundles.bin").read_bytes()
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    (store._folder / "bundles.bin").write_bytes(before)
+    assert BUNDLES[OWN] not in again(store).bundles
+
+
+def test_only_the_owner_reads_secrets(store: SingleStore) -> None:
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    for name in ("bundles.bin", "session.bin"):
+        assert stat.S_IMODE((store._folder / name).stat().st_mode) == 0o600
+
+
+def test_that_masks_on_a_base_were_opened_outlives_the_round(store: SingleStore) -> None:
+    base = PLAN.task + PLAN.base
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    store.keep(DeviceMemory(masked=True))
+    assert store.opened(base) is None
+    store.keep(DeviceMemory(masked=True, released=True))
+    store.forget(HASH)
+    assert store.opened(base) == again(store).opened(base) == HASH
+    # A torn record says nothing, and is no obstacle to the next.
+    log = store._folder / "opened.log"
+    log.write_bytes(log.read_bytes() + b"torn")
+    torn = again(store)
+    assert torn.opened(base) == HASH
+    torn.begin(single_plan((torn.bundles[0].prekey, *PREKEYS[1:])), b"9" * 32, OWN, PREKEYS)
+    assert torn.session is not None
+    torn._note_opened(msgspec.structs.replace(torn.session, base=b"b" * 64))
+    assert again(store).opened(b"b" * 64) == b"9" * 32
+    assert again(store).opened(base) == HASH
+
+
+def test_damaged_files_are_set_aside(store: SingleStore) -> None:
+    (store._folder / "bundles.bin").write_bytes(b"noise")
+    (store._folder / "session.bin").write_bytes(b"noise")
+    fresh = again(store)
+    assert fresh.bundles == ()
+    assert fresh.session is None
+    assert (store._folder / "bundles.damaged").exists()
+
+
+# --- the plan -----------------------------------------------------------------------------------
+
+
+def checked(store: SingleStore, plan: Plan, prekeys: tuple[Prekey, ...] = PREKEYS, **changes: Any) -> None:
+    rules: dict[str, Any] = {"corrupt_share": 0.1, "dropout_share": 0.3}
+    check_single(plan, prekeys, device=OWN, roster=FLEET.roster, store=store, **(rules | changes))
+
+
+def test_a_plan_that_holds_is_taken(store: SingleStore) -> None:
+    checked(store, PLAN)
+    assert CODECS["single"] == CODECS["hubs"]
+
+
+def test_a_plan_that_hides_too_little_is_refused(store: SingleStore) -> None:
+    with pytest.raises(CohortFloorError, match="insists on 7"):
+        checked(store, single_plan(n_min=6))
+    with pytest.raises(WeakNeighbourhoodError, match="ask for 6"):
+        checked(store, single_plan(threshold=5))
+    with pytest.raises(WeakNeighbourhoodError, match="ask for 7"):
+        checked(store, PLAN, corrupt_share=0.3)
+    with pytest.raises(WeakNeighbourhoodError):
+        checked(store, single_plan(neighbours=8, edges=2, threshold=6))
+
+
+def test_foreign_and_used_bundles_are_refused(store: SingleStore) -> None:
+    with pytest.raises(BundleMismatchError):
+        checked(store, PLAN, PREKEYS[1:])
+    stolen = msgspec.structs.replace(PREKEYS[1], signature=PREKEYS[2].signature)
+    with pytest.raises(BundleSignatureError):
+        checked(store, PLAN, (PREKEYS[0], stolen, *PREKEYS[2:]))
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    with pytest.raises(UnknownBundleError):
+        checked(store, PLAN)
+
+
+def test_a_base_whose_masks_were_opened_is_not_answered_again(store: SingleStore) -> None:
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    store.keep(DeviceMemory(released=True))
+    store.forget(HASH)
+    other = single_plan((store.bundles[0].prekey, *PREKEYS[1:]), round=9)
+    with pytest.raises(AnsweredBaseError):
+        checked(store, other, (store.bundles[0].prekey, *PREKEYS[1:]))
+
+
+# --- the participant ----------------------------------------------------------------------------
+
+
+JOB = Job(invitation_to(PLAN, MODEL), PLAN, encode_plan(PLAN))
+
+
+def test_the_way_through_a_round() -> None:
+    device = Participant()
+    device.handle(Invited(JOB.invitation))
+    arrived = PlanArrived(HASH, PLAN, JOB.plan_bytes, PREKEYS)
+    assert device.handle(arrived) == [
+        UnsubscribePlan(7),
+        TakeBundle(JOB, PREKEYS),
+        PersistJob(JOB),
+        SayReply(JOB, accepted=True),
+        ShareSecrets(JOB),
+    ]
+    assert device.phase is Phase.SHARING
+    assert device.handle(MembersKnown(HASH)) == [FetchModel(JOB)]
+    assert device.handle(ModelReady(HASH)) == [StartFit(JOB)]
+    assert device.handle(MembersKnown(HASH)) == []
+    hubs = frozenset({"coordinator"})
+    assert device.handle(Trained(HASH, REPORT)) == [PersistReport(JOB, REPORT), SendReport(JOB, REPORT, hubs)]
+    taken = device.handle(ReceiptArrived(HASH, "coordinator", REPORT.report_id))
+    # Not over: masks are still to be opened.
+    assert (taken, device.phase) == ([ReceiptTaken("coordinator")], Phase.OPENING)
+    assert device.handle(ReceiptArrived(HASH, "coordinator", REPORT.report_id)) == []
+    assert device.handle(Cancelled(HASH)) == [ForgetRound(HASH)]
+    assert device.job is None
+
+
+def test_a_restart_goes_on_from_what_was_kept() -> None:
+    device = Participant()
+    assert device.handle(Restored(JOB, None)) == [SayReply(JOB, accepted=True), ShareSecrets(JOB)]
+    assert device.phase is Phase.SHARING
+    device = Participant()
+    actions = device.handle(Restored(JOB, REPORT))
+    assert actions == [
+        ShareSecrets(JOB, reported=True),
+        SendReport(JOB, REPORT, frozenset({"coordinator"})),
+    ]
+
+
+@pytest.mark.parametrize("phase", [Phase.SHARING, Phase.OPENING])
+def test_a_round_that_is_over_is_left_in_either_phase(phase: Phase) -> None:
+    device = Participant()
+    device.handle(Restored(JOB, None if phase is Phase.SHARING else REPORT))
+    if phase is Phase.OPENING:
+        device.handle(ReceiptArrived(HASH, "coordinator", REPORT.report_id))
+    assert device.phase is phase
+    actions = device.handle(Deadline(HASH))
+    assert actions[-1] == ForgetRound(HASH)
+    assert (StopWork(HASH) in actions) == (phase is Phase.SHARING)
