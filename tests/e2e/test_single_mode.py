@@ -1,6 +1,7 @@
 """Mode ``single`` with real processes on a real broker: whoever dies in between, the sum comes out."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -43,6 +44,18 @@ async def finished(fleet: LiveFleet, version: int, since: int) -> int:
     return row.devices
 
 
+async def begun(fleet: LiveFleet) -> tuple[int, int]:
+    """Ask for a round once all can take part; return where it begins in what was heard, and its version."""
+    fresh = time.time() * 1000
+
+    def ready() -> bool:
+        rows = [row for row in fleet.view.devices if row.online and row.examples > 0 and row.phase == "idle"]
+        return fleet.view.taken_ms > fresh and len(rows) == COUNT
+
+    await fleet.until(ready)
+    return fleet.mark, await fleet.ask()
+
+
 async def revive(fleet: LiveFleet, since: int) -> None:
     """Start the victim again and wait until it can take part in the next round."""
     await fleet.children.restart(VICTIM)
@@ -51,8 +64,7 @@ async def revive(fleet: LiveFleet, since: int) -> None:
 
 
 async def test_what_crosses_the_broker_is_what_the_plan_says(fleet: LiveFleet) -> None:
-    mark = fleet.mark
-    version = await fleet.ask()
+    mark, version = await begun(fleet)
     assert await finished(fleet, version, mark) == COUNT
     notice = fleet.all(wire.PlanNotice, since=mark)[0]
     plan = decode_plan(notice.plan)
@@ -73,8 +85,7 @@ async def test_what_crosses_the_broker_is_what_the_plan_says(fleet: LiveFleet) -
 async def test_an_agent_killed_between_two_phases_goes_on_where_it_was(
     fleet: LiveFleet, word: type[Message]
 ) -> None:
-    mark = fleet.mark
-    version = await fleet.ask()
+    mark, version = await begun(fleet)
     # Report parts name nobody: their topic does.
     await fleet.first(word, on=VICTIM, since=mark)
     await fleet.children.kill(VICTIM)
@@ -85,8 +96,7 @@ async def test_an_agent_killed_between_two_phases_goes_on_where_it_was(
 
 
 async def test_a_device_lost_after_masking_is_in_the_sum_without_it(fleet: LiveFleet) -> None:
-    mark = fleet.mark
-    version = await fleet.ask()
+    mark, version = await begun(fleet)
     await fleet.first(wire.Receipt, on=VICTIM, since=mark)
     await fleet.children.kill(VICTIM)
     try:
@@ -100,8 +110,7 @@ async def test_a_device_lost_after_masking_is_in_the_sum_without_it(fleet: LiveF
 
 
 async def test_a_device_lost_before_masking_is_left_out(fleet: LiveFleet) -> None:
-    mark = fleet.mark
-    version = await fleet.ask()
+    mark, version = await begun(fleet)
     await fleet.first(wire.SingleDelivery, on=VICTIM, since=mark)
     await fleet.children.kill(VICTIM)
     try:
@@ -120,8 +129,7 @@ async def test_a_device_lost_before_masking_is_left_out(fleet: LiveFleet) -> Non
 async def test_a_coordinator_killed_in_a_phase_goes_on_where_it_was(
     fleet: LiveFleet, word: type[Message]
 ) -> None:
-    mark = fleet.mark
-    version = await fleet.ask()
+    mark, version = await begun(fleet)
     await fleet.first(word, since=mark)
     await fleet.children.kill("coordinator")
     await asyncio.sleep(0.2)
@@ -132,9 +140,8 @@ async def test_a_coordinator_killed_in_a_phase_goes_on_where_it_was(
 
 
 async def test_where_nobody_consents_the_round_ends_and_the_next_has_fresh_keys(fleet: LiveFleet) -> None:
-    mark = fleet.mark
     fleet.deny("pattern deny shoal/+/rounds/+/single/consent/%u")
-    version = await fleet.ask()
+    mark, version = await begun(fleet)
     await fleet.until(lambda: "round.aborted" in kinds_of(fleet, mark))
     assert not fleet.all(wire.SingleUnmaskWanted, since=mark)
     fleet.deny("")
@@ -148,14 +155,13 @@ async def test_where_nobody_consents_the_round_ends_and_the_next_has_fresh_keys(
 
 
 async def test_where_masks_stay_shut_the_base_is_spent_and_the_fleet_goes_on(fleet: LiveFleet) -> None:
-    mark = fleet.mark
     fleet.deny("pattern deny shoal/+/rounds/+/single/unmask/%u")
-    version = await fleet.ask()
+    mark, version = await begun(fleet)
     await fleet.until(lambda: "round.unmoved" in kinds_of(fleet, mark))
     fleet.deny("")
     await fleet.reach(version)
-    later = fleet.mark
-    assert await finished(fleet, await fleet.ask(), later) == COUNT
+    later, version = await begun(fleet)
+    assert await finished(fleet, version, later) == COUNT
 
 
 def kinds_of(fleet: LiveFleet, since: int) -> list[str]:
