@@ -5,7 +5,7 @@ table draws is thus within 2**-63 of the distribution it stands for (total varia
 """
 
 import math
-from collections.abc import Sequence
+from array import array
 from decimal import Decimal, localcontext
 from functools import lru_cache
 
@@ -31,18 +31,17 @@ class NoiseTable:
     where a 64-bit uniform is below its threshold, else its alias.
     """
 
-    def __init__(self, masses: Sequence[int]) -> None:
-        """Make the table of integer masses that add up to 2**160."""
+    def __init__(self, masses: list[int]) -> None:
+        """Make the table of integer masses that add up to 2**160; the list is used up."""
         self.reach = len(masses) - 1
         self.bits = max(1, self.reach.bit_length())
-        full = 1 << (_MASS_BITS - self.bits)
-        left = [*masses, *(0,) * ((1 << self.bits) - len(masses))]
-        thresholds, alias = _columns(left, full)
+        masses.extend([0] * ((1 << self.bits) - len(masses)))
+        alias = _columns(masses, 1 << (_MASS_BITS - self.bits))
         drop = _MASS_BITS - self.bits - 64
         self.threshold: npt.NDArray[np.uint64] = np.fromiter(
-            (min(one >> drop, (1 << 64) - 1) for one in thresholds), np.uint64, len(left)
+            (min(one >> drop, (1 << 64) - 1) for one in masses), np.uint64, len(masses)
         )
-        self.alias: npt.NDArray[np.int32] = np.array(alias, np.int32)
+        self.alias: npt.NDArray[np.int32] = np.frombuffer(alias, np.intc).astype(np.int32)
 
 
 @lru_cache(maxsize=2)
@@ -60,7 +59,8 @@ def skellam_table(variance: float) -> NoiseTable:
     bessel[reach] = 1 << _GUARD_BITS
     for k in range(reach, 0, -1):
         bessel[k - 1] = bessel[k + 1] + (k * bessel[k] * step >> _GUARD_BITS)
-    return NoiseTable(_normalised(bessel[:-1]))
+    bessel.pop()
+    return NoiseTable(_normalised(bessel))
 
 
 @lru_cache(maxsize=2)
@@ -105,20 +105,24 @@ def rounded_laplace_table(scale: float) -> NoiseTable:
     return NoiseTable(_normalised(masses))
 
 
-def _normalised(weights: Sequence[int]) -> list[int]:
-    """Return the masses of the magnitudes from one side's weights: they add up to 2**160 exactly."""
-    total = weights[0] + 2 * sum(weights[1:])
-    masses = [(2 * weight << _MASS_BITS) // total for weight in weights]
-    masses[0] = 0
-    masses[0] = (1 << _MASS_BITS) - sum(masses)
-    return masses
+def _normalised(weights: list[int]) -> list[int]:
+    """Turn one side's weights into the masses of magnitudes, which add up to 2**160 exactly; in place.
+
+    There may be half a million, of some 40 bytes each: a device has no room for two such lists.
+    """
+    total = 2 * sum(weights) - weights[0]
+    for place, weight in enumerate(weights):
+        weights[place] = (2 * weight << _MASS_BITS) // total
+    weights[0] = 0
+    weights[0] = (1 << _MASS_BITS) - sum(weights)
+    return weights
 
 
-def _columns(left: list[int], full: int) -> tuple[list[int], list[int]]:
-    """Return threshold and alias of each column, of ``full`` mass each (Vose 1991); ``left`` is used up."""
-    alias = list(range(len(left)))
+def _columns(left: list[int], full: int) -> "array[int]":
+    """Make the thresholds of columns of ``full`` mass each of ``left``; return their aliases (Vose 1991)."""
+    alias = array("i", range(len(left)))
     heavy = (place for place, mass in enumerate(left) if mass > full)
-    light = [place for place, mass in enumerate(left) if mass < full]
+    light = array("i", (place for place, mass in enumerate(left) if mass < full))
     present = next(heavy, -1)
     for place in light:
         needs = place
@@ -128,7 +132,7 @@ def _columns(left: list[int], full: int) -> tuple[list[int], list[int]]:
             if left[present] > full:
                 break
             needs, present = present, next(heavy, -1)
-    return left, alias
+    return alias
 
 
 def _fixed(number: Decimal) -> int:

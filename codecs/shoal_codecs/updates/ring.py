@@ -211,6 +211,8 @@ def encode_ring(
     norm = chosen.norm() * share
     clipped = norm > spec.clip_norm
     factor = share * spec.levels_per_unit * (spec.clip_norm / norm if clipped else 1.0)
+    # Before the words: making it takes memory of its own for a moment.
+    table = skellam_table(spec.noise) if spec.private else None
     words = np.empty(spec.words, dtype=word_dtype(spec.ring_bits))
     bound = rounded_l2_squared(spec.clip_norm * spec.levels_per_unit, spec.kept)
     write_levels(
@@ -222,7 +224,7 @@ def encode_ring(
         bits=spec.ring_bits,
         bound=bound if spec.private else math.inf,
     )
-    if not spec.private:
+    if table is None:
         for limb in range(spec.limbs):
             weight, words[spec.kept + limb] = divmod(weight, spec.limb_base)
         return words
@@ -234,7 +236,7 @@ def encode_ring(
         rng=rng,
     )
     words[spec.kept :] = extras & ((1 << spec.ring_bits) - 1)
-    add_noise(words, skellam_table(spec.noise), spec.ring_bits)
+    add_noise(words, table, spec.ring_bits)
     return words
 
 
