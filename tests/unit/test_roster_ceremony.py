@@ -20,7 +20,7 @@ from shoal_codecs.security.errors import (
 )
 from shoal_codecs.security.identity import Identity, load_identity
 from shoal_codecs.security.pins import PINS_NAME, SEEN_NAME, pins_of, read_pins, trusted_roster, write_pins
-from shoal_codecs.security.roster import Party, RosterBody, open_roster, sign_roster
+from shoal_codecs.security.roster import Party, RosterBody, load_roster, open_roster, sign_roster
 from shoal_coordinator.fleet_init import init_fleet
 from shoal_coordinator.hub.__main__ import main as run_hub
 from shoal_coordinator.roster_file import (
@@ -156,7 +156,7 @@ def test_an_older_roster_is_not_taken_back(tmp_path: Path) -> None:
 
 def test_two_rosters_of_one_serial_are_not_both_taken(tmp_path: Path) -> None:
     taken(party_folder(tmp_path, 4))
-    (tmp_path / PINS_NAME).unlink()
+    (tmp_path / "state" / PINS_NAME).unlink()
     with pytest.raises(OldRosterError, match="another roster with serial 4"):
         taken(party_folder(tmp_path, 4, {"hub-1": (KEYS["hub-3"], "a"), "hub-2": (KEYS["hub-2"], "b")}))
 
@@ -180,23 +180,23 @@ def test_hubs_that_were_not_pinned_wait_for_a_person(
     # The refusal changed nothing: the first roster still counts.
     assert taken(party_folder(tmp_path, 1)) == 1
     party_folder(tmp_path, 2, hubs)
-    (tmp_path / PINS_NAME).unlink()
+    (tmp_path / "state" / PINS_NAME).unlink()
     assert taken(tmp_path) == 2
 
 
 def test_a_roster_of_another_authority_pins_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadSignatureError):
         taken(party_folder(tmp_path, 1, by=Identity("authority", b"\x02" * 32)))
-    assert not (tmp_path / PINS_NAME).exists()
+    assert not (tmp_path / "state" / PINS_NAME).exists()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(content=st.binary(max_size=60))
 def test_damaged_pins_and_serials_are_named(tmp_path: Path, content: bytes) -> None:
-    for path in (tmp_path / PINS_NAME, tmp_path / "state" / SEEN_NAME):
+    for path in (tmp_path / "state" / PINS_NAME, tmp_path / "state" / SEEN_NAME):
         path.unlink(missing_ok=True)
     taken(party_folder(tmp_path, 1))
-    pins, seen = tmp_path / PINS_NAME, tmp_path / "state" / SEEN_NAME
+    pins, seen = tmp_path / "state" / PINS_NAME, tmp_path / "state" / SEEN_NAME
     kept = pins.read_bytes()
     pins.write_bytes(content)
     with pytest.raises((BadPinsError, PinnedHubsError)):
@@ -213,6 +213,17 @@ def test_pins_come_back_as_they_were_written(tmp_path: Path) -> None:
     roster = trusted_roster(folder, folder, FLEET)
     write_pins(folder / PINS_NAME, roster)
     assert read_pins(folder / PINS_NAME) == pins_of(roster)
+
+
+def test_pins_beside_the_roster_win_and_a_folder_that_is_read_only_is_left_alone(tmp_path: Path) -> None:
+    taken(party_folder(tmp_path, 1))
+    assert not (tmp_path / PINS_NAME).exists()
+    other = {"hub-1": (KEYS["hub-3"], "a"), "hub-2": (KEYS["hub-2"], "b")}
+    party_folder(tmp_path, 2, other)
+    with pytest.raises(PinnedHubsError):
+        taken(tmp_path)
+    write_pins(tmp_path / PINS_NAME, load_roster(tmp_path / "roster.bin", tmp_path / "authority.pub", FLEET))
+    assert taken(tmp_path) == 2
 
 
 def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

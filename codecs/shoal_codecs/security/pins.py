@@ -44,7 +44,8 @@ class SeenRoster(msgspec.Struct, frozen=True, array_like=True):
 def trusted_roster(folder: Path, state: Path, fleet: str) -> Roster:
     """Return the roster in ``folder`` if it is no older than the newest seen and names the pinned hubs.
 
-    ``state`` keeps the newest serial. Without pins, at enrolment, the roster's hubs are pinned.
+    ``state`` keeps the newest serial. Pins lie beside the roster, or else in ``state``, where the roster's
+    hubs are pinned if there are none yet, at enrolment.
 
     Raises:
         BadRosterError, BadSignatureError: no roster of this fleet and authority.
@@ -57,11 +58,12 @@ def trusted_roster(folder: Path, state: Path, fleet: str) -> Roster:
     seen = read_seen(seen_path)
     if seen is not None:
         check_serial(roster, seen)
-    pins_path = folder / PINS_NAME
+    laid_down, own = folder / PINS_NAME, state / PINS_NAME
+    pins_path = laid_down if laid_down.exists() else own
     if pins_path.exists():
         check_pins(roster, read_pins(pins_path))
     else:
-        write_pins(pins_path, roster)
+        write_pins(own, roster)
     if seen is None or seen.serial < roster.serial:
         write_whole(seen_path, pack(SeenRoster(roster.serial, roster.digest)))
     return roster
