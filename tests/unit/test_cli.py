@@ -141,7 +141,7 @@ def test_an_operator_without_a_broker_is_asked_about_it(tmp_path: Path) -> None:
 
 def test_a_codec_that_cannot_be_shared_is_refused_before_anything_starts(tmp_path: Path) -> None:
     done = shoal("demo", "--codec", "topk", folder=tmp_path)
-    assert_one_line_fault(done, "CodecNeedsPlainError", "--mode plain")
+    assert_one_line_fault(done, "CodecModeError", "--mode plain")
     assert list(tmp_path.iterdir()) == []
 
 

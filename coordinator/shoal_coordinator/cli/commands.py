@@ -9,6 +9,7 @@ import typer
 
 from shoal_codecs import __version__
 from shoal_codecs.errors import ShoalError
+from shoal_codecs.wire.plan import LED_CODEC, SHARED_CODECS
 
 app = typer.Typer(
     help="Train models across a fleet over MQTT, and put them back on it.",
@@ -276,7 +277,8 @@ def demo(
         typer.Option(help="Secret-shared between hubs, masked among devices, or in clear."),
     ] = "hubs",
     codec: Annotated[
-        Literal["", "randk", "topk", "int8", "dense"], typer.Option(help="How updates are encoded.")
+        Literal["", "randk", "global_topk", "randk4", "topk", "topk4", "int8", "int4", "dense"],
+        typer.Option(help="How updates are encoded."),
     ] = "",
     seed: Annotated[int, typer.Option(help="Draws shards and first weights.")] = 1,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the fleet; a second run goes on.")] = None,
@@ -288,11 +290,13 @@ def demo(
     calm: Annotated[bool, typer.Option("--calm", help="Nothing is killed, nothing is cut.")] = False,
 ) -> None:
     """Start a whole fleet on this machine, train it, hurt it, and release the model to it."""
-    if mode != "plain" and codec not in {"", "randk"}:
-        raise CodecNeedsPlainError(
+    if mode != "plain" and codec not in {"", *SHARED_CODECS}:
+        raise CodecModeError(
             f"codec {codec!r} cannot be secret-shared: each device chooses its own coordinates or scale; "
-            "take --mode plain, or --codec randk"
+            f"take --mode plain, or --codec {' or '.join(sorted(SHARED_CODECS))}"
         )
+    if mode == "plain" and codec == LED_CODEC:
+        raise CodecModeError(f"codec {codec!r} belongs to the shared modes: take --codec topk")
     from shoal_coordinator.demo.launcher import main  # noqa: PLC0415
     from shoal_coordinator.demo.state import DemoOptions  # noqa: PLC0415
 
@@ -311,8 +315,8 @@ def demo(
     raise typer.Exit(main(options))
 
 
-class CodecNeedsPlainError(ShoalError):
-    """A codec that only mode ``plain`` has was asked for in mode ``hubs``."""
+class CodecModeError(ShoalError):
+    """A codec was asked for in a mode that does not have it."""
 
 
 def _command(config: Path, broker: str | None, action: str, *, wait: bool = False, **arguments: Any) -> None:
