@@ -18,7 +18,7 @@ from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.security.identity import Identity, sealing_public_of
 from shoal_codecs.security.sealing import seal
 from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
-from shoal_codecs.updates.errors import RingSumRangeError
+from shoal_codecs.updates.errors import NonFiniteUpdateError, RingSumRangeError
 from shoal_codecs.updates.plain_noise import longest_update, noise_on_device, noised_mean
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
@@ -325,6 +325,15 @@ def test_a_long_update_is_clipped_in_the_norm_that_its_noise_hides(monkeypatch: 
         for _ in range(20):
             shown = noise_on_device(huge, made, rng).astype(np.float64)
             assert np.linalg.norm(shown, ord=power) <= 4.0 + rounding
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("mechanism", ["local-gaussian", "local-laplace"])
+def test_a_diverged_update_is_no_noise(mechanism: str, bad: float) -> None:
+    update = np.zeros(D, np.float32)
+    update[7] = bad
+    with pytest.raises(NonFiniteUpdateError):
+        noise_on_device(update, plain(mechanism, 1.0), np.random.default_rng(0))
 
 
 def test_noise_on_the_device_comes_of_the_systems_generator() -> None:

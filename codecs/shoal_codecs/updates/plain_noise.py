@@ -15,8 +15,8 @@ from shoal_codecs.privacy.plan_noise import clip_levels, grid_sensitivity, grid_
 from shoal_codecs.privacy.ring_width import FAR_DEVIATIONS, noise_length
 from shoal_codecs.privacy.samplers import noise_pieces
 from shoal_codecs.privacy.sensitivity import rounded_l1
-from shoal_codecs.updates.base import Float32Vector
-from shoal_codecs.updates.ring_levels import Chosen, write_levels
+from shoal_codecs.updates.base import Float32Vector, check_shape
+from shoal_codecs.updates.ring_levels import Chosen, check_finite, write_levels
 from shoal_codecs.updates.selection import Selection, select_coordinates
 from shoal_codecs.wire.plan import SEEDED_CODECS, Plan, coordinate_seed
 
@@ -32,9 +32,12 @@ def noise_on_device(update: Float32Vector, plan: Plan, rng: np.random.Generator)
     plan's codec sends; zero on all others. The codec's own rescale then gives what was noised.
 
     Raises:
+        VectorShapeError, NonFiniteUpdateError: no update of this plan.
         NoiseSizeError: noise that no table holds.
     """
     codec = plan.codec
+    check_shape(update, codec.dimension)
+    check_finite(update)
     selection = _selection(plan)
     levels = _levels(Chosen(update, selection), plan, rng)
     scale = noise_levels(plan)
