@@ -25,12 +25,13 @@ def fleet(folder: Path, broker: str = "mqtt://127.0.0.1:1883", **options: object
     return folder
 
 
-def test_every_folder_is_ready_to_run(tmp_path: Path) -> None:
-    fleet(tmp_path, mode="plain")
+@pytest.mark.parametrize("mode", ["single", "plain"])
+def test_every_folder_is_ready_to_run(tmp_path: Path, mode: str) -> None:
+    fleet(tmp_path, mode=mode)
     coordinator = _settings(CoordinatorSettings, None, None, tmp_path / "coordinator")
     hub = _settings(HubSettings, None, None, tmp_path / "hub-2")
     device = load_edge_settings(None, folder=tmp_path / "device-03")
-    assert (coordinator.rounds.mode, device.modes) == ("plain", ("plain",))
+    assert (coordinator.rounds.mode, device.modes) == (mode, (mode,))
     for settings in (coordinator, hub, device):
         assert settings.fleet == "f"
         assert settings.link.username == settings.name

@@ -218,6 +218,18 @@ def test_without_a_round_of_consistency_nothing_is_opened(masked: Masked) -> Non
     assert device.handle(UnmaskAsked(split, enough))
 
 
+def test_the_signature_of_somebody_called_dead_does_not_count(masked: Masked) -> None:
+    device, split = masked.devices[MEMBERS[0]], masked.split(MEMBERS[5])
+    single = masked.cohort.plan.single
+    assert single is not None
+    device.handle(SurvivorsNamed(split))
+    shown = masked.signatures(split, *MEMBERS[1 : single.threshold], MEMBERS[5])
+    assert len(shown) == single.threshold
+    with pytest.raises(errors.FewConsentsError):
+        device.handle(UnmaskAsked(split, shown))
+    assert device.handle(UnmaskAsked(split, shown | masked.signatures(split, MEMBERS[6])))
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_no_two_views_together_give_both_secrets_of_anybody(data: st.DataObject) -> None:
