@@ -18,17 +18,19 @@ from output import Figure, write
 from shoal_codecs.privacy.charge import charge_of
 from shoal_codecs.privacy.plan_noise import device_variance
 from shoal_codecs.updates.bitpack import word_dtype
-from shoal_codecs.updates.plain_noise import noise_on_device, noised_mean
+from shoal_codecs.updates.plain_noise import noised_mean
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import decode_sum, encode_ring, told_by
 from shoal_codecs.updates.ring_extras import DeviceMetrics, RoundTold
 from shoal_codecs.updates.step import apply_step, step_from_sum
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_codecs.wire.task import decode_task, initial_weights
+from shoal_coordinator.aggregation import open_update
 from shoal_coordinator.config import PrivacySettings, shipped
 from shoal_coordinator.demo.partition import dirichlet_split
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.privacy_terms import make_terms
+from shoal_edge.shares import clear_share
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 Vector = npt.NDArray[np.float32]
@@ -183,11 +185,13 @@ def _plain(updates: _Updates, server_lr: float) -> tuple[Vector, RoundTold]:
     plan = updates.plan
     if plan.privacy is None:
         return _mean([(one, n) for one, n, _ in updates], updates.model, server_lr), RoundTold()
+    nowhere = Path(os.devnull)
+    shares = (clear_share(one, n, plan, updates.rng, nowhere, nowhere).plaintexts[0] for one, n, _ in updates)
+    opened = (open_update(plan, share).update for share in shares)
     if plan.privacy.mechanism == "central":
-        moved = noised_mean((one for one, _, _ in updates), plan, updates.rng)
+        moved = noised_mean(opened, plan, updates.rng)
         return (updates.model + server_lr * moved).astype(np.float32), RoundTold()
-    noised = [(noise_on_device(one, plan, updates.rng), 1) for one, _, _ in updates]
-    return _mean(noised, updates.model, server_lr), RoundTold()
+    return _mean([(one, 1) for one in opened], updates.model, server_lr), RoundTold()
 
 
 def _mean(updates: list[tuple[Vector, int]], model: Vector, server_lr: float) -> Vector:
