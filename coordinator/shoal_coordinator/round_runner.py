@@ -91,6 +91,9 @@ class RoundRunner:
         machine = self._set_up(snapshot.plan, snapshot)
         await self._lead(machine.facts.plan)
         stored = await self._collector.restore() if self._collector else ()
+        if machine.facts.plan.mode == "single":
+            # First, for the plan is published again with its key bundles beside it.
+            await self._begin_single(machine.facts.plan)
         await self.feed(on.Restored())
         if machine.facts.plan.mode == "single":
             await self._resume_single(machine, tuple(report.device for report in stored))
@@ -101,13 +104,12 @@ class RoundRunner:
 
     async def _resume_single(self, machine: RoundMachine, stored: tuple[str, ...]) -> None:
         if machine.state is not on.RoundState.COLLECTING:
+            # The version is made: nothing is to be opened any more.
+            self._single = None
             return
-        await self._begin_single(machine.facts.plan)
         if self._single is None:
             await self.feed(on.GivenUp("the round's key bundles are lost: restore the coordinator's folder"))
             return
-        # With the bundles beside it: what was published a moment ago lacked them.
-        self._publish_plan(machine, dict(machine.facts.signatures))
         await self._single.start(stored)
 
     async def _begin_single(self, plan: Plan) -> None:

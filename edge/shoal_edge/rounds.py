@@ -282,7 +282,7 @@ class Rounds:
             )
             self._guard.check(plan, job.plan_hash)
             if plan.mode == "single":
-                self._single.check(plan, notice.prekeys)
+                self._single.check(job, plan, notice.prekeys)
             self._store.check_room(report_bytes_bound(plan))
         except ShoalError as error:
             return self._fault(job, error)

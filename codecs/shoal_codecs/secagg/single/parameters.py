@@ -6,7 +6,8 @@ vanished devices in a row that the graph falls apart. A round may fail for want 
 
 A coordinator that sees the graph may choose whom to call dead. It must leave ``threshold`` of a device's
 neighbours alive, or nobody opens that device's mask: so masks are shared with so many neighbours that what
-it may kill, and what is corrupt, never is all of them.
+it may kill, and what is corrupt, never is all of them. A group that it would cut off needs that of each of
+its members, whose draws are independent, so that a single device is the worst case.
 """
 
 import math
