@@ -19,6 +19,7 @@ from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire.messages import ReportPart
 from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan, plan_hash
 from shoal_coordinator.aggregation import aggregate_sums, vector_bytes, vector_of
+from shoal_coordinator.hub.running import RunningSum
 from shoal_coordinator.hub.sums import add_shares, check_share, share_bytes
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_edge.reports import report_messages, sign_report
@@ -39,7 +40,8 @@ class Hub:
         self._receiver = Receiver(self._hash, self.name, position, len(plan.hubs), private)
         self._share_bytes = share_bytes(plan, position)
         self._assembler = ReportAssembler(largest_report_bytes(self._share_bytes, len(plan.hubs)))
-        self._kept: list[tuple[str, bytes]] = []
+        self._kept: dict[str, bytes] = {}
+        self._running = RunningSum(plan) if position == 0 else None
 
     def take(self, device: str, frames: list[bytes]) -> None:
         """Check a device's report and keep its ciphertext, as a hub does when the report arrives."""
@@ -54,15 +56,24 @@ class Hub:
                     key = self._fleet.roster.party(device).key
                     opened = open_report(data, device, key, self._receiver, self._share_bytes)
                     check_share(self.plan, self.position, opened.share)
-                    self._kept.append((device, opened.ciphertext))
+                    self._kept[device] = opened.ciphertext
+                    if self._running is not None:
+                        self._running.add(device, opened.share)
 
     def release(self, set_digest: bytes) -> bytes:
         """Return the sum, sealed to the coordinator."""
         with self.watch.running():
-            shares = ((device, open_share(sealed, device, self._receiver)) for device, sealed in self._kept)
-            total = add_shares(self.plan, self._hash, self.position, shares)
+            total = self._total()
             key = self._fleet.roster.party(COORDINATOR).key
             return seal(sealing_public_of(key), total, sum_context(self._hash, set_digest, self.name))
+
+    def _total(self) -> bytes:
+        if self._running is not None and self._running.wanted(self._kept) == []:
+            return self._running.total(self._kept, self._kept.__getitem__)
+        shares = (
+            (device, open_share(sealed, device, self._receiver)) for device, sealed in self._kept.items()
+        )
+        return add_shares(self.plan, self._hash, self.position, shares)
 
 
 def hubs_plan(fleet: Fleet, keys: dict[str, tuple[bytes, bytes]], base: bytes) -> Plan:

@@ -25,7 +25,7 @@ from shoal_codecs.secagg.errors import (
     ShareLengthError,
 )
 from shoal_codecs.updates.bitpack import MAX_BITS, word_dtype
-from shoal_codecs.updates.keystream import Words, keystream_pieces
+from shoal_codecs.updates.keystream import BLOCK_BYTES, PIECE_BYTES, ZEROS, Words, stream_cipher
 
 SEED_BYTES = 32
 PLAN_HASH_BYTES = 32
@@ -91,26 +91,23 @@ def fold_masks(
 ) -> None:
     """Add some keys' keystreams to `acc` (uint[count] modulo 2**bits) and subtract others', in place.
 
-    With more than one of `threads`, each of them folds its part of the keys into an accumulator of its own.
-    Raises RingWidthError.
+    All of them piece by piece, so that a piece of `acc` is in the cache while every key passes over it. With
+    more than one of `threads`, each has a stretch of `acc` of its own. Raises RingWidthError.
     """
-    work = [(np.add, key) for key in added] + [(np.subtract, key) for key in subtracted]
-    if threads <= 1 or len(work) < 2 * threads:
-        _fold_all(acc, work, bits)
-        return
     _checked(acc, bits)
-    parts = [np.zeros_like(acc) for _ in range(threads - 1)]
+    work = [(np.add, key) for key in added] + [(np.subtract, key) for key in subtracted]
+    pieces = -(-acc.nbytes // PIECE_BYTES)
+    if threads <= 1 or pieces < threads:
+        _fold(acc, 0, work, bits)
+        return
+    length = -(-pieces // threads) * PIECE_BYTES // acc.itemsize
     with ThreadPoolExecutor(threads) as pool:
         turns = [
-            pool.submit(_fold_all, part, work[place::threads], bits)
-            for place, part in enumerate((acc, *parts))
+            pool.submit(_fold, acc[start : start + length], start, work, bits)
+            for start in range(0, acc.size, length)
         ]
         for turn in turns:
             turn.result()
-    for part in parts:
-        np.add(acc, part, out=acc)
-    if bits < acc.dtype.itemsize * 8:
-        np.bitwise_and(acc, acc.dtype.type((1 << bits) - 1), out=acc)
 
 
 def _key(seed: bytes, plan_hash: bytes, info: bytes) -> bytes:
@@ -142,19 +139,14 @@ def expand_add_into(
     acc: Words, seed: bytes, plan_hash: bytes, device: str, hub_index: int, bits: int
 ) -> None:
     """Add the share to `acc` (uint[count] modulo 2**bits) in place, piece by piece."""
-    _fold(np.add, acc, share_key(seed, plan_hash, device, hub_index), bits)
+    fold_masks(acc, [share_key(seed, plan_hash, device, hub_index)], [], bits)
 
 
 def expand_subtract_from(
     acc: Words, seed: bytes, plan_hash: bytes, device: str, hub_index: int, bits: int
 ) -> None:
     """Subtract the share from `acc` (uint[count] modulo 2**bits) in place, piece by piece."""
-    _fold(np.subtract, acc, share_key(seed, plan_hash, device, hub_index), bits)
-
-
-def _fold_all(acc: Words, work: Sequence[tuple[np.ufunc, bytes]], bits: int) -> None:
-    for operation, key in work:
-        _fold(operation, acc, key, bits)
+    fold_masks(acc, [], [share_key(seed, plan_hash, device, hub_index)], bits)
 
 
 def _checked(acc: Words, bits: int) -> np.dtype[np.unsignedinteger]:
@@ -166,13 +158,22 @@ def _checked(acc: Words, bits: int) -> np.dtype[np.unsignedinteger]:
     return dtype
 
 
-def _fold(operation: np.ufunc, acc: Words, key: bytes, bits: int) -> None:
-    dtype = _checked(acc, bits)
-    mask = dtype.type((1 << bits) - 1)
-    whole = bits == dtype.itemsize * 8
-    for start, words in keystream_pieces(key, acc.size, dtype):
-        part = acc[start : start + words.size]
-        # High bits of the keystream reach no low bit, so one mask after the operation is enough.
-        operation(part, words, out=part)
+def _fold(acc: Words, position: int, work: Sequence[tuple[np.ufunc, bytes]], bits: int) -> None:
+    """Fold keystreams, from the place on that `acc` has in the whole vector: a multiple of a cipher block."""
+    dtype = acc.dtype.newbyteorder("<")
+    mask = acc.dtype.type((1 << bits) - 1)
+    whole = bits == acc.itemsize * 8
+    block = position * acc.itemsize // BLOCK_BYTES
+    streams = [(operation, stream_cipher(key, block)) for operation, key in work]
+    buffer = np.empty(min(PIECE_BYTES, acc.nbytes), dtype=np.uint8)
+    words: Words = buffer.view(dtype)
+    step = PIECE_BYTES // acc.itemsize
+    for start in range(0, acc.size, step):
+        part = acc[start : start + step]
+        zeros, drawn = ZEROS[: part.nbytes], buffer.data[: part.nbytes]
+        for operation, stream in streams:
+            stream.update_into(zeros, drawn)
+            operation(part, words[: part.size], out=part)
+        # High bits of a keystream reach no low bit, so one mask after the operations is enough.
         if not whole:
             np.bitwise_and(part, mask, out=part)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shoal_codecs.updates.base import Payload, check_length
 from shoal_codecs.updates.errors import PayloadContentError, VectorShapeError, WordWidthError
@@ -55,16 +56,16 @@ def pack_words(words: Words, bits: int) -> bytes:
     check_words(words, count, bits)
     if bits == dtype.itemsize * 8:
         return words.astype(dtype.newbyteorder("<"), copy=False).tobytes()
-    packed = np.empty((-(-count // _GROUP), bits), dtype=_LANE)
+    packed = np.empty(-(-count // _GROUP) * bits * _LANE.itemsize + _LANE.itemsize, dtype=np.uint8)
     whole = count // _GROUP * _GROUP
     for start in range(0, whole, _PIECE):
         end = min(start + _PIECE, whole)
-        _pack_groups(words[start:end], bits, packed[start // _GROUP : end // _GROUP])
+        _pack_groups(words[start:end], bits, packed[start // 8 * bits :])
     if whole < count:
         last = np.zeros(_GROUP, dtype=dtype)
         last[: count - whole] = words[whole:]
-        _pack_groups(last, bits, packed[-1:])
-    return packed.reshape(-1).view(np.uint8)[: packed_size(count, bits)].tobytes()
+        _pack_groups(last, bits, packed[whole // 8 * bits :])
+    return packed[: packed_size(count, bits)].tobytes()
 
 
 def unpack_words(payload: Payload, count: int, bits: int) -> Words:
@@ -103,8 +104,8 @@ def check_padding(payload: Payload, count: int, bits: int) -> None:
         raise PayloadContentError(f"the last {spare} bits of packed words must be zero")
 
 
-def _pack_groups(words: Words, bits: int, packed: Words) -> None:
-    """Pack whole groups of `words` into `packed`, uint64[groups, bits]."""
+def _pack_groups(words: Words, bits: int, packed: npt.NDArray[np.uint8]) -> None:
+    """Pack whole groups of `words` into the first bytes of `packed`; a lane's bytes after them are spoilt."""
     lanes: Words = words.astype(words.dtype.newbyteorder("<"))
     joined = bits
     while lanes.dtype.itemsize < _LANE.itemsize:
@@ -112,19 +113,25 @@ def _pack_groups(words: Words, bits: int, packed: Words) -> None:
         lanes = lanes.view(f"<u{lanes.dtype.itemsize * 2}")
         kind = lanes.dtype.type
         # Two neighbours share a cell of twice the width: the upper one moves down to the lower one's end.
-        upper = lanes >> kind(cell)
-        upper <<= kind(joined)
-        lanes &= kind((1 << cell) - 1)
+        upper = lanes >> kind(cell - joined)
+        upper &= kind(((1 << joined) - 1) << joined)
+        lanes &= kind((1 << joined) - 1)
         lanes |= upper
         joined *= 2
-    columns = np.ascontiguousarray(lanes.reshape(len(packed), -1).T)
-    rows = np.zeros((bits, len(packed)), dtype=_LANE)
-    for lane, column in enumerate(columns):
-        place, shift = divmod(lane * joined, _LANE_BITS)
-        if shift + joined > _LANE_BITS:
-            rows[place + 1] |= column >> np.uint64(_LANE_BITS - shift)
-        rows[place] |= column << np.uint64(shift)
-    packed[:] = rows.T
+    # Eight words take `bits` whole bytes, one to four lanes hold them: each lane of the result is written
+    # over what the one after it has spilt into the next eight words' bytes.
+    columns = lanes.reshape(words.size // 8, -1).T
+    for place in reversed(range(-(-bits // _LANE.itemsize))):
+        written = np.ndarray(
+            words.size // 8, _LANE, packed.data, offset=place * _LANE.itemsize, strides=(bits,)
+        )
+        found = np.zeros(0, _LANE)
+        for number, column in enumerate(columns):
+            shift = number * joined - place * _LANE_BITS
+            if -joined < shift < _LANE_BITS:
+                moved = column << np.uint64(shift) if shift >= 0 else column >> np.uint64(-shift)
+                found = np.bitwise_or(found, moved, out=found) if found.size else moved
+        written[:] = found
 
 
 def _unpack_groups(packed: Words, bits: int, words: Words) -> None:

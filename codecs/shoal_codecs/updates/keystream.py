@@ -14,14 +14,15 @@ Words: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 # because a piece that ended inside a cipher block would make the stream depend on the piece size.
 PIECE_BYTES = 128 * 1024
 ZEROS = memoryview(bytes(PIECE_BYTES))
-# ChaCha20 (RFC 8439, section 2.3) in the library's form: 32-bit counter 0, then a zero nonce. Every
+BLOCK_BYTES = 64
+# ChaCha20 (RFC 8439, section 2.3) in the library's form: a 32-bit counter, then a zero nonce. Every
 # key is used for one stream only, so the nonce has nothing to tell apart.
-_COUNTER_AND_NONCE = bytes(16)
+_NONCE = bytes(12)
 
 
-def stream_cipher(key: bytes) -> CipherContext:
-    """Return the stream of a 32-byte `key`, to be drawn from by encrypting zeros."""
-    return Cipher(ChaCha20(key, _COUNTER_AND_NONCE), mode=None).encryptor()
+def stream_cipher(key: bytes, block: int = 0) -> CipherContext:
+    """Return the stream of a 32-byte `key` from a block of 64 bytes on, to be drawn by encrypting zeros."""
+    return Cipher(ChaCha20(key, block.to_bytes(4, "little") + _NONCE), mode=None).encryptor()
 
 
 def keystream_pieces(key: bytes, count: int, dtype: np.dtype[Any]) -> Iterator[tuple[int, Words]]:

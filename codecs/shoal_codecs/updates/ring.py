@@ -200,7 +200,7 @@ def encode_ring(
     Raises VectorShapeError, NonFiniteUpdateError, ExampleCountError or NoiseSizeError.
     """
     check_shape(update, spec.dimension)
-    check_finite(update)
+    largest = check_finite(update)
     if examples < 1:
         raise ExampleCountError(f"{examples} examples carry no update; decline the round instead")
     weight = spec.weight_cap if spec.private else min(examples, spec.weight_cap)
@@ -208,7 +208,7 @@ def encode_ring(
     # norm, and with it what one device can do to the sum, by 1/p.
     chosen = Chosen(update, _travelling(spec))
     share = weight / spec.weight_cap
-    norm = chosen.norm() * share
+    norm = 0.0 if chosen.surely_within(spec.clip_norm / share) else chosen.norm() * share
     clipped = norm > spec.clip_norm
     factor = share * spec.levels_per_unit * (spec.clip_norm / norm if clipped else 1.0)
     # Before the words: making it takes memory of its own for a moment.
@@ -223,6 +223,8 @@ def encode_ring(
         clamp=spec.clamp,
         bits=spec.ring_bits,
         bound=bound if spec.private else math.inf,
+        # Selected coordinates are rescaled, each by its own factor.
+        largest=largest if chosen.selection is None else math.inf,
     )
     if table is None:
         for limb in range(spec.limbs):

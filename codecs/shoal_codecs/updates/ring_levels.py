@@ -15,11 +15,13 @@ from shoal_codecs.privacy.noise_table import NoiseTable
 from shoal_codecs.privacy.samplers import noise_pieces
 from shoal_codecs.updates.base import Float32Vector
 from shoal_codecs.updates.errors import NonFiniteUpdateError
-from shoal_codecs.updates.keystream import Words
+from shoal_codecs.updates.keystream import ZEROS, Words, stream_cipher
+from shoal_codecs.updates.rounding import KEY_BYTES
 from shoal_codecs.updates.selection import Selection
 
-PIECE = 1 << 14
+PIECE = 1 << 15
 _DOT = 1 << 13
+_UNDERFLOW = 2.0**-126
 _FRACTION_BITS = 16
 # Conditional rounding accepts a draw with probability 1 - exp(-1/2) or more: 64 draws do not fail.
 _DRAWS = 64
@@ -50,19 +52,35 @@ class Chosen:
                 self.selection.rescale(values, part)
             yield start, values
 
+    def surely_within(self, bound: float) -> bool:
+        """Return True only where the L2 norm is below ``bound``; a third of the cost of the norm itself."""
+        if self.selection is not None:
+            return False
+        pieces = (self.update[start : start + _DOT] for start in range(0, self.update.size, _DOT))
+        with np.errstate(over="ignore"):
+            found = sum(float(np.dot(piece, piece)) for piece in pieces)
+        # Sums of _DOT terms in float32 are off by a share of _DOT * 2**-24 at most, and by what underflows.
+        return (found + self.update.size * _UNDERFLOW) * (1 + _DOT * 2.0**-23) < bound * bound
+
     def norm(self, power: int = 2) -> float:
         """Return the L2 norm, the L1 norm for a ``power`` of 1."""
         total = sum(_length(values, power) for _, values in self.pieces())
         return total if power == 1 else math.sqrt(total)
 
 
-def check_finite(update: Float32Vector) -> None:
-    """Raise NonFiniteUpdateError where ``update`` holds NaN or infinity, without a mask as long as it."""
-    for start in range(0, update.size, PIECE):
-        if not np.isfinite(update[start : start + PIECE]).all():
-            raise NonFiniteUpdateError(
-                "the update holds NaN or infinity: training diverged; drop it and lower the step size"
-            )
+def check_finite(update: Float32Vector) -> float:
+    """Return the largest absolute value of ``update``, found without a copy.
+
+    Raises:
+        NonFiniteUpdateError: it holds NaN or infinity.
+    """
+    # Both pass NaN on.
+    largest = max(float(update.max()), -float(update.min())) if update.size else 0.0
+    if not math.isfinite(largest):
+        raise NonFiniteUpdateError(
+            "the update holds NaN or infinity: training diverged; drop it and lower the step size"
+        )
+    return largest
 
 
 def write_levels(
@@ -75,18 +93,22 @@ def write_levels(
     bits: int,
     bound: float = math.inf,
     power: int = 2,
+    largest: float = math.inf,
 ) -> None:
     """Round ``factor`` times the chosen values, clamped to +-``clamp``, stochastically into ``words``.
 
-    ``words``: uint[k] modulo 2**``bits``, overwritten. The whole is rounded again until the sum of its
-    levels to the ``power`` (1 or 2) is at most ``bound`` (Kairouz et al. 2021, section 4.2).
+    ``words``: uint[k] modulo 2**``bits``, overwritten. ``largest``: no chosen value is larger. The whole is
+    rounded again until the sum of its levels to the ``power`` (1 or 2) is at most ``bound`` (Kairouz et al.
+    2021, section 4.2).
     """
     if bound == math.inf:
         power = 0
+    clipping = largest * factor > clamp
+    draws = _Draws(rng, min(PIECE, chosen.size))
     for _ in range(_DRAWS):
-        if _round_into(words, chosen, factor, rng, clamp, bits, power) <= bound:
+        if _round_into(words, chosen, factor, draws, clamp, bits, power, clipping=clipping) <= bound:
             return
-    _round_into(words, chosen, factor, None, clamp, bits, power)
+    _round_into(words, chosen, factor, None, clamp, bits, power, clipping=clipping)
 
 
 def _length(values: npt.NDArray[np.float64], power: int) -> float:
@@ -102,12 +124,14 @@ def _round_into(
     words: Words,
     chosen: Chosen,
     factor: float,
-    rng: np.random.Generator | None,
+    draws: "_Draws | None",
     clamp: int,
     bits: int,
     power: int,
+    *,
+    clipping: bool,
 ) -> float:
-    """Round once, towards zero without ``rng``; return the sum of the levels to the ``power`` (0: none).
+    """Round once, towards zero without ``draws``; return the sum of the levels to the ``power`` (0: none).
 
     In fixed point with ``_FRACTION_BITS`` after the point, to which values are rounded to nearest: as many
     random bits are added, and what is left of the point is the level. No level beyond the clamp comes of
@@ -124,7 +148,7 @@ def _round_into(
     for start, values in chosen.pieces():
         count = values.size
         integer = fixed[:count]
-        if rng is None:
+        if draws is None:
             np.multiply(values, factor, out=values)
             np.clip(values, -clamp, clamp, out=values)
             np.trunc(values, out=values)
@@ -132,11 +156,11 @@ def _round_into(
         else:
             np.multiply(values, factor * unit, out=values)
             # To look for the rare value beyond the clamp is cheaper than to clip them all.
-            if values.max() > clamp * unit or values.min() < -clamp * unit:
+            if clipping and (values.max() > clamp * unit or values.min() < -clamp * unit):
                 np.clip(values, -clamp * unit, clamp * unit, out=values)
             np.rint(values, out=values)
             np.copyto(integer, values, casting="unsafe")
-            integer += _chances(rng, count)
+            integer += draws.next(count)
             integer >>= _FRACTION_BITS
         if power:
             np.copyto(level[:count], integer)
@@ -149,10 +173,18 @@ def _round_into(
     return total
 
 
-def _chances(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint16]:
-    """Return ``count`` uniform numbers of ``_FRACTION_BITS`` bits, four from each word of the generator."""
-    words = rng.integers(0, (1 << 64) - 1, -(-count // 4), np.uint64, endpoint=True)
-    return words.view(np.uint16)[:count]
+class _Draws:
+    """Uniform numbers of ``_FRACTION_BITS`` bits from a keystream whose key is the generator's."""
+
+    def __init__(self, rng: np.random.Generator, most: int) -> None:
+        self._stream = stream_cipher(rng.bytes(KEY_BYTES))
+        self._numbers = np.empty(most, np.uint16)
+
+    def next(self, count: int) -> npt.NDArray[np.uint16]:
+        """Return ``count`` fresh numbers, never more than there is room for, in the same place each time."""
+        numbers = self._numbers[:count]
+        self._stream.update_into(ZEROS[: numbers.nbytes], numbers.view(np.uint8).data)
+        return numbers
 
 
 def add_noise(words: Words, table: NoiseTable, bits: int) -> None:

@@ -5,6 +5,7 @@ storing.
 """
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -45,8 +46,14 @@ from shoal_coordinator.hub.performer import Durably, RoundPerformer
 from shoal_coordinator.hub.plan_desk import PlanDesk
 from shoal_coordinator.hub.store import KEEP_FINISHED, HubStore, StoredRound
 
+if TYPE_CHECKING:
+    from shoal_coordinator.hub.running import RunningSum
+
 log = structlog.get_logger()
 CREDIT_EVERY = 8
+RUNNING_BYTES = 512 * 1024 * 1024
+"""What the running sums of all rounds may take; a round without one opens its reports again at the end."""
+RUNNING_PER_SHARE = 3
 
 
 class RoundKeeper:
@@ -229,7 +236,19 @@ class RoundKeeper:
             opened.ciphertext,
             self._performer.now_ms(),
         )
+        await self._add_to_sum(live, device, opened.share)
         return opened.report_id
+
+    async def _add_to_sum(self, live: LiveRound, device: str, share: bytes) -> None:
+        """Add a durable report's share to the running sum, where there is room for one."""
+        if live.receiver.position != 0:
+            return
+        if live.running is None:
+            held = sum(one.running.nbytes for one in self._rounds.values() if one.running is not None)
+            if held + RUNNING_PER_SHARE * live.share_bytes > RUNNING_BYTES:
+                return
+            live.running = await asyncio.to_thread(_running_sum, live.plan)
+        await asyncio.to_thread(live.running.add, device, share)
 
     # --- small help -----------------------------------------------------------------------------
 
@@ -257,6 +276,12 @@ def _preview_share(plan: Plan, share: bytes) -> list[int]:
     from shoal_coordinator.hub.sums import preview_share  # noqa: PLC0415 - see above
 
     return preview_share(plan, share)
+
+
+def _running_sum(plan: Plan) -> "RunningSum":
+    from shoal_coordinator.hub.running import RunningSum  # noqa: PLC0415 - see above
+
+    return RunningSum(plan)
 
 
 def _check_share(plan: Plan, position: int, share: bytes) -> None:

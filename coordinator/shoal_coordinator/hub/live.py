@@ -1,6 +1,7 @@
 """A round as a running hub holds it: the plan, the machine, and the reports still in parts."""
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from shoal_codecs.secagg.hub_floors import HubFloors
 from shoal_codecs.secagg.hub_round import HubRound, terms_of
@@ -9,10 +10,17 @@ from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_byt
 from shoal_codecs.wire.plan import Plan, decode_plan
 from shoal_coordinator.hub.store import StoredRound
 
+if TYPE_CHECKING:
+    from shoal_coordinator.hub.running import RunningSum
+
 
 @dataclass(slots=True)
 class LiveRound:
-    """One signed plan and everything about it; ``signature`` is this hub's over the plan."""
+    """One signed plan and everything about it.
+
+    ``signature`` is this hub's over the plan; ``running`` the sum of what has come since this process began,
+    None where there is none.
+    """
 
     plan: Plan
     plan_hash: bytes
@@ -22,6 +30,7 @@ class LiveRound:
     machine: HubRound
     assembler: ReportAssembler
     projections: dict[tuple[str, bytes, int], dict[int, bytes]] = field(default_factory=dict)
+    running: "RunningSum | None" = None
 
     @classmethod
     def of(cls, stored: StoredRound, hub: str, floors: HubFloors, share_bytes: int) -> "LiveRound":
@@ -39,8 +48,11 @@ class LiveRound:
         )
 
     def forget_secrets(self) -> None:
-        """Drop the private key and whatever parts of reports are still here."""
+        """Drop the private key, the running sum and whatever parts of reports are still here."""
         self.receiver = replace(self.receiver, private=b"")
+        if self.running is not None:
+            self.running.erase()
+            self.running = None
         self.projections.clear()
         self.assembler = _assembler(self.share_bytes, self.receiver.hubs)
 

@@ -253,9 +253,13 @@ class RoundPerformer:
 
     async def _sum(self, live: LiveRound, digest: bytes, members: tuple[str, ...]) -> None:
         try:
-            held = await self._durably(self._store.ciphertexts, live.plan_hash, members)
+            wanted = live.running.wanted(members) if live.running is not None else None
+            named = members if wanted is None else tuple(wanted)
+            held = await self._durably(self._store.ciphertexts, live.plan_hash, named)
+            total = await asyncio.to_thread(_total, live, members, held, patched=wanted is not None)
             context = sum_context(live.plan_hash, digest, self._name)
-            sealed = await asyncio.to_thread(_sealed_sum, live, held, self._coordinator.key, context)
+            key = sealing_public_of(self._coordinator.key)
+            sealed = await asyncio.to_thread(seal, key, total, context)
             async with self.lock:
                 await self.feed(live, SumSealed(sealed))
         except HubStoreError:
@@ -283,11 +287,16 @@ class RoundPerformer:
         self._say(self._post.topics.receipt(device, self._name), receipt)
 
 
-def _sealed_sum(
-    live: LiveRound, held: list[tuple[str, bytes]], coordinator_key: bytes, context: bytes
+def _total(
+    live: LiveRound, members: tuple[str, ...], held: list[tuple[str, bytes]], *, patched: bool
 ) -> bytes:
+    """Return the packed sum of ``members``: of ``held`` alone, or of the running sum ``patched`` with it."""
     from shoal_coordinator.hub.sums import add_shares  # noqa: PLC0415 - see above
 
+    if patched and live.running is not None:
+        ciphertexts = dict(held)
+        return live.running.total(
+            members, lambda device: open_share(ciphertexts.get(device, b""), device, live.receiver)
+        )
     shares = ((device, open_share(data, device, live.receiver)) for device, data in held)
-    total = add_shares(live.plan, live.plan_hash, live.receiver.position, shares)
-    return seal(sealing_public_of(coordinator_key), total, context)
+    return add_shares(live.plan, live.plan_hash, live.receiver.position, shares)

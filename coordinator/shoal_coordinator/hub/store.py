@@ -114,11 +114,13 @@ class HubStore:
         Raises:
             MissingCiphertextError: one is gone.
         """
-        rows = self.database.rows(
-            "SELECT device, ciphertext FROM reports WHERE plan_hash = ? AND ciphertext IS NOT NULL",
-            (plan_hash,),
-        )
-        held: dict[str, bytes] = dict(rows)
+        held: dict[str, bytes] = {}
+        for device in devices:
+            held |= self.database.rows(
+                "SELECT device, ciphertext FROM reports "
+                "WHERE plan_hash = ? AND device = ? AND ciphertext IS NOT NULL",
+                (plan_hash, device),
+            )
         if missing := set(devices) - held.keys():
             raise MissingCiphertextError(
                 f"{len(missing)} agreed reports are gone: restore {self.database.path}"

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
-from shoal_codecs.secagg.additive import SeedSum, ShareSum
-from shoal_codecs.secagg.prg import SEED_BYTES, expand
+import numpy as np
+
+from shoal_codecs.secagg.packed_sum import PackedSum
+from shoal_codecs.secagg.prg import SEED_BYTES, expand, fold_masks, ring_dtype, share_key
 from shoal_codecs.updates.bitpack import check_padding, packed_size
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.plan_ring import ring_spec
@@ -52,13 +54,12 @@ def share_words(plan: Plan, plan_hash: bytes, position: int, device: str, share:
 def add_shares(plan: Plan, plan_hash: bytes, position: int, shares: Iterable[tuple[str, bytes]]) -> bytes:
     """Return the packed sum of ``shares`` (device, share in clear) at the hub at ``position``."""
     spec = ring_spec(plan)
-    total: ShareSum | SeedSum
     if position == 0:
-        total = ShareSum(spec.words, spec.ring_bits)
+        total = PackedSum(spec.words, spec.ring_bits)
         for _, share in shares:
-            total.add(unpack_ring(share, spec.words, spec.ring_bits))
-    else:
-        total = SeedSum(spec.words, spec.ring_bits, plan_hash, position + 1)
-        for device, seed in shares:
-            total.add(device, seed)
-    return pack_ring(total.words, spec.ring_bits)
+            total.add(share)
+        return total.packed()
+    words: Words = np.zeros(spec.words, ring_dtype(spec.ring_bits))
+    keys = [share_key(seed, plan_hash, device, position + 1) for device, seed in shares]
+    fold_masks(words, keys, [], spec.ring_bits)
+    return pack_ring(words, spec.ring_bits)
