@@ -35,6 +35,7 @@ class ByteDesk:
         self._store = store
         self._announcer = announcer
         self._said = ""
+        self._left_out: frozenset[str] = frozenset()
 
     async def load(self) -> None:
         """Take up what an earlier process counted."""
@@ -63,7 +64,16 @@ class ByteDesk:
         least = smallest_cost(
             self._settings, self._dimension, len(devices), hubs=self._hubs, fixed=self._is_fixed
         )
-        return self.days.over(devices, least.total, now_ms)
+        over = self.days.over(devices, least.total, now_ms)
+        for name in sorted(over - self._left_out):
+            self._announcer.event(
+                "bytes.used_up",
+                f"{name} is left out until midnight UTC: of its {self.days.budget(name):,} bytes of the day "
+                f"{self.days.used(name, now_ms):,} are used, and a round takes {least.total:,}",
+                device=name,
+            )
+        self._left_out = over
+        return over
 
     def settings_for(self, cohort: Collection[str]) -> PlanSettings:
         """Return the plan settings for ``cohort``: with the best codec that its budgets leave room for.

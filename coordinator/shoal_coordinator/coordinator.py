@@ -230,8 +230,9 @@ class CoordinatorService:
             examples, accuracy, loss = totals(outcome)
             organs.announcer.event(
                 "round.committed",
-                f"round {outcome.round} made version {version.number} of {len(outcome.members)} devices, "
-                f"accuracy {accuracy:.3f}",
+                f"round {outcome.round} made version {version.number} of {len(outcome.members)} devices"
+                # Under noise nobody evaluates in clear.
+                + (f", accuracy {accuracy:.3f}" if examples else ""),
                 round=outcome.round,
                 version=version.number,
                 devices=len(outcome.members),

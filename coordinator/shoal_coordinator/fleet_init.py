@@ -39,7 +39,7 @@ def init_fleet(
 
     Raises:
         InvalidNameError: a name that cannot stand in a topic.
-        FleetFolderError: too few hubs, or a name used twice.
+        FleetFolderError: one hub only, or a name used twice.
     """
     names = [*hubs, *devices, COORDINATOR, PUBLISHER, OPERATOR, AUTHORITY]
     # Before anything is made: names are folders.
@@ -47,8 +47,8 @@ def init_fleet(
         check_name(name)
     if len(set(names)) != len(names):
         raise FleetFolderError("a name is used twice: every hub and device needs one of its own")
-    if len(hubs) < 2:
-        raise FleetFolderError(f"{len(hubs)} hubs cannot keep a secret from each other: name two or more")
+    if len(hubs) == 1:
+        raise FleetFolderError("one hub would read every update: name two or more, or none")
     authority = _identity(AUTHORITY, folder / AUTHORITY / "identity.key")
     folders = {name: folder / name for name in (COORDINATOR, OPERATOR, *hubs, *devices)}
     keys = {name: _identity(name, path / "identity.key") for name, path in folders.items()}

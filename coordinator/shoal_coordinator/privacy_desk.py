@@ -85,8 +85,8 @@ class PrivacyDesk:
         if wanted > left:
             raise BudgetExceededError(
                 f"{wanted} rounds more do not fit into epsilon {terms.epsilon:g}: "
-                f"{self.book.largest():.2f} is spent and {left} rounds would fit; ask for those, or raise "
-                "the budget"
+                f"{self.book.largest():.2f} is spent and {left} rounds would fit; "
+                f"{'ask for those, or ' if left else ''}raise the budget, and let the devices' owners do so"
             )
 
     def row(self, views: Sequence[DeviceView]) -> PrivacyRow | None:

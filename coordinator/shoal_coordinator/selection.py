@@ -22,11 +22,19 @@ class NotEnoughDevicesError(ShoalError):
         super().__init__(
             f"{fit} devices can take part and {minimum} are needed"
             + (f" ({reasons})" if reasons else "")
-            + ": wait for more, or lower the minimum"
+            + f": {_remedy(passed_over)}"
         )
         self.fit = fit
         self.minimum = minimum
         self.passed_over = dict(passed_over)
+
+
+def _remedy(passed_over: Mapping[str, int]) -> str:
+    return (
+        "wait until midnight UTC, or raise bytes_per_day"
+        if OUT_OF_BYTES in passed_over
+        else "wait for more, or lower the minimum"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

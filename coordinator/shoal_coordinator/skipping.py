@@ -36,8 +36,7 @@ class VersionSkipper:
         base = models.newest
         if not organs.certificates.missing(models.task.digest, base.digest):
             raise NothingToSkipError(
-                f"version {base.number} can still be trained on: every hub has given up every plan on it; "
-                "run a round"
+                f"version {base.number} can still be trained on, for no sum of it was released: run a round"
             )
         plan = decode_plan(organs.certificates.newest_plan(models.task.digest, base.digest))
         vector = await asyncio.to_thread(organs.blobs.read, base.whole.name)

@@ -108,11 +108,15 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _privacy(options: argparse.Namespace) -> int:
+    from shoal_codecs.settings import SettingsError  # noqa: PLC0415
     from shoal_edge.config import load_edge_settings  # noqa: PLC0415
     from shoal_edge.privacy_guard import open_ledger  # noqa: PLC0415
     from shoal_edge.privacy_words import privacy_words  # noqa: PLC0415
 
     settings = load_edge_settings(options.config, folder=options.data_dir)
+    if not settings.name:
+        # Else a folder that is none of a device would be told as a budget that is lost.
+        raise SettingsError("the settings name no device: set `name`, or give --config or --data-dir")
     ledger = open_ledger(settings.state, make=False)
     sys.stdout.write(privacy_words(settings, ledger, as_json=options.output == "json"))
     return STOPPED

@@ -20,14 +20,14 @@ from shoal_edge.config import load_edge_settings
 
 
 def fleet(folder: Path, broker: str = "mqtt://127.0.0.1:1883", **options: object) -> Path:
-    values: dict[str, object] = {"folder": folder, "fleet": "f", "devices": 3, "hubs": 2, "broker": broker}
+    values: dict[str, object] = {"folder": folder, "fleet": "f", "devices": 3, "broker": broker}
     enrol(Enrolment(**(values | options)))  # type: ignore[arg-type]
     return folder
 
 
 @pytest.mark.parametrize("mode", ["single", "plain"])
 def test_every_folder_is_ready_to_run(tmp_path: Path, mode: str) -> None:
-    fleet(tmp_path, mode=mode)
+    fleet(tmp_path, mode=mode, hubs=2)
     coordinator = _settings(CoordinatorSettings, None, None, tmp_path / "coordinator")
     hub = _settings(HubSettings, None, None, tmp_path / "hub-2")
     device = load_edge_settings(None, folder=tmp_path / "device-03")
@@ -39,6 +39,24 @@ def test_every_folder_is_ready_to_run(tmp_path: Path, mode: str) -> None:
         roster = load_roster(folder / "roster.bin", folder / "authority.pub", "f")
         key = load_identity(settings.name, folder / "identity.key").public
         assert roster.party(settings.name).key == key
+
+
+@pytest.mark.parametrize(("mode", "hubs"), [("hubs", 2), ("single", 0), ("plain", 0)])
+def test_only_mode_hubs_makes_hubs_unless_they_are_asked_for(tmp_path: Path, mode: str, hubs: int) -> None:
+    fleet(tmp_path, mode=mode)
+    assert len(list(tmp_path.glob("hub-*"))) == hubs
+    fleet(tmp_path, mode=mode, hubs=3)
+    assert len(list(tmp_path.glob("hub-*"))) == 3
+    # Who runs it again for more devices keeps the hubs that are there.
+    fleet(tmp_path, mode=mode, devices=4)
+    roster = load_roster(tmp_path / "device-04" / "roster.bin", tmp_path / "device-04" / "authority.pub", "f")
+    assert roster.names("hub") == ("hub-1", "hub-2", "hub-3")
+
+
+def test_mode_hubs_without_hubs_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    with pytest.raises(FleetFolderError, match="needs two hubs"):
+        fleet(tmp_path / "f", hubs=0)
+    assert not (tmp_path / "f").exists()
 
 
 def test_the_defaults_let_three_devices_train(tmp_path: Path) -> None:

@@ -72,7 +72,6 @@ def test_a_device_is_added_with_the_next_serial_and_keys_are_kept(tmp_path: Path
     ("devices", "hubs", "fault"),
     [
         (DEVICES, ["hub-1"], "two or more"),
-        (DEVICES, [], "two or more"),
         (["device-01", "device-01"], HUBS, "used twice"),
         (["hub-1"], HUBS, "used twice"),
         (["coordinator"], HUBS, "used twice"),

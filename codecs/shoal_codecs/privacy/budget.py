@@ -79,7 +79,7 @@ def refuse_unless_kept(charge: Charge, rounds: int, epsilon: float, delta: float
         fit = rounds_within(charge, epsilon, delta)
         raise BudgetExceededError(
             f"{rounds} rounds cost epsilon {cost:.2f}, the budget is {epsilon:g}: {fit} rounds would fit; "
-            "ask for those, add noise, or raise the budget"
+            f"{'ask for those, ' if fit else ''}add noise, or raise the budget"
         )
 
 
@@ -96,6 +96,6 @@ def judge_fleet(devices: int, epsilon: float, *, allow_small: bool = False) -> s
     if devices < LEAST_FLEET and not allow_small:
         raise FleetTooSmallError(
             f"{devices} devices cannot learn under epsilon {epsilon:g}: enrol {LEAST_FLEET} or more, or "
-            "allow a small fleet and expect little"
+            "set allow_small_fleet = true and expect little"
         )
     return f"{devices} devices under epsilon {epsilon:g} will learn slowly: {FAIR_FLEET} would do well"

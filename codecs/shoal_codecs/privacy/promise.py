@@ -47,7 +47,7 @@ def check_promise(plan: Plan) -> None:
     if not LEAST_VARIANCE <= drawn <= MOST_VARIANCE:
         raise NoiseSizeError(
             f"each party would draw noise of variance {drawn:g}, which is outside {LEAST_VARIANCE:g} to "
-            f"{MOST_VARIANCE:g} squared levels: change the clamp, and with it the levels of the clip norm"
+            f"{MOST_VARIANCE:g} squared levels: plan fewer rounds or a larger epsilon, or change the clamp"
         )
     if plan.shared:
         extra = extra_levels(privacy)

@@ -95,7 +95,10 @@ def fleet_init(
     folder: Annotated[Path, typer.Argument(help="Where the parties' folders shall be.")],
     fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "demo",
     devices: Annotated[int, typer.Option(help="How many devices, named device-01 and on.", min=1)] = 3,
-    hubs: Annotated[int, typer.Option(help="How many hubs, named hub-1 and on.", min=2)] = 2,
+    hubs: Annotated[
+        int | None,
+        typer.Option(help="How many hubs, named hub-1 and on; 2 in mode hubs, else none.", min=0),
+    ] = None,
     broker: Annotated[str, typer.Option(help="The broker's URL.")] = "mqtt://127.0.0.1:1883",
     ca_file: Annotated[
         Path | None, typer.Option(help="Who signed the broker's certificate; copied to everybody.")
@@ -188,7 +191,7 @@ def roster_show(
 @rounds_app.command("run")
 def rounds_run(
     *,
-    count: Annotated[int, typer.Option(help="How many rounds more.", min=1)] = 1,
+    count: Annotated[int, typer.Option(help="How many rounds more, each making a version.", min=1)] = 1,
     wait: Wait = False,
     config: OperatorConfig = DEFAULT_OPERATOR,
     broker: Broker = None,
@@ -206,7 +209,7 @@ def rounds_skip(
     config: OperatorConfig = DEFAULT_OPERATOR,
     broker: Broker = None,
 ) -> None:
-    """Make the next version like the present one, which no hub will ever sum for again."""
+    """Go on where a hub was lost with a released sum: make the next version like the present one."""
     _command(config, broker, "rounds.skip", reason=reason)
 
 
@@ -226,7 +229,7 @@ def rounds_list(
 @privacy_app.command("show")
 def privacy_show(
     *,
-    device: Annotated[str, typer.Option(help="Only this device, with every round it paid for.")] = "",
+    device: Annotated[str, typer.Option(help="Only this device, with every round it is charged for.")] = "",
     config: OperatorConfig = DEFAULT_OPERATOR,
     broker: Broker = None,
     output: Output = "table",
@@ -278,7 +281,11 @@ def demo(
     ] = "hubs",
     codec: Annotated[
         Literal["", "randk", "global_topk", "randk4", "topk", "topk4", "int8", "int4", "dense"],
-        typer.Option(help="How updates are encoded."),
+        typer.Option(
+            help="randk or global_topk; mode plain: randk, topk, int8, randk4, topk4, int4 or dense. "
+            "The mode's own where left out.",
+            metavar="<codec>",
+        ),
     ] = "",
     seed: Annotated[int, typer.Option(help="Draws shards and first weights.")] = 1,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the fleet; a second run goes on.")] = None,

@@ -21,6 +21,7 @@ from shoal_coordinator.fleet_init import (
     write_settings,
 )
 
+DEFAULT_HUBS = 2
 PASSWORDS = "broker.passwd"
 PASSWORD_BYTES = 24
 OWN_FILE = "password"
@@ -30,14 +31,16 @@ OWN_FILE = "password"
 class Enrolment:
     """What a fleet shall be; ``ca_file`` signed the certificate of an ``mqtts`` broker.
 
-    ``epsilon`` is every device's privacy budget and what the rounds are planned to keep, 0 for none.
+    ``hubs`` left out means those that the folder has, else two in mode ``hubs`` and none in the others,
+    which need none. ``epsilon`` is every device's privacy budget and what the rounds are planned to keep, 0
+    for none.
     """
 
     folder: Path
     fleet: str
     devices: int
-    hubs: int
     broker: str
+    hubs: int | None = None
     ca_file: Path | None = None
     mode: Literal["hubs", "single", "plain"] = "hubs"
     sample_data: bool = False
@@ -46,7 +49,11 @@ class Enrolment:
     @property
     def hub_names(self) -> list[str]:
         """The hubs' names."""
-        return [f"hub-{number}" for number in range(1, self.hubs + 1)]
+        count = self.hubs
+        if count is None:
+            present = len(list(self.folder.glob("hub-*")))
+            count = present or (DEFAULT_HUBS if self.mode == "hubs" else 0)
+        return [f"hub-{number}" for number in range(1, count + 1)]
 
     @property
     def device_names(self) -> list[str]:
@@ -67,6 +74,8 @@ def enrol(plan: Enrolment) -> None:
     with_tls = parse_broker_url(plan.broker).tls
     if plan.ca_file is not None and not plan.ca_file.is_file():
         raise FleetFolderError(f"no certificate at {plan.ca_file}: name the file that openssl made")
+    if plan.mode == "hubs" and not plan.hub_names:
+        raise FleetFolderError("mode hubs needs two hubs or more: leave --hubs out, or take --mode single")
     folders = init_fleet(plan.folder, plan.fleet, devices=plan.device_names, hubs=plan.hub_names)
     if plan.sample_data:
         _share_digits([folders[name] / "examples.npz" for name in plan.device_names])

@@ -16,7 +16,7 @@ from shoal_codecs.settings import SettingsError, load_settings
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.messages import CoordinatorEvent
 from shoal_codecs.wire.status import FleetView, ReleaseRow, RoundRow
-from shoal_coordinator.cli.tables import rounds_table, status_tables
+from shoal_coordinator.cli.tables import newest_accuracy, rounds_table, status_tables
 from shoal_coordinator.operator import Operator, OperatorError, operator_session
 
 ANSWER_S = 8.0
@@ -98,7 +98,7 @@ async def list_rounds(config: Path, broker: str | None, *, as_json: bool) -> Non
 
 async def _until_version(operator: Operator, target: int) -> None:
     view = await operator.until(lambda view: view.version >= target, LONGEST_S)
-    sys.stdout.write(f"version {view.version}, accuracy {view.accuracy:.1%}\n")
+    sys.stdout.write(f"version {view.version}, {newest_accuracy(view)}\n")
 
 
 async def _until_released(operator: Operator, release: str) -> None:
@@ -111,7 +111,7 @@ async def _until_released(operator: Operator, release: str) -> None:
 
 
 def _tell(event: CoordinatorEvent) -> None:
-    if event.kind.startswith(("round.", "release.")):
+    if event.kind.startswith(("round.", "release.", "bytes.")):
         sys.stdout.write(f"  {event.text}\n")
         sys.stdout.flush()
 

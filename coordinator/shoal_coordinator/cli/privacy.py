@@ -16,6 +16,7 @@ from shoal_coordinator.cli.operate import operator_on
 from shoal_coordinator.cli.tables import privacy_line, used_style
 
 BAR_WIDTH = 20
+SHOWN_DIGEST = 8
 
 
 async def show_privacy(config: Path, broker: str | None, device: str, *, as_json: bool) -> None:
@@ -64,7 +65,9 @@ def _devices(row: PrivacyRow, devices: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), title="devices", title_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("spent", no_wrap=True)
-    headings = ("epsilon", "by RDP", "by PLD", "rounds", "left")
+    # The independent accountant knows no Skellam noise: a column of dashes would say nothing.
+    checked = any(one["rdp"] is not None or one["pld"] is not None for one in devices)
+    headings = ("epsilon", *(("by RDP", "by PLD") if checked else ()), "rounds", "left")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in devices:
@@ -75,8 +78,7 @@ def _devices(row: PrivacyRow, devices: list[dict[str, Any]]) -> Table:
             Text(one["name"]),
             bar,
             Text(f"{spent:.3f}", style=style),
-            _figure(one["rdp"]),
-            _figure(one["pld"]),
+            *((_figure(one["rdp"]), _figure(one["pld"])) if checked else ()),
             str(one["rounds"]),
             _left(one),
         )
@@ -85,13 +87,13 @@ def _devices(row: PrivacyRow, devices: list[dict[str, Any]]) -> Table:
 
 def _charges(charges: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), title="rounds it was invited to", title_justify="left")
-    for heading in ("round", "task", "mechanism", "noise", "charged", "state", "at"):
+    # The mechanism, one for all rounds of a fleet, stands above; JSON has it, and the task, in full.
+    for heading in ("round", "task", "noise", "charged", "state", "at"):
         table.add_column(heading, justify="right" if heading in {"round", "noise"} else "left", no_wrap=True)
     for one in charges:
         table.add_row(
             str(one["round"]),
-            one["task"],
-            one["mechanism"],
+            one["task"][:SHOWN_DIGEST],
             f"{one['noise']:.4g}",
             Text("yes") if one["charged"] else Text("no", style="dim"),
             one["state"],

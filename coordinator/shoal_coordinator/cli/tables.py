@@ -24,11 +24,22 @@ def status_tables(view: FleetView, width: int) -> Group:
     return Group(_head(view), Text(), devices, Text(), rounds, *_releases(view))
 
 
+def newest_accuracy(view: FleetView) -> str:
+    """Return the newest accuracy: counted, or told by a round with noise of the version it began with."""
+    noised = _noised(view.rounds)
+    if any(row.version == view.version and row.loss for row in view.rounds) or view.accuracy:
+        return f"accuracy {view.accuracy:.1%}"
+    if not noised:
+        return "accuracy not told" if view.privacy is not None or view.version else "nothing trained yet"
+    version = max(noised)
+    return f"accuracy {noised[version]} of version {version}"
+
+
 def _head(view: FleetView) -> Text:
     head = Text()
     head.append(f"fleet {view.fleet}", style="bold cyan")
     head.append(f"   version {view.version}", style="bold")
-    head.append(f" ({view.digest[:12]}), {_accuracy(view)}")
+    head.append(f" ({view.digest[:12]}), {newest_accuracy(view)}")
     head.append(f"   {view.mode}, {view.codec}\n")
     head.append(f"round {view.round} {view.phase}, target version {view.target}\n")
     for hub in view.hubs:
@@ -40,18 +51,8 @@ def _head(view: FleetView) -> Text:
     if view.privacy is not None:
         head.append("\n")
         head.append_text(privacy_line(view.privacy))
+    head.rstrip()
     return head
-
-
-def _accuracy(view: FleetView) -> str:
-    """Return the newest accuracy: counted, or told by a round with noise of the version it began with."""
-    noised = _noised(view.rounds)
-    if view.privacy is None or view.accuracy:
-        return f"accuracy {view.accuracy:.1%}"
-    if not noised:
-        return "accuracy not told"
-    version = max(noised)
-    return f"accuracy {noised[version]} of version {version}"
 
 
 def _noised(rows: Sequence[RoundRow]) -> dict[int, str]:
@@ -124,10 +125,16 @@ def _device(row: DeviceRow, view: FleetView, *, wide: bool) -> tuple[Text | str,
 
 def rounds_table(rows: Sequence[RoundRow], *, with_epsilon: bool, title: str = "rounds") -> Group:
     """Return a table of finished rounds; ``with_epsilon`` shows what each version has cost."""
+    if not rows:
+        return Group(Text(f"{title}: none has ended yet", style="italic"))
     table = Table(box=None, padding=(0, 1), title=title, title_justify="left")
-    headings = ["round", "outcome", "version", "devices", "accuracy", "seconds", "bytes up", "bytes down"]
-    for heading in (*headings, *(["epsilon"] if with_epsilon else [])):
-        table.add_column(heading, justify="left" if heading == "outcome" else "right")
+    # Bytes are counted with evaluations, which there are none of under noise.
+    with_bytes = any(row.up_bytes or row.down_bytes for row in rows)
+    headings = ["round", "outcome", "version", "devices", "accuracy", "seconds"]
+    headings += ["bytes up", "bytes down"] if with_bytes else []
+    headings += ["epsilon"] if with_epsilon else []
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "outcome" else "right", no_wrap=True)
     noised = _noised(rows)
     for row in rows:
         if row.outcome == "committed":
@@ -139,9 +146,7 @@ def rounds_table(rows: Sequence[RoundRow], *, with_epsilon: bool, title: str = "
                 # Where noise is added nobody counts hits in clear: the next round tells of this version.
                 f"{row.accuracy:.1%}" if row.epsilon is None else noised.get(row.version, "-"),
                 f"{row.seconds:.2f}",
-                # Counted with evaluations, which there are none of under noise.
-                f"{row.up_bytes:,.0f}" if row.up_bytes else "-",
-                f"{row.down_bytes:,.0f}" if row.down_bytes else "-",
+                *([f"{row.up_bytes or 0:,.0f}", f"{row.down_bytes or 0:,.0f}"] if with_bytes else []),
                 *(["-" if row.epsilon is None else f"{row.epsilon:.2f}"] if with_epsilon else []),
             )
         else:

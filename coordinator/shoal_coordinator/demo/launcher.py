@@ -177,7 +177,8 @@ async def _story(
     view = await operator.until(lambda view: _present(view, state), START_S)
     state.first_version = view.version
     goal = state.goal = max(view.target, view.version + options.rounds)
-    text = f"{options.devices} devices, {len(view.hubs)} hubs and the coordinator are connected"
+    hubs = f", {len(view.hubs)} hubs" if view.hubs else ""
+    text = f"{options.devices} devices{hubs} and the coordinator are connected"
     if view.target > view.version:
         text += f"; the run before was stopped on its way to version {view.target}, which comes first"
     state.happened("start", text)
