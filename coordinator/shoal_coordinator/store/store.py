@@ -77,9 +77,7 @@ class Store:
         """
         found = await self._rows(sa.select(tables.Version.__table__).where(tables.Version.number == number))
         if not found:
-            raise UnknownVersionError(
-                f"version {number} is not stored: see 'shoal status' for those that are"
-            )
+            raise UnknownVersionError(f"version {number} is not stored: see 'shoal rounds list'")
         return _version(found[0])
 
     async def versions(self, last: int | None = None) -> list[VersionRecord]:
