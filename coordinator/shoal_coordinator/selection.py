@@ -108,7 +108,7 @@ def _unfit(view: DeviceView, rules: SelectionRules, ended_round: int) -> str:
         return "offline"
     if view.busy(ended_round):
         return "busy"
-    # Who keeps its counts to itself is taken at its word: without examples it declines.
+    # Who keeps its counts to itself is taken at its word: without examples it declines or moves nothing.
     if view.number(Reading.EXAMPLES) < rules.min_examples and not view.is_quiet:
         return "without enough examples"
     if isinstance(memory, int | float) and memory < rules.min_memory_mib:

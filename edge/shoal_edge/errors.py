@@ -78,6 +78,10 @@ class UnprivateRoundError(PlanRefusedError):
     """A plan without noise, for a device with a privacy budget."""
 
 
+class SecondReportError(PlanRefusedError):
+    """A report of a plan that was paid for with another report."""
+
+
 class AnsweredBaseError(PlanRefusedError):
     """A plan on a base this device has answered, without a later round to justify it."""
 

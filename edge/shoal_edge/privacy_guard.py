@@ -14,7 +14,7 @@ from shoal_codecs.privacy.charge import charge_of
 from shoal_codecs.privacy.ledger import Entry, Ledger, decode_ledger, encode_ledger
 from shoal_codecs.wire.plan import Plan
 from shoal_edge.config import DevicePrivacy, Metrics
-from shoal_edge.errors import StoreError, UnprivateRoundError
+from shoal_edge.errors import SecondReportError, StoreError, UnprivateRoundError
 from shoal_edge.files import write_durably
 
 LEDGER = "privacy.ledger"
@@ -107,18 +107,25 @@ class PrivacyGuard:
             )
         self.ledger.check(plan_hash, charge_of(plan), self._settings.epsilon, self._settings.delta)
 
-    def debit(self, plan: Plan, plan_hash: bytes) -> None:
+    def debit(self, plan: Plan, plan_hash: bytes, report_id: bytes) -> None:
         """Write down what ``plan`` costs, durably and once, before a byte of its report leaves.
 
         Raises:
             UnprivateRoundError, BudgetExceededError, PrivacyNumberError: as ``check``; nothing may leave.
+            SecondReportError: this was paid for another report; nothing may leave.
             StoreError: the disk does not take it; nothing may leave.
         """
         self.check(plan, plan_hash)
+        paid = self.ledger.entries.get(plan_hash)
+        if paid is not None and paid.report != report_id:
+            raise SecondReportError(
+                f"round {plan.round} was paid for another report, which may have left: this one is noised "
+                "anew and stays here; later rounds are not affected"
+            )
         # A ledger that was lost stays lost: a new file in its place would buy a second budget.
-        if plan.privacy is None or self.ledger.exhausted or plan_hash in self.ledger.entries:
+        if plan.privacy is None or self.ledger.exhausted or paid is not None:
             return
-        entry = Entry(plan_hash, plan.task, plan.round, self._clock_ms(), charge_of(plan))
+        entry = Entry(plan_hash, plan.task, plan.round, self._clock_ms(), charge_of(plan), report_id)
         following = self.ledger.with_entry(entry)
         if len(following.entries) > 2 * ENTRIES_KEPT:
             following = following.folded(ENTRIES_KEPT)

@@ -237,7 +237,7 @@ class Rounds:
                 await self._single.masked(job)
                 self._note_fault("")
             case SendReport(job, report, hubs):
-                await self._debit(job)
+                await self._debit(job, report)
                 self._unreceipted = set(hubs)
                 self._sending = asyncio.create_task(self._send(job, report))
             case ReceiptTaken(hub):
@@ -365,19 +365,23 @@ class Rounds:
             residual_next_path=str(self._store.residual_next_path(task.digest, job.plan_hash)),
             masks=self._single.masks(job) if plan.mode == "single" else b"",
             preview=self._settings.show_update_preview,
+            hide_faults=self._guard.metrics == "none",
         )
         report = sign_report(self._post.identity, plan, job.plan_hash, answer.pop("ciphertexts"))
         preview = answer.pop("preview", None)
-        log.info("trained", round=job.round, version=model.version, **_rounded(answer))
+        if "fault" in answer:
+            log.warning("trained_nothing", round=job.round, version=model.version, **_rounded(answer))
+        else:
+            log.info("trained", round=job.round, version=model.version, **_rounded(answer))
         if preview:
             log.info("update_preview", round=job.round, version=model.version, **preview)
         return Trained(job.plan_hash, report)
 
-    async def _debit(self, job: Job) -> None:
+    async def _debit(self, job: Job, report: SealedReport) -> None:
         """Write down what the round costs: here, where every report passes before a byte of it leaves."""
         if job.plan is None:
             raise PlanMissingError("a report without its plan: report this as a defect")
-        await asyncio.to_thread(self._guard.debit, job.plan, job.plan_hash)
+        await asyncio.to_thread(self._guard.debit, job.plan, job.plan_hash, report.report_id)
 
     async def _send(self, job: Job, report: SealedReport) -> None:
         """Send every hub its part again and again until it has given its receipt."""

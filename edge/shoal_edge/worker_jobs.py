@@ -10,17 +10,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
-from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import Plan, decode_plan
 from shoal_codecs.wire.task import TaskBundle, decode_task
 from shoal_edge.data import Examples, load_shard, split_held_out
 from shoal_edge.errors import ModelDimensionError, TaskFileError
+from shoal_edge.fitting import fit_update
 from shoal_edge.health_check import paired_counts
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
-from shoal_edge.trainers.base import ExamplePrivacy
 from shoal_edge.trainers.errors import UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
 from shoal_edge.trainers.litert import LiteRtTrainer
@@ -106,50 +104,43 @@ class Jobs:
         residual_next_path: str,
         masks: bytes = b"",
         preview: bool,
+        hide_faults: bool = False,
         should_stop: Stop,
     ) -> dict[str, Any]:
         """Train on the plan's base and return the sealed shares and a few metrics, never the update.
 
         ``source_path`` has the encoded step that the plan takes coordinates from, ``masks`` (packed) are
-        those of mode ``single``; both are empty where the plan has none.
+        those of mode ``single``; both are empty where the plan has none. ``hide_faults`` is as for
+        ``fit_update``.
         """
         started = time.perf_counter()
         ready, promised = self._ready(task, task_path), decode_plan(plan)
         base = self._model(ready, model_path, promised.base)
         _check_dimension(promised, ready)
-        train, held_out = self._shard(ready, data_path)
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
         ready.trainer.set_weights(base)
-        metrics = _metrics(promised, ready, held_out)
-        fit = ready.trainer.fit(
-            train.x,
-            train.y,
-            epochs=promised.training.epochs,
-            learning_rate=promised.training.learning_rate,
-            batch_size=promised.training.batch_size,
-            rng=rng,
-            privacy=_example_privacy(promised),
-            should_stop=should_stop,
+        fitted = fit_update(
+            ready.trainer,
+            base,
+            lambda: self._shard(ready, data_path),
+            promised,
+            rng,
+            should_stop,
+            hide_faults=hide_faults,
         )
-        update = ready.trainer.get_weights() - base
+        update, examples = fitted.update, fitted.examples
         if promised.shared:
             source = Path(source_path).read_bytes() if source_path else b""
-            shared = ring_shares(update, len(train), plan, device, rng, source, metrics, masks)
+            shared = ring_shares(update, examples, plan, device, rng, source, fitted.metrics, masks)
         else:
             shared = clear_share(
-                update, len(train), promised, rng, Path(residual_path), Path(residual_next_path)
+                update, examples, promised, rng, Path(residual_path), Path(residual_next_path)
             )
         answer: dict[str, Any] = {
             "ciphertexts": seal_shares(shared, plan, device),
-            "examples": fit.examples,
-            "steps": fit.steps,
-            "loss_before": fit.loss_before,
-            "loss_after": fit.loss_after,
-            "norm": float(np.linalg.norm(update)),
+            **fitted.said,
             "seconds": time.perf_counter() - started,
         }
-        if promised.training.example_noise:
-            answer["example_epsilon"] = example_charge(promised.training).epsilon(EXAMPLE_DELTA)
         if preview and shared.tail is not None:
             answer["preview"] = _preview(update, shared)
         return answer
@@ -265,11 +256,6 @@ def runtime_name() -> str:
         return package
 
 
-def _example_privacy(plan: Plan) -> ExamplePrivacy | None:
-    training = plan.training
-    return ExamplePrivacy(training.example_clip, training.example_noise) if training.example_noise else None
-
-
 def _check_dimension(plan: Plan, ready: _Task) -> None:
     if plan.codec.dimension != ready.trainer.dimension:
         raise ModelDimensionError(
@@ -289,14 +275,6 @@ def _own_examples(path: Path) -> Examples:
     except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise UnreadableDataError(f"{path} holds no examples x: save them with numpy.savez") from error
     return Examples(x, y)
-
-
-def _metrics(plan: Plan, ready: _Task, held_out: Examples) -> DeviceMetrics | None:
-    """Return how the base, which the trainer holds, does on held-out examples, where the plan asks for it."""
-    if plan.privacy is None or not plan.privacy.metric_levels or not len(held_out):
-        return None
-    counts = ready.trainer.evaluate(held_out.x, held_out.y)
-    return DeviceMetrics(loss=counts.mean_loss, accuracy=counts.accuracy)
 
 
 def _preview(update: Vector, shared: Shared) -> dict[str, Any]:

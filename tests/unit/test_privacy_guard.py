@@ -22,7 +22,7 @@ from shoal_codecs.wire.plan import Plan, PrivacyPlan, encode_plan, plan_hash
 from shoal_edge import privacy_guard
 from shoal_edge.cli import main
 from shoal_edge.config import DevicePrivacy, EdgeSettings
-from shoal_edge.errors import StoreError, UnprivateRoundError
+from shoal_edge.errors import SecondReportError, StoreError, UnprivateRoundError
 from shoal_edge.privacy_guard import LEDGER, PrivacyGuard, open_ledger
 from shoal_edge.round_events import Job, SealedReport
 from shoal_edge.rounds import Rounds
@@ -84,9 +84,9 @@ def test_a_damaged_ledger_is_a_spent_one_and_is_left_as_it_is(tmp_path: Path, co
     with pytest.raises(BudgetExceededError, match="damaged"):
         guard.check(plan(), hash_of(plan()))
     with pytest.raises(BudgetExceededError, match="damaged"):
-        guard.debit(plan(), hash_of(plan()))
+        guard.debit(plan(), hash_of(plan()), REPORT.report_id)
     free = guard_in(tmp_path, DevicePrivacy())
-    free.debit(plan(), hash_of(plan()))
+    free.debit(plan(), hash_of(plan()), REPORT.report_id)
     assert (tmp_path / LEDGER).read_bytes() == content
 
 
@@ -97,7 +97,7 @@ def test_a_ledger_that_cannot_be_read_is_a_spent_one(tmp_path: Path) -> None:
 
 def test_a_missing_ledger_does_not_come_back_by_a_debit(tmp_path: Path) -> None:
     DeviceStore(tmp_path, CAP)
-    guard_in(tmp_path, DevicePrivacy()).debit(plan(), hash_of(plan()))
+    guard_in(tmp_path, DevicePrivacy()).debit(plan(), hash_of(plan()), REPORT.report_id)
     assert not (tmp_path / LEDGER).exists()
 
 
@@ -105,7 +105,7 @@ def test_a_debit_is_on_disk_once_and_for_all_tasks(tmp_path: Path) -> None:
     guard = guard_in(tmp_path)
     other = plan(8, task=b"u" * 32)
     for made in (plan(), plan(), other):
-        guard.debit(made, hash_of(made))
+        guard.debit(made, hash_of(made), REPORT.report_id)
     again = open_ledger(tmp_path, make=True)
     assert [(entry.round, entry.task) for entry in again.entries.values()] == [
         (7, plan().task),
@@ -114,11 +114,38 @@ def test_a_debit_is_on_disk_once_and_for_all_tasks(tmp_path: Path) -> None:
     assert again.spent(1e-5) == charge_of(plan()).times(2).epsilon(1e-5)
 
 
+def test_a_debit_pays_for_one_report_only(tmp_path: Path) -> None:
+    """Rounded and noised anew it is another release, also where what was answered got lost."""
+    guard = guard_in(tmp_path)
+    guard.debit(plan(), hash_of(plan()), b"1" * 32)
+    again = guard_in(tmp_path)
+    again.debit(plan(), hash_of(plan()), b"1" * 32)
+    with pytest.raises(SecondReportError, match="noised anew"):
+        again.debit(plan(), hash_of(plan()), b"2" * 32)
+    assert len(open_ledger(tmp_path, make=False).entries) == 1
+
+
+def test_a_report_that_is_lost_after_its_debit_is_not_made_twice(tmp_path: Path) -> None:
+    first = live(tmp_path, 1, 99)
+    assert first is not None
+    assert first.wire.sent == [1, 1]
+    # The disk lost what was answered and what waited; round and ledger are still there.
+    (tmp_path / "answered.log").write_bytes(b"")
+    for report in (tmp_path / "outbox").iterdir():
+        report.write_bytes(b"damaged")
+    again = live(tmp_path, 1, 99)
+    assert again is not None
+    assert again.wire.sent == []
+    (reply,) = [one for one in again.said if isinstance(one, Reply) and not one.accepted]
+    assert reply.reason.startswith("SecondReportError: round 1 was paid for another report")
+    assert not reply.unsent
+
+
 def test_a_disk_that_takes_no_debit_lets_nothing_be_sent(tmp_path: Path) -> None:
     guard = guard_in(tmp_path)
     (tmp_path / f"{LEDGER}.new").mkdir()
     with pytest.raises(StoreError, match="cannot write"):
-        guard.debit(plan(), hash_of(plan()))
+        guard.debit(plan(), hash_of(plan()), REPORT.report_id)
     assert guard.ledger.entries == {}
 
 
@@ -129,7 +156,7 @@ def test_the_ledger_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.M
     count = 50
     made = plan()
     for number in range(count):
-        guard.debit(made, number.to_bytes(32, "big"))
+        guard.debit(made, number.to_bytes(32, "big"), REPORT.report_id)
     again = open_ledger(tmp_path, make=True)
     assert 8 <= len(again.entries) <= 16
     assert again.total.rdp == pytest.approx(cost.times(count).rdp)
@@ -152,20 +179,20 @@ def test_exactly_the_rounds_that_fit_are_taken(tmp_path: Path) -> None:
     for number in range(1, fit + 1):
         made = plan(number)
         guard.check(made, hash_of(made))
-        guard.debit(made, hash_of(made))
+        guard.debit(made, hash_of(made), REPORT.report_id)
     last = plan(fit + 1)
     with pytest.raises(BudgetExceededError, match="the device allows 8"):
         guard.check(last, hash_of(last))
     # What was debited may still be sent, after a restart too.
-    guard_in(tmp_path).debit(plan(fit), hash_of(plan(fit)))
+    guard_in(tmp_path).debit(plan(fit), hash_of(plan(fit)), REPORT.report_id)
     with pytest.raises(BudgetExceededError, match="the device allows 8"):
-        guard_in(tmp_path).debit(last, hash_of(last))
+        guard_in(tmp_path).debit(last, hash_of(last), REPORT.report_id)
 
 
 def test_a_budget_that_is_set_later_counts_what_was_spent_before(tmp_path: Path) -> None:
     free = guard_in(tmp_path, DevicePrivacy())
     for number in range(1, 10):
-        free.debit(plan(number), hash_of(plan(number)))
+        free.debit(plan(number), hash_of(plan(number)), REPORT.report_id)
     strict = guard_in(tmp_path, DevicePrivacy(epsilon=free.ledger.spent(1e-5)))
     with pytest.raises(BudgetExceededError):
         strict.check(plan(10), hash_of(plan(10)))
@@ -201,7 +228,7 @@ def test_the_owner_reads_the_ledger(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "data").mkdir()
     guard = guard_in(tmp_path / "data")
     for number in range(1, 15):
-        guard.debit(plan(number), hash_of(plan(number)))
+        guard.debit(plan(number), hash_of(plan(number)), REPORT.report_id)
     assert main(["privacy", "--data-dir", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert f"epsilon {guard.ledger.spent(1e-5):.3f}" in shown

@@ -21,8 +21,8 @@ from shoal_codecs.privacy.promise import check_promise, judge_scale
 from shoal_codecs.privacy.ring_width import MOST_ROUNDS, noise_reach
 from shoal_codecs.updates.errors import RingOverflowError
 from shoal_codecs.updates.plan_ring import ring_spec
-from shoal_codecs.updates.ring import ring_bits_for
-from shoal_codecs.wire.plan import Plan
+from shoal_codecs.updates.ring import RingSpec, ring_bits_for
+from shoal_codecs.wire.plan import CodecPlan, Plan
 from wire_parts import codec_plan, plain_plan, plan, private_plan
 
 NOISE = 4_000_000.0
@@ -147,3 +147,15 @@ def test_a_ring_s_own_numbers_are_checked() -> None:
         with pytest.raises(RingSpecError):
             replace(spec, **change)
     assert np.isfinite(spec.reach)
+
+
+@given(
+    st.floats(1e-6, 1e6), st.integers(1, 600), st.sampled_from([7, 127, 1000]), st.sampled_from([3.0, 6.0])
+)
+def test_the_bound_that_rounding_keeps_is_the_one_that_is_charged(
+    clip_norm: float, kept: int, clamp: int, range_factor: float
+) -> None:
+    """Digit for digit: a bound worked out another way could lie an integer higher."""
+    codec = CodecPlan("randk", 600, kept, clip_norm, clamp, 20, 150, range_factor)
+    spec = RingSpec(600, kept, clip_norm, clamp, 20, 3, 150, b"s" * 32, range_factor, noise=1.0)
+    assert spec.clip_levels == clip_levels(codec)

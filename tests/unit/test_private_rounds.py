@@ -327,6 +327,26 @@ def test_a_long_update_is_clipped_in_the_norm_that_its_noise_hides(monkeypatch: 
             assert np.linalg.norm(shown, ord=power) <= 4.0 + rounding
 
 
+@pytest.mark.parametrize("mechanism", ["central", "local-gaussian", "local-laplace"])
+@pytest.mark.parametrize(("name", "kept"), [("dense", 1), ("int8", 7), ("randk", 120), ("topk", 7)])
+def test_noise_is_as_large_as_the_grid_whatever_a_plan_says_it_keeps(
+    monkeypatch: pytest.MonkeyPatch, mechanism: str, name: str, kept: int
+) -> None:
+    """A dense codec sends every coordinate: a plan that "keeps" one must not get noise for one."""
+    monkeypatch.setattr("shoal_codecs.updates.plain_noise.noise_pieces", lambda *_: iter(()))
+    made, rng = plain(mechanism, 1.0, name, kept=kept), np.random.default_rng(0)
+    power = 1 if mechanism == "local-laplace" else 2
+    for update in (np.full(D, 1e8, np.float32), np.full(D, 1e-4, np.float32)):
+        for _ in range(30):
+            if mechanism == "central":
+                shown = noised_mean([update], made, rng) * N
+            else:
+                shown = noise_on_device(update, made, rng).astype(np.float64)
+                shown *= D / kept if name == "randk" else 1.0
+            levels = np.linalg.norm(shown, ord=power) * clip_levels(made.codec) / 4.0
+            assert levels <= noise_levels(made) * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("mechanism", ["local-gaussian", "local-laplace"])
 def test_a_diverged_update_is_no_noise(mechanism: str, bad: float) -> None:

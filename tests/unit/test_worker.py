@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from shoal_codecs.updates.ring import decode_sum, unpack_ring
 from shoal_codecs.updates.step import Step, apply_step, step_from_sum
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.packing import unpack_plain
-from shoal_codecs.wire.plan import TrainingPlan, coordinate_seed, encode_plan, plan_hash
+from shoal_codecs.wire.plan import PrivacyPlan, TrainingPlan, coordinate_seed, encode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
 from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
 from shoal_codecs.wire.task import encode_task
@@ -138,6 +138,54 @@ async def test_a_plan_with_noise_on_examples_is_trained_by_dp_sgd(
     # Beside noise of 5 clip norms a coordinate, over a batch of 48, what was learned is nothing.
     assert answer["norm"] == pytest.approx(5 / 48 * TASK.dimension**0.5, rel=0.05)
     assert answer["example_epsilon"] == pytest.approx(example_charge(plan.training).epsilon(1e-5))
+
+
+def _without_data(device: Device) -> None:
+    device.data.unlink()
+
+
+def _with_a_label_too_many(device: Device) -> None:
+    with np.load(device.data) as shard:
+        np.savez(device.data, x=shard["x"], y=shard["y"] + np.uint8(100))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rate", "fault"),
+    [
+        (_without_data, 0.2, "UnreadableDataError"),
+        (_with_a_label_too_many, 0.2, "LabelRangeError"),
+        (lambda _: None, 1e30, "NonFiniteLossError"),
+    ],
+)
+async def test_a_device_that_tells_nothing_sends_noise_where_it_cannot_train(
+    worker: WorkerClient, device: Device, spoil: Callable[[Device], None], rate: float, fault: str
+) -> None:
+    """A task can be made to fail on chosen examples: who stays away then has told of them, in clear."""
+    noise = PrivacyPlan("skellam", 4.4e6, 1, 1e-5, clip_bit=9, metric_levels=9)
+    plan = make_plan(
+        FLEET,
+        device.digest,
+        privacy=noise,
+        codec=codec_plan(4, ring_bits=20),
+        training=TrainingPlan(1, rate, 16),
+    )
+    spoil(device)
+    data = encode_plan(plan)
+    with pytest.raises(WorkerRefusedError) as caught:
+        await worker.request("fit_and_report", LIMIT_S, **device.fit(data))
+    assert caught.value.fault == fault
+    answer = await worker.request("fit_and_report", LIMIT_S, **device.fit(data, hide_faults=True))
+    assert answer["fault"] == fault
+    spec = ring_spec(plan)
+    first = unpack_ring(opened(answer, data, "hub-1", 0), spec.words, spec.ring_bits)
+    second = expand(opened(answer, data, "hub-2", 1), plan_hash(data), DEVICE, 2, spec.words, spec.ring_bits)
+    words = combine([first, second], spec.ring_bits).astype(np.int64)
+    levels = (words + (1 << 19)) % (1 << 20) - (1 << 19)
+    assert levels.std() == pytest.approx(spec.noise**0.5, rel=0.2)
+    # A round without noise has nothing to hide behind.
+    bare = encode_plan(make_plan(FLEET, device.digest, training=TrainingPlan(1, rate, 16)))
+    with pytest.raises(WorkerRefusedError):
+        await worker.request("fit_and_report", LIMIT_S, **device.fit(bare, hide_faults=True))
 
 
 async def test_a_task_without_private_training_declines_such_a_plan(

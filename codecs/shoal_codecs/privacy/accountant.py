@@ -38,9 +38,20 @@ def laplace_rdp(scale: float, order: float) -> float:
 def skellam_rdp(variance: float, bounds: Sensitivity, order: float) -> float:
     """Return the RDP at ``order`` of Skellam noise of ``variance`` (levels squared) on integers.
 
-    Agarwal et al. 2021, theorem 3.5; at large variances it is the Gaussian's.
+    Agarwal et al. 2021, theorem 3.5, which holds for whole orders; at large variances it is the Gaussian's.
+    Between two whole orders (order - 1) times the RDP is at most on the line between theirs, for it is convex
+    in the order, and zero at 1 (van Erven and Harremoes 2014, corollary 2).
     """
     _positive(variance=variance)
+    whole = math.floor(order)
+    low = (whole - 1) * _whole_skellam_rdp(variance, bounds, whole)
+    if whole == order:
+        return low / (order - 1)
+    high = whole * _whole_skellam_rdp(variance, bounds, whole + 1)
+    return (low + (order - whole) * (high - low)) / (order - 1)
+
+
+def _whole_skellam_rdp(variance: float, bounds: Sensitivity, order: int) -> float:
     squared, l1 = bounds.l2_squared, bounds.l1
     tail = ((2 * order - 1) * squared + 6 * l1) / (4 * variance**2)
     return order * squared / (2 * variance) + min(tail, 3 * l1 / (2 * variance))

@@ -26,13 +26,17 @@ _LABEL = b"shoal/1 ledger\x00"
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """One charge: for which plan (its hash), of which task and round, at which time."""
+    """One charge: for which plan (its hash), of which task and round, at which time, for which report.
+
+    Whatever else is made for that plan is another release, which this charge does not pay for.
+    """
 
     plan_hash: bytes
     task: bytes
     round: int
     at_ms: int
     charge: Charge
+    report: bytes = b""
 
 
 class Ledger:
@@ -96,7 +100,9 @@ class Ledger:
         for entry in old:
             total += entry.charge
         last = old[-1]
-        return Ledger([msgspec.structs.replace(last, plan_hash=FOLDED, task=b"", charge=total), *new])
+        return Ledger(
+            [msgspec.structs.replace(last, plan_hash=FOLDED, task=b"", charge=total, report=b""), *new]
+        )
 
 
 def encode_ledger(ledger: Ledger) -> bytes:

@@ -3,7 +3,7 @@
 import math
 
 from shoal_codecs.privacy.sensitivity import Sensitivity, ring_sensitivity, rounded_l1
-from shoal_codecs.wire.plan import INDEXED_CODECS, CodecPlan, Plan, PrivacyPlan
+from shoal_codecs.wire.plan import SEEDED_CODECS, SHARED_CODECS, CodecPlan, Plan, PrivacyPlan
 
 METRICS = 2
 """Loss and accuracy."""
@@ -33,8 +33,11 @@ def clip_levels(codec: CodecPlan) -> float:
 
 
 def grid_size(codec: CodecPlan) -> int:
-    """Return how many coordinates of an update are rounded: Top-K's are others on each device."""
-    return codec.dimension if codec.name in INDEXED_CODECS else codec.kept
+    """Return how many coordinates of an update are rounded: those that the round draws, else all.
+
+    Top-K's are others on each device, and a dense codec sends all, whatever the plan says it keeps.
+    """
+    return codec.kept if codec.name in SEEDED_CODECS | SHARED_CODECS else codec.dimension
 
 
 def grid_sensitivity(codec: CodecPlan, extra: tuple[int, ...] = ()) -> Sensitivity:

@@ -103,10 +103,11 @@ def _levels(chosen: Chosen, plan: Plan, rng: np.random.Generator) -> npt.NDArray
     """Return the chosen values clipped and rounded to the plan's grid: int32[k]."""
     codec = plan.codec
     power = 1 if plan.privacy is not None and plan.privacy.mechanism == "local-laplace" else 2
-    reach, size = clip_levels(codec), chosen.size
+    reach = clip_levels(codec)
     norm = chosen.norm(power)
     factor = reach / codec.clip_norm * min(1.0, codec.clip_norm / norm if norm else 1.0)
-    bound = rounded_l1(reach, size) if power == 1 else grid_sensitivity(codec).l2_squared
-    words = np.empty(size, np.uint32)
+    # Of the very numbers that the noise is computed from.
+    bound = rounded_l1(reach, grid_size(codec)) if power == 1 else grid_sensitivity(codec).l2_squared
+    words = np.empty(chosen.size, np.uint32)
     write_levels(words, chosen, factor, rng, clamp=_NO_CLAMP, bits=_WORD_BITS, bound=bound, power=power)
     return words.view(np.int32)

@@ -105,6 +105,11 @@ class RingSpec:
         return self.clamp * math.sqrt(self.kept) / (self.range_factor * self.clip_norm)
 
     @property
+    def clip_levels(self) -> float:
+        """Levels of the clip norm, digit for digit those that the plan is charged for."""
+        return self.clamp * math.sqrt(self.kept) / self.range_factor
+
+    @property
     def private(self) -> bool:
         """Whether devices add noise."""
         return self.noise > 0
@@ -214,7 +219,7 @@ def encode_ring(
     # Before the words: making it takes memory of its own for a moment.
     table = skellam_table(spec.noise) if spec.private else None
     words = np.empty(spec.words, dtype=word_dtype(spec.ring_bits))
-    bound = rounded_l2_squared(spec.clip_norm * spec.levels_per_unit, spec.kept)
+    bound = rounded_l2_squared(spec.clip_levels, spec.kept)
     write_levels(
         words[: spec.kept],
         chosen,

@@ -1,0 +1,115 @@
+"""From a base and the device's examples to an update; worker only, for it needs numpy and LiteRT."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
+from shoal_codecs.updates.ring_extras import DeviceMetrics
+from shoal_codecs.wire.plan import Plan
+from shoal_edge.data import Examples
+from shoal_edge.trainers.base import ExamplePrivacy
+from shoal_edge.trainers.errors import (
+    DataError,
+    NonFiniteLossError,
+    NonFiniteWeightsError,
+    UnusableModelError,
+)
+from shoal_edge.trainers.litert import LiteRtTrainer
+from shoal_edge.vectors import Vector
+
+DATA_FAULTS = (DataError, NonFiniteLossError, NonFiniteWeightsError, UnusableModelError)
+"""What may hang on the examples: the interpreter refuses some inputs only."""
+Shard = Callable[[], tuple[Examples, Examples]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """What a fit made: ``update`` float32[D] of ``examples``, ``metrics`` of the base, ``said`` for a log."""
+
+    update: Vector
+    examples: int
+    metrics: DeviceMetrics | None = None
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+def fit_update(
+    trainer: LiteRtTrainer,
+    base: Vector,
+    shard: Shard,
+    plan: Plan,
+    rng: np.random.Generator,
+    should_stop: Callable[[], bool],
+    *,
+    hide_faults: bool,
+) -> Fitted:
+    """Train on ``base`` (D,), which the trainer holds, with what ``shard`` gives, as ``plan`` says.
+
+    With ``hide_faults`` a device that cannot train on its data for a round with noise moves nothing: it sends
+    noise like all others. Whoever writes a task can make training fail on examples of his choice, so that to
+    stay away would tell of them, in clear and uncharged.
+
+    Raises:
+        TrainingError: unusable data or training that diverged, where that is not hidden.
+        FitCancelledError: ``should_stop`` said so.
+    """
+    try:
+        return _fitted(trainer, base, shard, plan, rng, should_stop)
+    except DATA_FAULTS as error:
+        if not hide_faults or plan.privacy is None:
+            raise
+        # For this device's own log.
+        return Fitted(np.zeros_like(base), 1, said={"fault": type(error).__name__, "remedy": str(error)})
+
+
+def _fitted(
+    trainer: LiteRtTrainer,
+    base: Vector,
+    shard: Shard,
+    plan: Plan,
+    rng: np.random.Generator,
+    should_stop: Callable[[], bool],
+) -> Fitted:
+    train, held_out = shard()
+    metrics = _metrics(plan, trainer, held_out)
+    training = plan.training
+    fit = trainer.fit(
+        train.x,
+        train.y,
+        epochs=training.epochs,
+        learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        rng=rng,
+        privacy=_example_privacy(plan),
+        should_stop=should_stop,
+    )
+    update = trainer.get_weights() - base
+    norm = float(np.linalg.norm(update.astype(np.float64)))
+    if not math.isfinite(norm):
+        raise NonFiniteWeightsError("the weights moved out of float32: lower the learning rate")
+    said = {
+        "examples": fit.examples,
+        "steps": fit.steps,
+        "loss_before": fit.loss_before,
+        "loss_after": fit.loss_after,
+        "norm": norm,
+    }
+    if training.example_noise:
+        said["example_epsilon"] = example_charge(training).epsilon(EXAMPLE_DELTA)
+    return Fitted(update, len(train), metrics, said)
+
+
+def _example_privacy(plan: Plan) -> ExamplePrivacy | None:
+    training = plan.training
+    return ExamplePrivacy(training.example_clip, training.example_noise) if training.example_noise else None
+
+
+def _metrics(plan: Plan, trainer: LiteRtTrainer, held_out: Examples) -> DeviceMetrics | None:
+    """Return how the base does on held-out examples, where the plan asks for it."""
+    if plan.privacy is None or not plan.privacy.metric_levels or not len(held_out):
+        return None
+    counts = trainer.evaluate(held_out.x, held_out.y)
+    return DeviceMetrics(loss=counts.mean_loss, accuracy=counts.accuracy)
