@@ -54,6 +54,8 @@ from shoal_edge.worker_client import WorkerClient
 KINDS: tuple[ArtefactKind, ...] = ("int8", "float32")
 INBOX = 64
 REASON_CHARACTERS = 300
+NO_EXAMPLES = "no-examples.npz"
+"""A file that there never is."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -349,8 +351,10 @@ class ReleaseAgent:
         except DamagedSlotError:
             replaced = None
         gate = self._active.manifest.gate
+        # A model can be made that fails on chosen examples: who tells nothing tries it on none.
+        data = self._data_path if self._metrics != "none" else self._folder / NO_EXAMPLES
         answer = await self._worker.evaluate_artefact(
-            self._active.path, replaced.path if replaced else None, self._data_path, gate.time_limit_s
+            self._active.path, replaced.path if replaced else None, data, gate.time_limit_s
         )
         counts = read_counts(answer)
         judgement = judge(counts, gate)

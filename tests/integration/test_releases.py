@@ -109,6 +109,19 @@ async def test_devices_judge_releases_without_telling_what_they_counted(
         assert {(row.examples, row.held_out) for row in operator.view.devices} == {(-1, -1)}
 
 
+async def test_a_device_that_tells_nothing_does_not_try_releases_on_its_examples(
+    bench: ReleaseBench,
+) -> None:
+    """A model can be made that fails on chosen examples: that it fails would tell of them."""
+    bench.privacy = DevicePrivacy(metrics="none")
+    async with bench.coordinator(), bench.operator() as operator, bench.fleet(*DEVICES):
+        await online(operator, *DEVICES)
+        for name in DEVICES:
+            bench.agents[name].settings.examples_path.write_bytes(b"no examples that any model takes")
+        good = await release(operator, FINAL, "good", canaries=1, allow_older=True)
+        assert (good.state, good.confirmed) == ("complete", 3)
+
+
 async def test_an_older_version_needs_the_operators_word(bench: ReleaseBench) -> None:
     async with bench.coordinator(), bench.operator() as operator, bench.fleet(*DEVICES):
         await online(operator, *DEVICES)
