@@ -73,9 +73,9 @@ def membership(trainer: LiteRtTrainer, bundle: TaskBundle, field: Examples, runs
 def main() -> None:
     """Attack and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--inversions", type=int, default=200)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--runs", type=int, default=5, help="models attacked in a row (default %(default)s)")
+    parser.add_argument("--inversions", type=int, default=200, help="updates inverted (default %(default)s)")
     options = parser.parse_args()
     bundle = decode_task(shipped("digits.task").read_bytes())
     field = load_shard(shipped("digits.npz"), bundle.input, len(bundle.labels))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
             f"{one.down_bytes:,.0f}",
             "yes" if one.case.mode == "hubs" else "no",
         )
-    Console(width=120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def figures(outcomes: Sequence[Outcome]) -> list[Figure]:
@@ -165,11 +166,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--plot", type=Path, help="draw the picture there (PNG; needs matplotlib)")
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--devices", type=int, default=40)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=60, help="default %(default)s")
+    parser.add_argument("--devices", type=int, default=40, help="default %(default)s")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="one run of each codec for each")
     parser.add_argument("--codecs", nargs="+", help="only cases whose names begin with one of these")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="codecs tried at once (default %(default)s)")
     given = parser.parse_args()
     cases = [case for case in CASES if not given.codecs or case.name.startswith(tuple(given.codecs))]
     outcomes = compare(

@@ -203,8 +203,8 @@ def _mean(updates: list[tuple[Vector, int]], model: Vector, server_lr: float) ->
 def main() -> None:
     """Train and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--runs", type=int, default=2, help="seeds for each row")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--runs", type=int, default=2, help="seeds for each row (default %(default)s)")
     options = parser.parse_args()
     hundred = {"devices": 100, **SENT}
     rows: dict[str, dict[str, Any]] = {

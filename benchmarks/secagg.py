@@ -105,12 +105,14 @@ def figures_of(
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--devices", type=int, default=100)
-    parser.add_argument("--dimensions", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--neighbours", type=int, default=32)
-    parser.add_argument("--threshold", type=int, default=22)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--runs", type=int, default=3, help="default %(default)s")
+    parser.add_argument("--devices", type=int, default=100, help="default %(default)s")
+    parser.add_argument(
+        "--dimensions", type=int, nargs="+", default=[1_000_000, 10_000_000], help="parameters"
+    )
+    parser.add_argument("--neighbours", type=int, default=32, help="mode single (default %(default)s)")
+    parser.add_argument("--threshold", type=int, default=22, help="of them (default %(default)s)")
     parser.add_argument("--peer", type=Path, default=PEER, help="Python of an environment with flwr")
     options = parser.parse_args()
     found = Neighbourhood(options.neighbours, options.threshold)

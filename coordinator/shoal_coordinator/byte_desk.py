@@ -89,7 +89,12 @@ class ByteDesk:
             )
         except NoCodecFitsError as error:
             picked = error.smallest
-            self._say("bytes.none_fits", f"{type(error).__name__}: {error}", picked.cost.total, allowance)
+            self._say(
+                "bytes.none_fits",
+                f"{type(error).__name__}: {error}; rounds go on with it while days last",
+                picked.cost.total,
+                allowance,
+            )
         else:
             chosen = picked.settings
             self._say(

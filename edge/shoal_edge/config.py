@@ -101,6 +101,12 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return self.state / "releases"
 
     @property
+    def named_link(self) -> LinkSettings:
+        """The broker, with the device's name as user name where none is set: access rules go by it."""
+        link = self.link
+        return link if link.username else msgspec.structs.replace(link, username=self.name)
+
+    @property
     def examples_path(self) -> Path:
         """The device's own examples."""
         return self.home / self.examples

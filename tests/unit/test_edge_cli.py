@@ -59,6 +59,13 @@ def test_settings_of_a_folder_with_the_command_line_on_top(tmp_path: Path) -> No
     assert load_edge_settings(tmp_path / "config.toml").home == tmp_path
 
 
+def test_a_device_is_known_to_the_broker_by_its_name_unless_told_otherwise(tmp_path: Path) -> None:
+    home(tmp_path)
+    assert load_edge_settings(None, folder=tmp_path).named_link.username == DEVICE
+    other = home(tmp_path / "other", '[link]\nusername = "other"\n')
+    assert load_edge_settings(None, folder=other).named_link.username == "other"
+
+
 @pytest.mark.parametrize("line", ["colour = 1", 'n_min = "many"', 'modes = ["secret"]', "[link]\nport = 1"])
 def test_a_setting_nobody_knows_is_refused_by_name(tmp_path: Path, line: str) -> None:
     home(tmp_path, line)

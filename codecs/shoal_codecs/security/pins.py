@@ -99,7 +99,8 @@ def check_pins(roster: Roster, pins: dict[str, HubPin]) -> None:
     differ = sorted(hub for hub in named.keys() | pins.keys() if named.get(hub) != pins.get(hub))
     raise PinnedHubsError(
         f"the roster has other hubs than were pinned at enrolment ({', '.join(differ)}): ask who runs them "
-        f"now; if that is right, change {PINS_NAME} by hand, or remove it"
+        f"now; if that is right, change {PINS_NAME} in this party's folder (or its data folder) by hand, or "
+        "remove it"
     )
 
 
