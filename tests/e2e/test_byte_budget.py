@@ -59,7 +59,13 @@ async def test_the_codec_follows_the_budget_and_a_day_that_is_used_up_ends(tmp_p
         assert events[0].kind == "bytes.none_fits"
         assert "NoCodecFitsError" in events[0].text
         assert events[0].fields["cost"] > events[0].fields["allowance"]
+        # Who is left out is named, once.
+        left_out = [one for one in events if one.kind == "bytes.used_up"]
+        assert [one.fields["device"] for one in left_out] == [POOR]
+        assert "until midnight UTC" in left_out[0].text
         for event in events[1:]:
+            if event is left_out[0]:
+                continue
             assert event.kind == "bytes.codec"
             assert event.fields["cost"] <= event.fields["allowance"]
         # What devices counted on their own connections is what the formulas say, but for heartbeats.
