@@ -47,7 +47,7 @@ class CertificateBook:
             self._page = unpack(stored, _Page)
 
     async def propose(self, data: bytes) -> None:
-        """Write down that the plan in ``data`` (as signed) is proposed, before any hub hears of it."""
+        """Write down that the plan in ``data`` (as signed) is proposed, before anybody else hears of it."""
         plan, digest = decode_plan(data), plan_hash(data)
         page = self._of(plan.task, plan.base)
         if digest in page.plans:
@@ -70,11 +70,14 @@ class CertificateBook:
         return True
 
     def missing(self, task: bytes, base: bytes) -> Mapping[tuple[int, bytes], tuple[str, ...]]:
-        """Return the hubs whose certificates lack, by (round, plan hash) of the plans on this base."""
+        """Return the hubs whose certificates lack, by (round, plan hash) of the plans on this base.
+
+        They are the plan's own hubs: one that has left the roster since will lack for good.
+        """
         return {
             (one.round, digest): lacking
             for digest, one in self._of(task, base).plans.items()
-            if (lacking := tuple(hub for hub in self._keys if hub not in one.signatures))
+            if (lacking := tuple(hub for hub in _hubs_of(one) if hub not in one.signatures))
         }
 
     def certificates(self, task: bytes, base: bytes) -> tuple[NeverReleased, ...]:
@@ -90,6 +93,16 @@ class CertificateBook:
     def _of(self, task: bytes, base: bytes) -> _Page:
         return self._page if (self._page.task, self._page.base) == (task, base) else _Page(task, base)
 
+    def closed(self, task: bytes, base: bytes) -> bool:
+        """Return whether this base may be closed for good: to hubs, or to devices that opened masks on it."""
+        modes = {decode_plan(one.plan).mode for one in self._of(task, base).plans.values()}
+        return "single" in modes or bool(self.missing(task, base))
+
     async def _save(self, page: _Page) -> None:
         await self._store.set_value(_KEY, pack(page))
         self._page = page
+
+
+def _hubs_of(earlier: _Earlier) -> tuple[str, ...]:
+    plan = decode_plan(earlier.plan)
+    return tuple(offer.hub for offer in plan.hubs) if plan.mode == "hubs" else ()

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 
+from shoal_codecs.secagg.single.boxes import agreed_secret
 from shoal_codecs.secagg.single.bundles import check_bundle
-from shoal_codecs.secagg.single.errors import BundleSignatureError
+from shoal_codecs.secagg.single.errors import BadKeyError, BundleSignatureError
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.wire.messages import Prekeys
 from shoal_codecs.wire.single import Prekey
 
 MOST_BUNDLES = 64
+_PROBE = b"\1" * 32
 
 
 class PrekeyDesk:
@@ -42,7 +44,10 @@ class PrekeyDesk:
     def _is_sound(self, device: str, bundle: Prekey) -> bool:
         try:
             check_bundle(device, bundle, self._roster.fleet, self._roster)
-        except BundleSignatureError:
+            # One of small order agrees on nothing, and everybody who drew its device would fail.
+            for key in (bundle.mask_key, bundle.seal_key):
+                agreed_secret(_PROBE, key)
+        except (BundleSignatureError, BadKeyError):
             self._used.add(bundle)
             return False
         return True

@@ -79,6 +79,8 @@ class RoundRunner:
         """
         self._set_up(encode_plan(plan), None, promises)
         if plan.mode == "single":
+            # Whoever has opened masks on this base does not answer it again: then it can be skipped.
+            await self._parts.certificates.propose(encode_plan(plan))
             await asyncio.to_thread(self._single_files(plan).begin, prekeys)
             await self._begin_single(plan)
         await self._lead(plan)

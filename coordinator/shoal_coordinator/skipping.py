@@ -1,7 +1,8 @@
 """The way out where a base is spent: a hub released its sum of it and no version ever comes of that.
 
-No hub sums for such a base again, so the operator makes the next version, which is the present one but for
-the last place of one weight. That trains nothing and reveals nothing.
+No hub sums for such a base again, and no device opens masks on one twice. So the operator makes the next
+version, which is the present one but for the last place of one weight. That trains nothing and reveals
+nothing.
 """
 
 import asyncio
@@ -30,11 +31,12 @@ class VersionSkipper:
         """Store the next version, like the present one, and return the outcome that made it.
 
         Raises:
-            NothingToSkipError: every hub has given up every plan on the present version.
+            NothingToSkipError: every hub has given up every plan on the present version, and there was none
+                of mode ``single``.
         """
         organs, models = self._organs, self._organs.models
         base = models.newest
-        if not organs.certificates.missing(models.task.digest, base.digest):
+        if not organs.certificates.closed(models.task.digest, base.digest):
             raise NothingToSkipError(
                 f"version {base.number} can still be trained on, for no sum of it was released: run a round"
             )

@@ -5,6 +5,7 @@ one of them and the coordinator must have signed these very bytes, and the promi
 this agent can keep (mode ``hubs``, step 4).
 """
 
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from shoal_codecs.security.roster import Roster
 from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire.hubs import NeverReleased
 from shoal_codecs.wire.messages import Invitation, PlanNotice
+from shoal_codecs.wire.packing import prefixed
 from shoal_codecs.wire.plan import SHARED_CODECS, Plan, decode_plan, plan_hash, plan_signing_bytes
 from shoal_codecs.wire.task import MAX_DIMENSION, MAX_TASK_BYTES
 from shoal_edge.errors import (
@@ -48,6 +50,7 @@ CODECS = {
 }
 FLOAT_BYTES = 4
 _FLOAT_SLACK = 1e-9
+_HUBS_LABEL = b"shoal/1 answered hubs\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +71,25 @@ class DeviceRules:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What this device has answered on a base: the latest round and its plan's hash."""
+    """What this device has answered on a base: the latest round, its plan's hash, and among which hubs.
+
+    ``hubs`` is a ``hubs_digest``: that of no hubs where the plan was of another mode than ``hubs``.
+    """
 
     round: int
     plan_hash: bytes
+    hubs: bytes
+
+
+def hubs_digest(hubs: Iterable[str]) -> bytes:
+    """Return what a device remembers (32 bytes) of the hubs it shared an update between."""
+    return hashlib.sha256(_HUBS_LABEL + b"".join(map(prefixed, sorted(hubs)))).digest()
+
+
+def answer_to(plan: Plan, digest: bytes) -> Answer:
+    """Return what to remember of having answered ``plan``, whose hash is ``digest``."""
+    hubs = [offer.hub for offer in plan.hubs] if plan.mode == "hubs" else []
+    return Answer(plan.round, digest, hubs_digest(hubs))
 
 
 def check_plan(
@@ -242,7 +260,10 @@ def _check_answered(
     """Refuse to answer a base twice, but for a later plan once every hub has given up the first for good.
 
     With one honest hub the first answer's sum then never comes out, so that a second one reveals nothing
-    more. The device asks for the certificates itself: a hub that lost its log must not be believed for them.
+    more, in whichever mode it is given. The device asks for the certificates itself: a hub that lost its log
+    must not be believed for them, and no hub for a plan it had no part in, for it never signed that one.
+    What was answered in mode ``single`` is closed by the masks this device has opened (``single_check``), and
+    what was answered in mode ``plain`` was no secret.
     """
     if answered is None:
         return
@@ -253,6 +274,13 @@ def _check_answered(
             f"this base was answered in round {answered.round}, a plan of round {plan.round} cannot follow: "
             "plan on a newer version, or with a higher number"
         )
-    if plan.mode == "hubs":
-        hubs = {name: roster.party(name).key for name in roster.names("hub")}
-        check_certified(answered.plan_hash, certificates, hubs)
+    if answered.hubs == hubs_digest(()):
+        return
+    names = roster.names("hub")
+    if answered.hubs != hubs_digest(names):
+        raise AnsweredBaseError(
+            f"this base was answered in round {answered.round} among other hubs than the roster names, whose "
+            "word on it counts: skip this base (`shoal rounds skip`)"
+        )
+    keys = {name: roster.party(name).key for name in names}
+    check_certified(answered.plan_hash, names, certificates, keys)

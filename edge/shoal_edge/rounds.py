@@ -281,8 +281,7 @@ class Rounds:
                 now_ms=int(self._clock() * 1000),
             )
             self._guard.check(plan, job.plan_hash)
-            if plan.mode == "single":
-                self._single.check(job, plan, notice.prekeys)
+            self._single.check(job, plan, notice.prekeys)
             self._store.check_room(report_bytes_bound(plan))
         except ShoalError as error:
             return self._fault(job, error)

@@ -1,4 +1,4 @@
-"""What a device checks of a plan of mode ``single`` beyond any other's: keys, neighbours, floor, base."""
+"""What a device checks of a plan of mode ``single`` beyond any other's, and of all because of it."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,19 @@ from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.single import Prekey
 from shoal_edge.errors import AnsweredBaseError, CohortFloorError
 from shoal_edge.single_store import SingleStore
+
+
+def check_masks_closed(plan: Plan, store: SingleStore) -> None:
+    """Check that this device has opened no masks on the base of ``plan``, which may be of any mode.
+
+    Raises:
+        AnsweredBaseError: it has; the sum over those it was among is known.
+    """
+    if store.opened(plan.task + plan.base) is not None:
+        raise AnsweredBaseError(
+            "masks on this base were opened in another round: a second sum would show what differs; wait for "
+            "the next version, or make it with `shoal rounds skip`"
+        )
 
 
 def check_single(
@@ -30,16 +43,10 @@ def check_single(
         BundleError: key bundles that are not what they must be, its own among them.
         CohortFloorError: a floor under which a small group could be split off.
         WeakNeighbourhoodError: fewer neighbours, masks or shares than hide it.
-        AnsweredBaseError: masks were opened on this base before.
     """
     single, size = plan.single, len(plan.cohort)
     if single is None:
         return
-    if store.opened(plan.task + plan.base) is not None:
-        raise AnsweredBaseError(
-            "masks on this base were opened in another round: a second sum would show what differs; wait for "
-            "the next version"
-        )
     store.bundle_of(plan, device)
     check_bundles(plan, prekeys, roster)
     least = size - math.floor(dropout_share * size + 1e-9)

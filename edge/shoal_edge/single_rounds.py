@@ -19,6 +19,7 @@ from shoal_codecs.secagg.single.device_messages import (
     DeliveryCame,
     DeviceAction,
     DeviceEvent,
+    DeviceMemory,
     DeviceState,
     DeviceTerms,
     Keep,
@@ -56,9 +57,9 @@ from shoal_codecs.wire.packing import pack, unpack
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.single import Prekey, consent_bytes, encode_opening, unmask_context
 from shoal_edge.config import EdgeSettings
-from shoal_edge.errors import PlanMissingError, fault_name
+from shoal_edge.errors import PlanMissingError, StoreError, fault_name
 from shoal_edge.round_events import Event, Failed, Job, MembersKnown
-from shoal_edge.single_check import check_single
+from shoal_edge.single_check import check_masks_closed, check_single
 from shoal_edge.single_records import Masks
 from shoal_edge.single_store import Session, SingleStore
 from shoal_edge.worker_client import WorkerClient
@@ -92,6 +93,8 @@ class SingleRounds:
         self._note_fault = note_fault
         self._job: Job | None = None
         self._machine: SingleDevice | None = None
+        # What the machine decides last must be on the disk last.
+        self._turn = asyncio.Lock()
         self._events: asyncio.Queue[tuple[bytes, DeviceEvent]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._parking: set[asyncio.Task[None]] = set()
@@ -120,11 +123,15 @@ class SingleRounds:
         )
 
     def check(self, job: Job, plan: Plan, prekeys: tuple[Prekey, ...]) -> None:
-        """Check what a plan of this mode promises; raises what ``check_single`` raises."""
+        """Check a plan of any mode: its base, and what one of mode ``single`` promises beside.
+
+        Raises what ``check_masks_closed`` and ``check_single`` raise.
+        """
         session = self._store.session
         if session is not None and session.plan_hash == job.plan_hash:
             # A second copy of a plan that was taken: its bundle is the round's now.
             return
+        check_masks_closed(plan, self._store)
         check_single(
             plan,
             prekeys,
@@ -156,6 +163,10 @@ class SingleRounds:
             UnknownBundleError: the round's secrets are not here any more.
             StoreError: the disk does not take what follows.
         """
+        async with self._turn:
+            await self._resume(job, reported=reported)
+
+    async def _resume(self, job: Job, *, reported: bool) -> None:
         session, plan = self._session(job), _plan_of(job)
         name, roster = self._post.identity.name, self._post.roster
         neighbours = drawn_by(name, session.bundle.nonce, session.bundle.prekey, plan, job.plan_hash)
@@ -200,42 +211,59 @@ class SingleRounds:
 
     async def masked(self, job: Job) -> None:
         """Note that the masked vector is durable; from now on it may leave."""
-        if self._machine is not None and self._machine.state is DeviceState.MASKING:
-            await self._perform(job, self._machine.handle(VectorMasked()))
+        async with self._turn:
+            if self._machine is not None and self._machine.state is DeviceState.MASKING:
+                await self._perform(job, self._machine.handle(VectorMasked()))
 
     async def forget(self, plan_hash: bytes) -> None:
         """End a round: its secrets are destroyed."""
-        if self._job is not None and self._job.plan_hash == plan_hash:
-            self._job = self._machine = None
-            for task in self._tasks:
-                task.cancel()
-        await asyncio.to_thread(self._store.forget, plan_hash)
+        async with self._turn:
+            if self._job is not None and self._job.plan_hash == plan_hash:
+                self._job = self._machine = None
+                for task in self._tasks:
+                    task.cancel()
+            await asyncio.to_thread(self._store.forget, plan_hash)
 
     async def run(self) -> None:
         """Do what is heard, in order, until cancelled."""
         try:
             while True:
                 plan_hash, event = await self._events.get()
-                job, machine = self._job, self._machine
-                if job is None or machine is None or job.plan_hash != plan_hash:
-                    continue
-                try:
-                    await self._perform(job, machine.handle(event))
-                except ShoalError as error:
-                    self._refuse(job, error)
+                async with self._turn:
+                    await self._take(plan_hash, event)
         finally:
             tasks = [*self._tasks, *self._parking]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _take(self, plan_hash: bytes, event: DeviceEvent) -> None:
+        job, machine = self._job, self._machine
+        if job is None or machine is None or job.plan_hash != plan_hash:
+            return
+        try:
+            await self._perform(job, machine.handle(event))
+        except StoreError as error:
+            self._note_fault(fault_name(error))
+            self.tell(Failed(job.plan_hash, f"{fault_name(error)}: {error}"))
+        except ShoalError as error:
+            self._refuse(job, error)
+
     # --- actions --------------------------------------------------------------------------------
+
+    async def _keep(self, memory: DeviceMemory) -> None:
+        try:
+            await asyncio.to_thread(self._store.keep, memory)
+        except StoreError:
+            # It remembers what the disk does not: whatever it said now could be contradicted after a restart.
+            self._machine = None
+            raise
 
     async def _perform(self, job: Job, actions: tuple[DeviceAction, ...]) -> None:
         for action in actions:
             match action:
                 case Keep(memory):
-                    await asyncio.to_thread(self._store.keep, memory)
+                    await self._keep(memory)
                 case MakeShares():
                     self._aside(self._done(job, self._make_shares(job)), self._tasks)
                 case SayShares(shares):

@@ -7,6 +7,7 @@ record goes with the round: a mask key exists for one plan and not after it.
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -42,7 +43,7 @@ class _Unused(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SingleStore:
-    """The files below ``folder``.
+    """The files below ``folder``; threads wait for each other.
 
     Raises:
         StoreError: the folder cannot be made or read.
@@ -50,6 +51,7 @@ class SingleStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._one_at_a_time = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             remove_leftovers(folder)
@@ -68,7 +70,8 @@ class SingleStore:
         Raises:
             StoreError: the disk does not take them.
         """
-        self._hold((*self.bundles, *fresh))
+        with self._one_at_a_time:
+            self._hold((*self.bundles, *fresh))
 
     def begin(self, plan: Plan, plan_hash: bytes, device: str, prekeys: tuple[Prekey, ...]) -> None:
         """Spend the bundle that the plan names on its round.
@@ -77,13 +80,14 @@ class SingleStore:
             UnknownBundleError: it is not here, or was used.
             StoreError: the disk does not take it.
         """
-        if self.session is not None and self.session.plan_hash == plan_hash:
-            return
-        bundle = self.bundle_of(plan, device)
-        session = Session(plan_hash, plan.task + plan.base, bundle, prekeys)
-        self._write("session.bin", session)
-        self.session = session
-        self._hold(tuple(one for one in self.bundles if one != bundle))
+        with self._one_at_a_time:
+            if self.session is not None and self.session.plan_hash == plan_hash:
+                return
+            bundle = self.bundle_of(plan, device)
+            session = Session(plan_hash, plan.task + plan.base, bundle, prekeys)
+            self._write("session.bin", session)
+            self.session = session
+            self._hold(tuple(one for one in self.bundles if one != bundle))
 
     def bundle_of(self, plan: Plan, device: str) -> OwnBundle:
         """Return the unused bundle that the plan names for ``device``.

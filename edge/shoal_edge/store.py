@@ -18,13 +18,13 @@ from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.packing import pack, unpack
 from shoal_edge.errors import DamagedStateError, OutboxFullError, StoreError
 from shoal_edge.files import remove_leftovers, sync_folder, write_durably
-from shoal_edge.plan_check import Answer
+from shoal_edge.plan_check import Answer, answer_to
 from shoal_edge.round_events import Job, SealedReport
 
 T = TypeVar("T")
 MODELS_KEPT = 3
 ANSWERS_KEPT = 4096
-_RECORD_BODY = 32 * 3 + 8
+_RECORD_BODY = 32 * 4 + 8
 _RECORD = _RECORD_BODY + 8
 
 
@@ -250,7 +250,7 @@ class DeviceStore:
         if job.plan is None:
             raise DamagedStateError("a report without its plan: report this as a defect")
         key = job.plan.task + job.plan.base
-        answer = Answer(job.round, job.plan_hash)
+        answer = answer_to(job.plan, job.plan_hash)
         if self._answers.get(key) == answer:
             return
         path = self._answers_path
@@ -273,7 +273,8 @@ class DeviceStore:
         records = [data[start : start + _RECORD] for start in range(0, len(data), _RECORD)]
         whole = [record for record in records if _is_whole(record)]
         answers = {
-            record[:64]: Answer(int.from_bytes(record[96:104], "big"), record[64:96]) for record in whole
+            record[:64]: Answer(int.from_bytes(record[96:104], "big"), record[64:96], record[104:136])
+            for record in whole
         }
         if len(whole) != len(records) or len(whole) > 2 * ANSWERS_KEPT:
             # A torn tail would shift every later record; old bases are never planned again.
@@ -296,7 +297,7 @@ def _disk_faults(path: Path) -> Iterator[None]:
 
 
 def _record(key: bytes, answer: Answer) -> bytes:
-    body = key + answer.plan_hash + answer.round.to_bytes(8, "big")
+    body = key + answer.plan_hash + answer.round.to_bytes(8, "big") + answer.hubs
     return body + hashlib.sha256(body).digest()[:8]
 
 

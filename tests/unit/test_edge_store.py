@@ -14,6 +14,7 @@ from shoal_codecs.wire.plan import encode_plan
 from shoal_edge.data import Examples, split_held_out
 from shoal_edge.errors import OutboxFullError, StoreError
 from shoal_edge.files import shard_counts, write_durably
+from shoal_edge.plan_check import Answer, hubs_digest
 from shoal_edge.round_events import Job, SealedReport
 from shoal_edge.store import ANSWERS_KEPT, DeviceStore
 
@@ -82,7 +83,7 @@ def test_a_round_that_was_left_is_forgotten_but_not_that_it_was_answered(tmp_pat
     assert plan is not None
     answer = again.answered(plan.task, plan.base)
     assert answer is not None
-    assert (answer.round, answer.plan_hash) == (7, job().plan_hash)
+    assert answer == Answer(7, job().plan_hash, hubs_digest(("hub-1", "hub-2")))
 
 
 def test_the_newest_answer_on_a_base_counts(tmp_path: Path) -> None:

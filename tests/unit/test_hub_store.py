@@ -147,7 +147,7 @@ def test_a_base_is_answered_until_its_round_is_abandoned(store: HubStore, fleet:
     assert store.answered(plan.task, bytes(32)) == set()
     store.log_ending(M[:31] + b"\x01", State.ABANDONED, "too few", 9)
     assert store.answered(plan.task, plan.base) == set()
-    assert store.earlier(plan.task, plan.base) == (M[:31] + b"\x01",)
+    assert store.earlier(plan.task, plan.base) == ((M[:31] + b"\x01", encode_plan(plan)),)
     assert (store.numbers(1), store.numbers(2)) == ({1}, set())
 
 

@@ -50,13 +50,23 @@ from shoal_edge.errors import (
     WrongFleetError,
     WrongRoundError,
 )
-from shoal_edge.plan_check import Answer, DeviceRules, check_plan, report_bytes_bound
+from shoal_edge.plan_check import (
+    Answer,
+    DeviceRules,
+    answer_to,
+    check_plan,
+    hubs_digest,
+    report_bytes_bound,
+)
 
 PARTIES = make_fleet()
 MODEL = offer_of(b"\1" * 4 * TASK.dimension)
 RULES = DeviceRules(
     device="device-01", fleet=FLEET, modes=frozenset({"hubs", "plain"}), n_min=3, slack_ms=5000
 )
+
+
+HUBS = hubs_digest(("hub-1", "hub-2"))
 
 
 def plan_of(**changes: Any) -> Plan:
@@ -321,13 +331,13 @@ def test_a_model_of_another_size_than_the_plan_s() -> None:
 def test_a_base_answered_in_this_very_plan() -> None:
     plan = plan_of()
     with pytest.raises(AnsweredBaseError, match="not made twice"):
-        judge(plan, answered=Answer(7, plan_hash(encode_plan(plan))))
+        judge(plan, answered=answer_to(plan, plan_hash(encode_plan(plan))))
 
 
 @pytest.mark.parametrize("number", [7, 8])
 def test_a_second_plan_on_a_base_that_is_not_later(number: int) -> None:
     with pytest.raises(AnsweredBaseError, match="cannot follow"):
-        judge(plan_of(), answered=Answer(number, b"\3" * 32))
+        judge(plan_of(), answered=Answer(number, b"\3" * 32, HUBS))
 
 
 def certificate(*hubs: str, plan: bytes = b"\3" * 32, about: bytes = b"\3" * 32) -> NeverReleased:
@@ -339,7 +349,7 @@ def certificate(*hubs: str, plan: bytes = b"\3" * 32, about: bytes = b"\3" * 32)
 def judge_again(*certificates: NeverReleased) -> Plan:
     """Judge a plan of round 7 on a base that was answered in round 6."""
     notice = msgspec.structs.replace(notice_of(PARTIES, plan_of()), certificates=certificates)
-    return judge(plan_of(), answered=Answer(6, b"\3" * 32), notice=notice)
+    return judge(plan_of(), answered=Answer(6, b"\3" * 32, HUBS), notice=notice)
 
 
 def test_a_later_plan_on_an_answered_base_needs_every_hubs_certificate() -> None:
@@ -363,6 +373,25 @@ def test_an_uncertified_second_plan(
 ) -> None:
     with pytest.raises(error):
         judge_again(*certificates)
+
+
+@pytest.mark.parametrize("mode", ["hubs", "plain"])
+def test_what_hubs_summed_is_certified_whatever_the_mode_of_the_second_plan(mode: str) -> None:
+    """A sum among hubs less the same devices' answers in another mode is the one device that differs."""
+    plan = plan_of(mode=mode)
+    judge(plan, answered=Answer(6, b"\3" * 32, hubs_digest(())))
+    with pytest.raises(MissingCertificateError):
+        judge(plan, answered=Answer(6, b"\3" * 32, HUBS))
+
+
+def test_hubs_that_had_no_part_in_the_first_plan_certify_nothing_of_it() -> None:
+    """A hub on a newer roster never signed the plan, and the one it replaced may have released its sum."""
+    before = answer_to(make_plan(make_fleet(hubs=3), MODEL.digest, round=6), b"\3" * 32)
+    notice = msgspec.structs.replace(
+        notice_of(PARTIES, plan_of()), certificates=(certificate("hub-1", "hub-2"),)
+    )
+    with pytest.raises(AnsweredBaseError, match="shoal rounds skip"):
+        judge(plan_of(), answered=before, notice=notice)
 
 
 @given(kept=st.integers(1, TASK.dimension), devices=st.integers(3, 12), hubs=st.integers(2, 4))

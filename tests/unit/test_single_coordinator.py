@@ -21,6 +21,7 @@ from shoal_codecs.secagg.single.server_messages import (
 )
 from shoal_codecs.wire.messages import Prekeys
 from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan
+from shoal_codecs.wire.single import prekey_signing_bytes
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.planning import PlanSettings, make_plan, refuse_unplannable
 from shoal_coordinator.prekey_desk import PrekeyDesk
@@ -57,6 +58,19 @@ def test_a_bundle_is_chosen_once_and_only_if_its_device_signed_it() -> None:
     # A device's newest word replaces the one before.
     desk.hear(parked(two))
     assert desk.choose([one, two]) == {}
+
+
+@pytest.mark.parametrize("point", [bytes(32), b"\1" + bytes(31), bytes(31) + b"\x80"])
+@pytest.mark.parametrize("field", ["mask_key", "seal_key"])
+def test_a_key_nobody_can_agree_on_anything_with_is_left_out(point: bytes, field: str) -> None:
+    """Everybody who drew such a device would fail, and the round with them."""
+    one = names(10)[0]
+    keys = msgspec.structs.replace(COHORT.bundles[one].prekey, **{field: point})
+    signed = prekey_signing_bytes(FLEET, one, keys.mask_key, keys.seal_key, keys.draw)
+    keys = msgspec.structs.replace(keys, signature=COHORT.identities[one].sign(signed))
+    desk = PrekeyDesk(COHORT.roster)
+    desk.hear(parked(one, keys, COHORT.bundles[one].prekey))
+    assert desk.choose([one]) == {one: COHORT.bundles[one].prekey}
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """What a device keeps and checks in mode ``single``, and how the participant walks through it."""
 
+import asyncio
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +13,32 @@ import pytest
 
 from edge_parts import invitation_to, make_fleet, make_plan, offer_of
 from shoal_codecs.secagg.single.bundles import OwnBundle, make_bundle
-from shoal_codecs.secagg.single.device_messages import DeviceMemory
+from shoal_codecs.secagg.single.device_messages import DeviceMemory, Split
 from shoal_codecs.secagg.single.errors import (
     BundleMismatchError,
     BundleSignatureError,
     UnknownBundleError,
     WeakNeighbourhoodError,
 )
+from shoal_codecs.secagg.single.sharing_records import MadeShares, Neighbourly
+from shoal_codecs.wire.messages import (
+    AnyMessage,
+    SingleConsent,
+    SingleSurvivors,
+    SingleUnmask,
+    SingleUnmaskWanted,
+)
 from shoal_codecs.wire.plan import Plan, SinglePlan, encode_plan, plan_hash
-from shoal_codecs.wire.single import Prekey, prekey_id
+from shoal_codecs.wire.single import Prekey, bitmap_of, consent_bytes, prekey_id
+from shoal_edge.config import EdgeSettings
 from shoal_edge.errors import AnsweredBaseError, CohortFloorError
 from shoal_edge.participant import Participant
 from shoal_edge.plan_check import CODECS
 from shoal_edge.round_events import (
     Cancelled,
     Deadline,
+    Event,
+    Failed,
     FetchModel,
     ForgetRound,
     Invited,
@@ -48,7 +62,8 @@ from shoal_edge.round_events import (
     Trained,
     UnsubscribePlan,
 )
-from shoal_edge.single_check import check_single
+from shoal_edge.single_check import check_masks_closed, check_single
+from shoal_edge.single_rounds import SingleRounds, SingleWord
 from shoal_edge.single_store import SingleStore
 
 OWN = "device-01"
@@ -133,6 +148,27 @@ def test_a_power_cut_between_two_writes_leaves_no_bundle_to_be_used_twice(store:
     assert BUNDLES[OWN] not in again(store).bundles
 
 
+def test_fresh_bundles_made_meanwhile_do_not_bring_a_spent_one_back(
+    store: SingleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask key may be known once its round is over: it must not hide a second vector."""
+    write, begun = store._write, threading.Thread(target=store.begin, args=(PLAN, HASH, OWN, PREKEYS))
+
+    def slow_disk(name: str, value: object) -> None:
+        if name == "bundles.bin" and begun.ident is None:
+            begun.start()
+            begun.join(0.2)
+        write(name, value)
+
+    monkeypatch.setattr(store, "_write", slow_disk)
+    store.add_bundles((bundle_of(OWN),))
+    begun.join()
+    for life in (store, again(store)):
+        life.forget(HASH)
+        assert BUNDLES[OWN] not in life.bundles
+        assert len(life.bundles) == 2
+
+
 def test_only_the_owner_reads_secrets(store: SingleStore) -> None:
     store.begin(PLAN, HASH, OWN, PREKEYS)
     for name in ("bundles.bin", "session.bin"):
@@ -208,8 +244,129 @@ def test_a_base_whose_masks_were_opened_is_not_answered_again(store: SingleStore
     store.keep(DeviceMemory(released=True))
     store.forget(HASH)
     other = single_plan((store.bundles[0].prekey, *PREKEYS[1:]), round=9)
-    with pytest.raises(AnsweredBaseError):
-        checked(store, other, (store.bundles[0].prekey, *PREKEYS[1:]))
+    for plan in (other, make_plan(FLEET, MODEL.digest), make_plan(FLEET, MODEL.digest, mode="plain")):
+        # Among hubs, or in clear, the others' second answers would show what one device added to the first.
+        with pytest.raises(AnsweredBaseError):
+            check_masks_closed(plan, store)
+
+
+class Broker:
+    """Takes what is published, as messages."""
+
+    def __init__(self) -> None:
+        self.said: list[AnyMessage] = []
+        self._coordinator = FLEET.post("coordinator")
+
+    async def publish(self, topic: str, payload: bytes, **_options: Any) -> None:
+        self.said.append(self._coordinator.open(topic, payload)[1])
+
+
+class Life:
+    """A device that is masked and waits for the survivors, in its own folder."""
+
+    def __init__(self, store: SingleStore) -> None:
+        self.broker, self.told = Broker(), list[Event]()
+        self.rounds = SingleRounds(
+            settings=EdgeSettings(name=OWN, modes=("single",)),
+            post=FLEET.post(OWN),
+            link=self.broker,  # type: ignore[arg-type]
+            store=store,
+            worker=None,  # type: ignore[arg-type]
+            note_fault=lambda _: None,
+        )
+        self.rounds.tell = self.told.append
+
+    async def hears(self, *messages: SingleWord) -> None:
+        await self.rounds.resume(JOB, reported=True)
+        working = asyncio.create_task(self.rounds.run())
+        for message in messages:
+            self.rounds.hear(message)
+            await asyncio.sleep(0.1)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+def word_of(kind: type[SingleWord], **fields: Any) -> SingleWord:
+    alive, dead = bitmap_of(COHORT, COHORT), bitmap_of((), COHORT)
+    post = FLEET.post("coordinator")
+    return post.compose(kind, round=7, plan_hash=HASH, alive=alive, dead=dead, **fields)
+
+
+SHARES = MadeShares(b"s" * 32, b"c" * 32, ())
+MASKED = DeviceMemory(SHARES, bitmap_of(COHORT, COHORT), Neighbourly((), {}), masked=True)
+JOB = Job(invitation_to(PLAN, MODEL), PLAN, encode_plan(PLAN))
+CONSENTS = {
+    name: FLEET.identities[name].sign(consent_bytes(HASH, bitmap_of(COHORT, COHORT), bitmap_of((), COHORT)))
+    for name in COHORT
+}
+
+
+async def test_nothing_is_said_that_the_disk_did_not_take(store: SingleStore) -> None:
+    """Said from memory alone, a consent could be given to other sets after a restart."""
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    store.keep(MASKED)
+    (store._folder / "session.bin.new").mkdir()
+    life, survivors = Life(store), word_of(SingleSurvivors)
+    await life.hears(survivors, word_of(SingleSurvivors))
+    assert life.broker.said == []
+    assert [type(event) for event in life.told] == [Failed]
+    (store._folder / "session.bin.new").rmdir()
+    life = Life(again(store))
+    await life.hears(survivors)
+    assert [type(message) for message in life.broker.said] == [SingleConsent]
+
+
+async def test_masks_are_opened_only_once_that_is_written_down(store: SingleStore) -> None:
+    """Forgotten, it would be done again for a second sum on this base."""
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    store.keep(msgspec.structs.replace(MASKED, consent=Split(bitmap_of(COHORT, COHORT), bytes(2))))
+    (store._folder / "opened.log").mkdir()
+    life = Life(store)
+    await life.hears(*(word_of(SingleUnmaskWanted, signatures=CONSENTS) for _ in range(2)))
+    assert life.broker.said == []
+    (store._folder / "opened.log").rmdir()
+    life = Life(again(store))
+    await life.hears(word_of(SingleUnmaskWanted, signatures=CONSENTS))
+    assert [type(message) for message in life.broker.said] == [SingleUnmask]
+    assert again(store).opened(PLAN.task + PLAN.base) == HASH
+
+
+async def test_what_is_kept_last_is_on_the_disk_last(
+    store: SingleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The survivors may be named while it is still being written down that the vector is masked."""
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    store.keep(msgspec.structs.replace(MASKED, masked=False))
+    keep = store.keep
+
+    def slow_disk(memory: DeviceMemory) -> None:
+        if memory.consent is None:
+            time.sleep(0.1)
+        keep(memory)
+
+    monkeypatch.setattr(store, "keep", slow_disk)
+    life = Life(store)
+    await life.rounds.resume(JOB, reported=False)
+    working = asyncio.create_task(life.rounds.run())
+    masked = asyncio.create_task(life.rounds.masked(JOB))
+    await asyncio.sleep(0.02)
+    life.rounds.hear(word_of(SingleSurvivors))
+    await asyncio.sleep(0.4)
+    working.cancel()
+    await asyncio.gather(masked, working, return_exceptions=True)
+    assert SingleConsent in map(type, life.broker.said)
+    session = again(store).session
+    assert session is not None
+    assert session.memory.consent is not None
+
+
+def test_masks_that_were_opened_close_the_base_in_every_mode(store: SingleStore) -> None:
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    store.keep(DeviceMemory(released=True))
+    store.forget(HASH)
+    for mode in ("hubs", "plain"):
+        with pytest.raises(AnsweredBaseError):
+            Life(store).rounds.check(JOB, make_plan(FLEET, MODEL.digest, mode=mode), ())
 
 
 # --- the participant ----------------------------------------------------------------------------

@@ -12,9 +12,15 @@ from shoal_codecs.wire.hubs import NeverReleased, never_released_bytes
 
 
 def check_certified(
-    plan_hash: bytes, certificates: Iterable[NeverReleased], keys: Mapping[str, bytes]
+    plan_hash: bytes,
+    hubs: Iterable[str],
+    certificates: Iterable[NeverReleased],
+    keys: Mapping[str, bytes],
 ) -> None:
-    """Refuse unless all hubs in ``keys`` (name to Ed25519 key) have given up the plan with ``plan_hash``.
+    """Refuse unless all ``hubs`` of the plan with ``plan_hash`` have given it up.
+
+    ``keys`` are the Ed25519 keys of the hubs there are now, by name. The word of one that had no part in the
+    plan is worth nothing, and one that is not there any more cannot give it.
 
     Raises:
         MissingCertificateError: a hub's certificate is not there.
@@ -24,14 +30,15 @@ def check_certified(
     for certificate in certificates:
         if certificate.plan_hash == plan_hash:
             given |= certificate.signatures
-    missing = sorted(keys.keys() - given.keys())
+    named = sorted(hubs)
+    missing = [hub for hub in named if hub not in given or hub not in keys]
     if missing:
         raise MissingCertificateError(
             f"{', '.join(missing)} has not certified that the earlier plan {plan_hash.hex()[:16]} on this "
             "base is never released: wait until it has, or skip this base (`shoal rounds skip`)"
         )
-    for hub, key in keys.items():
-        check_certificate(plan_hash, hub, key, given[hub])
+    for hub in named:
+        check_certificate(plan_hash, hub, keys[hub], given[hub])
 
 
 def check_certificate(plan_hash: bytes, hub: str, key: bytes, certificate: bytes) -> None:

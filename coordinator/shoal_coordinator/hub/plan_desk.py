@@ -140,8 +140,9 @@ class PlanDesk:
             rounds=await self._durably(store.numbers, plan.round),
             now_ms=now_ms,
         )
-        for earlier in await self._durably(store.earlier, plan.task, plan.base):
-            check_certified(earlier, message.certificates, self._keys)
+        for earlier, data in await self._durably(store.earlier, plan.task, plan.base):
+            hubs = [offer.hub for offer in decode_plan(data).hubs]
+            check_certified(earlier, hubs, message.certificates, self._keys)
         signature = self._post.identity.sign(plan_signing_bytes(message.plan))
         stored: StoredRound = await self._durably(
             store.sign, digest, message.plan, plan, signature, draw, now_ms

@@ -59,12 +59,12 @@ class HubStore:
         )
         return {(task, base) for task, base in rows}
 
-    def earlier(self, task: bytes, base: bytes) -> tuple[bytes, ...]:
-        """Return the hashes of all plans signed on this base."""
+    def earlier(self, task: bytes, base: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        """Return (hash, plan as signed) of all plans signed on this base."""
         rows = self.database.rows(
-            "SELECT plan_hash FROM rounds WHERE task = ? AND base = ? ORDER BY round", (task, base)
+            "SELECT plan_hash, plan FROM rounds WHERE task = ? AND base = ? ORDER BY round", (task, base)
         )
-        return tuple(bytes(plan_hash) for (plan_hash,) in rows)
+        return tuple((bytes(plan_hash), bytes(plan)) for plan_hash, plan in rows)
 
     def numbers(self, number: int) -> set[int]:
         """Return the round ``number`` if it stood in a signed plan."""
