@@ -411,7 +411,7 @@ class CoordinatorService:
         self.skipper.wanted = reason
         await self.runner.feed(on.GivenUp(f"given up by the operator: {reason}"))
         return (
-            f"round {number} is given up; this version is skipped if a hub cannot give the round up",
+            f"round {number} is given up; this version is skipped unless every hub gives the round up",
             {"round": number},
         )
 

@@ -143,6 +143,7 @@ class Rounds:
     async def run(self) -> None:
         """Take part in rounds until cancelled."""
         restored = self._store.restore()
+        await self._single.forget_others(restored[0].plan_hash if restored else b"")
         if restored is not None:
             job, report = restored
             if report is not None:

@@ -224,6 +224,12 @@ class SingleRounds:
                     task.cancel()
             await asyncio.to_thread(self._store.forget, plan_hash)
 
+    async def forget_others(self, plan_hash: bytes) -> None:
+        """Destroy what a power cut has left of any round but that of the plan with this hash."""
+        session = self._store.session
+        if session is not None and session.plan_hash != plan_hash:
+            await self.forget(session.plan_hash)
+
     async def run(self) -> None:
         """Do what is heard, in order, until cancelled."""
         try:

@@ -152,8 +152,8 @@ class SingleStore:
         except FileNotFoundError:
             return None
         except (msgspec.ValidationError, WireError):
-            # Keys that cannot be read are no loss: others are made. What they hid stays hidden.
-            path.replace(path.with_suffix(".damaged"))
+            # Keys that cannot be read are no loss: others are made. What they hid stays hidden, so they go.
+            path.unlink(missing_ok=True)
             return None
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}; mend the disk") from error

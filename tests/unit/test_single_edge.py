@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge_parts import invitation_to, make_fleet, make_plan, offer_of
+from edge_parts import NOW_MS, invitation_to, make_fleet, make_plan, offer_of
 from shoal_codecs.secagg.single.bundles import OwnBundle, make_bundle
 from shoal_codecs.secagg.single.device_messages import DeviceMemory, Split
 from shoal_codecs.secagg.single.errors import (
@@ -62,9 +62,11 @@ from shoal_edge.round_events import (
     Trained,
     UnsubscribePlan,
 )
+from shoal_edge.rounds import Rounds
 from shoal_edge.single_check import check_masks_closed, check_single
 from shoal_edge.single_rounds import SingleRounds, SingleWord
 from shoal_edge.single_store import SingleStore
+from shoal_edge.store import DeviceStore
 
 OWN = "device-01"
 FLEET = make_fleet(devices=10)
@@ -195,13 +197,37 @@ def test_that_masks_on_a_base_were_opened_outlives_the_round(store: SingleStore)
     assert again(store).opened(base) == HASH
 
 
-def test_damaged_files_are_set_aside(store: SingleStore) -> None:
-    (store._folder / "bundles.bin").write_bytes(b"noise")
-    (store._folder / "session.bin").write_bytes(b"noise")
+def test_damaged_files_are_destroyed_for_they_hold_secrets(store: SingleStore) -> None:
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    for name in ("bundles.bin", "session.bin"):
+        path = store._folder / name
+        path.write_bytes(path.read_bytes()[:-1])
     fresh = again(store)
     assert fresh.bundles == ()
     assert fresh.session is None
-    assert (store._folder / "bundles.damaged").exists()
+    assert [path for path in store._folder.iterdir() if path.is_file()] == []
+
+
+async def test_secrets_of_a_round_that_is_not_gone_on_with_are_destroyed(
+    store: SingleStore, tmp_path: Path
+) -> None:
+    """A power cut between the end of a round and the end of its secrets would leave them for good."""
+    life = Life(store)
+    rounds = Rounds(
+        settings=EdgeSettings(name=OWN, modes=("single",)),
+        post=FLEET.post(OWN),
+        store=DeviceStore(tmp_path / "state", 1 << 20),
+        single=life.rounds,
+        clock=lambda: NOW_MS / 1000,
+        on_phase=lambda _: None,
+        **dict.fromkeys(("link", "worker", "keeper", "evaluations", "guard", "say", "note_fault")),  # type: ignore[arg-type]
+    )
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    running = asyncio.create_task(rounds.run())
+    await asyncio.sleep(0.1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert again(store).session is None
 
 
 # --- the plan -----------------------------------------------------------------------------------
