@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import msgpack
@@ -14,6 +15,7 @@ from shoal_codecs.security.errors import (
     UnknownPartyError,
 )
 from shoal_codecs.security.identity import create_identity, load_identity, verify
+from shoal_codecs.security.pins import write_whole
 from shoal_codecs.security.roster import Party, load_roster, open_roster, sign_roster
 from shoal_codecs.wire.errors import InvalidNameError
 from wire_parts import AUTHORITY, FLEET, ROLES, identity, roster, roster_body
@@ -105,6 +107,27 @@ def test_a_roster_is_read_from_its_files(tmp_path: Path) -> None:
         load_roster(*files, FLEET)
     files[1].write_bytes(AUTHORITY.public)
     assert load_roster(*files, FLEET).digest == roster().digest
+
+
+def test_the_newest_serial_is_on_the_disk_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must not take it back: an older roster would be believed again."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_fsync(descriptor: int) -> None:
+        done.append("folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "file")
+        fsync(descriptor)
+
+    def note_replace(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    write_whole(tmp_path / "roster.seen", b"serial")
+    assert done == ["file", "rename", "folder"]
 
 
 def test_a_key_file_is_its_owners_alone_and_comes_back(tmp_path: Path) -> None:
