@@ -19,9 +19,9 @@ from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire.messages import ReportPart
 from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan, plan_hash
 from shoal_coordinator.aggregation import aggregate_sums, vector_bytes, vector_of
-from shoal_coordinator.hub.running import RunningSum
 from shoal_coordinator.hub.sums import add_shares, check_share, share_bytes
 from shoal_coordinator.planning import PlanSettings, make_plan
+from shoal_coordinator.running_sum import RunningSum
 from shoal_edge.reports import report_messages, sign_report
 from shoal_edge.shares import ring_shares, seal_shares
 

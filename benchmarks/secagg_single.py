@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from secagg_fleet import COORDINATOR, EXAMPLES, FLEET, Costs, Fleet, Stopwatch
 
-from shoal_codecs.secagg.additive import ShareSum
 from shoal_codecs.secagg.report_opening import Receiver, open_report, open_share
 from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_bytes
 from shoal_codecs.secagg.single import device_messages as dm
@@ -42,6 +41,7 @@ from shoal_codecs.wire.single import (
     prekey_id,
     unmask_context,
 )
+from shoal_coordinator.running_sum import RunningSum
 from shoal_edge.reports import report_messages, sign_report
 
 Said: TypeAlias = list[tuple[str, bytes]]
@@ -192,6 +192,7 @@ class Server:
         self.receiver = Receiver(self.hash, COORDINATOR, 0, 1, private)
         self.assembler = ReportAssembler(largest_report_bytes(self.share_bytes, 1))
         self.kept: dict[str, bytes] = {}
+        self.running = RunningSum(plan)
         self.now_ms = plan.opens_ms + 1000
         self.outcome: tuple[str, ...] = ()
         with self.watch.running():
@@ -231,12 +232,10 @@ class Server:
                 commitments=commitments,
                 answers=machine.memory.answers,
             )
-            total = ShareSum(spec.words, spec.ring_bits)
-            for name in alive:
-                share = open_share(self.kept[name], name, self.receiver)
-                total.add(unpack_ring(share, spec.words, spec.ring_bits))
+            packed = self.running.total(alive, self._opened)
+            total = unpack_ring(packed, spec.words, spec.ring_bits)
             unmask_sum(
-                total.words,
+                total,
                 spec.ring_bits,
                 seeds=secrets.seeds,
                 mask_privates=secrets.mask_privates,
@@ -245,11 +244,14 @@ class Server:
                 plan_hash=self.hash,
                 prekeys=self.prekeys,
             )
-            step = step_from_sum(decode_sum(total.words, spec), spec)
+            step = step_from_sum(decode_sum(total, spec), spec)
             mean: np.ndarray[Any, Any] = step.q * np.float64(step.scale)
             machine.handle(sm.MasksOpened(), self.now_ms)
         self.outcome = alive
         return mean
+
+    def _opened(self, device: str) -> bytes:
+        return open_share(self.kept[device], device, self.receiver)
 
     def _event(self, device: str, topic: str, frame: bytes) -> Any:
         _, message = self.post.open(topic, frame)
@@ -259,7 +261,9 @@ class Server:
                 if data is None:
                     return None
                 key = self.fleet.roster.party(device).key
-                self.kept[device] = open_report(data, device, key, self.receiver, self.share_bytes).ciphertext
+                opened = open_report(data, device, key, self.receiver, self.share_bytes)
+                self.kept[device] = opened.ciphertext
+                self.running.add(device, opened.share)
                 return sm.VectorStored(device)
             case SingleShares(draw=draw, seed=seed, boxes=boxes):
                 return sm.SharesCame(device, sm.PublishedShares(draw, seed, boxes))

@@ -6,7 +6,6 @@ What arrived is on disk, still sealed, before its receipt goes out; a restart re
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -20,11 +19,14 @@ from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.security.sealing import public_sealing_key
 from shoal_codecs.updates.bitpack import packed_size
+from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.plan_ring import ring_spec
+from shoal_codecs.updates.ring import unpack_ring
 from shoal_codecs.wire.messages import ReportPart
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_coordinator.aggregation import open_update
 from shoal_coordinator.round_errors import DuplicateReportError, InvalidReportError, StrangerToRoundError
+from shoal_coordinator.running_sum import RunningSum
 
 log = structlog.get_logger()
 _PERSON = b"shoal/1 plain"
@@ -56,6 +58,7 @@ class PlainCollector:
         self._receiver = Receiver(plan_hash, offer.hub, 0, 1, round_private(identity, offer.nonce))
         self._assembler = ReportAssembler(largest_report_bytes(_largest_share(plan), 1))
         self._held: dict[str, OpenedReport] = {}
+        self._running: RunningSum | None = None
         self._vector_bytes = 0
         if plan.mode == "single":
             spec = ring_spec(plan)
@@ -85,7 +88,7 @@ class PlainCollector:
             raise DuplicateReportError(f"{device} has reported to this round already: the first report wins")
         if known is None:
             await asyncio.to_thread(write_whole, self._folder / device, data)
-            self._held[device] = opened
+            self._held[device] = await asyncio.to_thread(self._added, device, opened)
         return StoredReport(device, opened.report_id)
 
     async def restore(self) -> tuple[StoredReport, ...]:
@@ -96,32 +99,49 @@ class PlainCollector:
         """Return the shares in clear of ``members``, by device."""
         return {device: self._held[device].share for device in members}
 
-    def vectors(self, members: tuple[str, ...]) -> Iterator[bytes]:
-        """Yield the packed masked vectors of ``members``, read back one at a time; mode ``single``.
+    def vector_sum(self, members: tuple[str, ...]) -> Words:
+        """Return the sum (uint[spec.words]) of the masked vectors of ``members``; mode ``single``; blocking.
 
         Raises:
             InvalidReportError: one cannot be read any more.
-            SecAggError, WireError, SecurityError: one is not what was stored.
+            SecAggError, WireError, SecurityError, UpdateError: one is not what was stored.
         """
-        for device in members:
-            try:
-                data = (self._folder / device).read_bytes()
-            except OSError as error:
-                raise InvalidReportError(
-                    f"the stored vector of {device} cannot be read ({error.strerror}): mend the disk"
-                ) from error
-            yield self._unsealed(device, data, self._vector_bytes).share
+        running = self._running
+        if running is None or running.wanted(members) is None:
+            # Most came before this process did.
+            running = RunningSum(self._plan)
+        spec = ring_spec(self._plan)
+        return unpack_ring(running.total(members, self._stored_vector), spec.words, spec.ring_bits)
+
+    def _stored_vector(self, device: str) -> bytes:
+        try:
+            data = (self._folder / device).read_bytes()
+        except OSError as error:
+            raise InvalidReportError(
+                f"the stored vector of {device} cannot be read ({error.strerror}): mend the disk"
+            ) from error
+        return self._unsealed(device, data, self._vector_bytes).share
 
     async def clear(self) -> None:
         """Throw the reports away: the round has ended."""
         self._held.clear()
+        if self._running is not None:
+            self._running.erase()
+            self._running = None
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    def _added(self, device: str, opened: OpenedReport) -> OpenedReport:
+        """Return what is held of a durable report; of a masked vector that is no more than its name."""
+        if self._plan.mode != "single":
+            return opened
+        if opened.share:
+            self._running = self._running or RunningSum(self._plan)
+            self._running.add(device, opened.share)
+        return replace(opened, ciphertext=b"", share=b"")
 
     def _open(self, device: str, data: bytes) -> OpenedReport:
         if self._plan.mode == "single":
-            opened = self._unsealed(device, data, self._vector_bytes)
-            # Masked vectors are large, and wanted once, at the end.
-            return replace(opened, ciphertext=b"", share=b"")
+            return self._unsealed(device, data, self._vector_bytes)
         opened = self._unsealed(device, data)
         open_update(self._plan, opened.share)
         return opened
@@ -135,7 +155,7 @@ class PlainCollector:
             if path.name not in self._plan.cohort:
                 continue
             try:
-                self._held[path.name] = self._open(path.name, path.read_bytes())
+                self._held[path.name] = self._added(path.name, self._open(path.name, path.read_bytes()))
             except (ShoalError, OSError) as error:
                 log.warning("stored report unusable", device=path.name, error=type(error).__name__)
                 continue

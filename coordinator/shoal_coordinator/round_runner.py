@@ -397,7 +397,7 @@ class RoundRunner:
         source = parts.blobs.read(plan.codec.source.hex()) if plan.codec.source else b""
         if self._single is not None and self._collector is not None:
             try:
-                words = self._single.total(self._collector.vectors(work.members), source)
+                words = self._single.unmasked(self._collector.vector_sum(work.members))
                 return aggregate_words(plan, base, words, parts.server, source, len(work.members))
             except (SecurityError, SecAggError, UpdateError, WireError, RoundError) as error:
                 # Devices have opened masks on this base and do so once.

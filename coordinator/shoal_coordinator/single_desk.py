@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import structlog
 
 from shoal_codecs.errors import ShoalError
@@ -44,8 +43,6 @@ from shoal_codecs.secagg.single.server_messages import (
 )
 from shoal_codecs.security.sealing import unseal
 from shoal_codecs.updates.keystream import Words
-from shoal_codecs.updates.plan_ring import ring_spec
-from shoal_codecs.updates.ring import unpack_ring
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.single import Prekey, decode_opening, unmask_context
@@ -156,28 +153,19 @@ class SingleDesk:
 
     # --- the sum --------------------------------------------------------------------------------
 
-    def total(self, vectors: Iterable[bytes], source: bytes) -> Words:
-        """Return the sum (uint[spec.words]) of the packed masked ``vectors`` without its masks; blocking.
-
-        ``source`` is the encoded step that a ``global_topk`` plan takes coordinates from.
+    def unmasked(self, total: Words) -> Words:
+        """Take the masks off ``total`` (uint[spec.words]), the sum of masked vectors, in place; blocking.
 
         Raises:
             MasksClosedError: the masks stay on.
-            UpdateError, SecAggError: vectors that are none of this round's.
+            SecAggError: keys or words that are none of this round's.
         """
         server, secrets, single = self.server, self._secrets, self._plan.single
         if secrets is None or single is None:
             raise MasksClosedError(self._fault or "nothing came that opens the masks: see the devices' logs")
-        spec = ring_spec(self._plan, source)
-        total: Words | None = None
-        for vector in vectors:
-            words = unpack_ring(vector, spec.words, spec.ring_bits)
-            total = words.copy() if total is None else np.add(total, words, out=total)
-        if total is None:
-            raise MasksClosedError("there are no vectors to add up: see the coordinator's folder")
         unmask_sum(
             total,
-            spec.ring_bits,
+            self._plan.codec.ring_bits,
             seeds=secrets.seeds,
             mask_privates=secrets.mask_privates,
             edges=mask_edges_of(server.holders, single.edges, server.alive, secrets.mask_privates),

@@ -47,7 +47,7 @@ from shoal_coordinator.hub.plan_desk import PlanDesk
 from shoal_coordinator.hub.store import KEEP_FINISHED, HubStore, StoredRound
 
 if TYPE_CHECKING:
-    from shoal_coordinator.hub.running import RunningSum
+    from shoal_coordinator.running_sum import RunningSum
 
 log = structlog.get_logger()
 CREDIT_EVERY = 8
@@ -279,7 +279,7 @@ def _preview_share(plan: Plan, share: bytes) -> list[int]:
 
 
 def _running_sum(plan: Plan) -> "RunningSum":
-    from shoal_coordinator.hub.running import RunningSum  # noqa: PLC0415 - see above
+    from shoal_coordinator.running_sum import RunningSum  # noqa: PLC0415 - see above
 
     return RunningSum(plan)
 

@@ -11,7 +11,7 @@ from shoal_codecs.wire.plan import Plan, decode_plan
 from shoal_coordinator.hub.store import StoredRound
 
 if TYPE_CHECKING:
-    from shoal_coordinator.hub.running import RunningSum
+    from shoal_coordinator.running_sum import RunningSum
 
 
 @dataclass(slots=True)

@@ -70,8 +70,11 @@ def check_consents(terms: DeviceTerms, split: Split, signatures: Mapping[str, by
     """
     signed = consent_bytes(terms.plan_hash, split.alive, split.dead)
     alive = frozenset(names_in(split.alive, terms.plan.cohort))
+    threshold = terms.plan.single.threshold if terms.plan.single else 0
     count = 0
     for neighbour in terms.neighbours:
+        if count == threshold:
+            break
         if neighbour not in signatures or neighbour not in alive:
             continue
         try:
@@ -79,7 +82,6 @@ def check_consents(terms: DeviceTerms, split: Split, signatures: Mapping[str, by
         except BadSignatureError:
             continue
         count += 1
-    threshold = terms.plan.single.threshold if terms.plan.single else 0
     if count < threshold:
         raise FewConsentsError(
             f"{count} neighbours signed these sets and {threshold} must: others may have seen others"

@@ -1,8 +1,8 @@
 """The sum of a round's shares as it grows, in memory only: what is opened on arrival is not opened again.
 
-Only the first hub keeps one, for its shares are whole vectors; the others' are seeds, expanded once, at the
-end. Which reports are in it is known, so that at the end those that are missing are added from the log and
-those that the hubs did not agree on are taken out: modulo 2^w both are exact. Imports numpy.
+For shares that are whole vectors: the first hub's, and the masked vectors of mode ``single``; seeds are
+expanded once anyway. Which reports are in it is known, so that at the end those that are missing are added
+from the disk and those that do not belong are taken out: modulo 2^w both are exact. Imports numpy.
 """
 
 import threading
@@ -15,7 +15,7 @@ from shoal_codecs.wire.plan import Plan
 # A report opened for the sum costs about as much as two that are taken out.
 _OUT_COST = 2
 Share = Callable[[str], bytes]
-"""Returns a device's share in clear, opened from the log."""
+"""Returns a device's share in clear, opened from the disk."""
 
 
 class RunningSum:
@@ -34,7 +34,7 @@ class RunningSum:
         return self._sum.nbytes
 
     def add(self, device: str, share: bytes) -> None:
-        """Add the share of a report that is in the log now; once a device.
+        """Add the share of a report that is durable now; once a device.
 
         Raises:
             ShareLengthError, PayloadContentError: a share that cannot be added; the sum is what it was.

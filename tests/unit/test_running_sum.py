@@ -13,8 +13,8 @@ from hub_bench import Fleet
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring
 from shoal_codecs.wire.plan import HubOffer, Plan
-from shoal_coordinator.hub.running import RunningSum
 from shoal_coordinator.hub.sums import add_shares
+from shoal_coordinator.running_sum import RunningSum
 
 NAMES = [f"device-{number}" for number in range(12)]
 SETS = st.sets(st.sampled_from(NAMES))
