@@ -25,6 +25,7 @@ from secagg_fleet import COORDINATOR, HUBS, Case, Costs, Fleet
 from secagg_hubs import run_hubs
 from secagg_single import run_single
 
+from shoal_codecs.memory import keep_freed_memory
 from shoal_codecs.secagg.single.parameters import Neighbourhood
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +105,8 @@ def figures_of(
 
 def main() -> None:
     """Measure and write."""
+    # As hubs, coordinators and devices' workers do when they begin.
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--runs", type=int, default=3, help="default %(default)s")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shoal_codecs.errors import ShoalError
+from shoal_codecs.memory import keep_freed_memory
 from shoal_edge.errors import UnknownRequestError, WorkerFrameError
 from shoal_edge.worker_frames import encode_worker_frame, read_worker_frame
 
@@ -105,6 +106,7 @@ def main() -> None:
     # Libraries that print must not print into the frames.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    keep_freed_memory()
     Worker(sys.stdin.buffer, answers).run()
 
 

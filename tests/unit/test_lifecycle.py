@@ -193,3 +193,30 @@ def test_nothing_loads_numpy_before_its_threads_are_counted(party: str) -> None:
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
         )
         assert ran.stdout.strip() == wanted
+
+
+def test_vectors_come_back_without_fresh_pages() -> None:
+    script = (
+        "import resource, sys\n"
+        "from shoal_codecs.memory import keep_freed_memory\n"
+        "if sys.argv[1] == 'kept': keep_freed_memory()\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def some(): return [bytes(1_876_000) for _ in range(5)]\n"
+        "some(); before = faults()\n"
+        "for _ in range(20): some()\n"
+        "print(faults() - before)"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    found = {
+        kept: int(
+            subprocess.run(
+                [sys.executable, "-c", script, kept],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for kept in ("kept", "given back")
+    }
+    assert 3 * found["kept"] < found["given back"]

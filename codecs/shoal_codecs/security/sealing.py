@@ -13,6 +13,7 @@ from nacl.exceptions import CryptoError
 from nacl.hash import blake2b
 from nacl.utils import random
 
+from shoal_codecs.buffers import written
 from shoal_codecs.security.errors import UnsealError
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ def seal(public: bytes, plaintext: bytes, context: bytes) -> bytes:
     """
     private, sender = new_sealing_key()
     key = _key(private, public, sender, public)
-    return sender + _cipher(key).encrypt(_NONCE, plaintext, context)
+
+    def write(buffer: memoryview) -> None:
+        buffer[:KEY_BYTES] = sender
+        _cipher(key).encrypt_into(_NONCE, plaintext, context, buffer[KEY_BYTES:])
+
+    return written(len(plaintext) + OVERHEAD_BYTES, write)
 
 
 def unseal(private: bytes, sealed: bytes, context: bytes) -> bytes:

@@ -1,10 +1,12 @@
 """Words of any width from 1 to 32 bits, packed without gaps."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.buffers import written
 from shoal_codecs.updates.base import Payload, check_length
 from shoal_codecs.updates.errors import PayloadContentError, VectorShapeError, WordWidthError
 from shoal_codecs.updates.keystream import Words
@@ -56,16 +58,9 @@ def pack_words(words: Words, bits: int) -> bytes:
     check_words(words, count, bits)
     if bits == dtype.itemsize * 8:
         return words.astype(dtype.newbyteorder("<"), copy=False).tobytes()
-    packed = np.empty(-(-count // _GROUP) * bits * _LANE.itemsize + _LANE.itemsize, dtype=np.uint8)
-    whole = count // _GROUP * _GROUP
-    for start in range(0, whole, _PIECE):
-        end = min(start + _PIECE, whole)
-        _pack_groups(words[start:end], bits, packed[start // 8 * bits :])
-    if whole < count:
-        last = np.zeros(_GROUP, dtype=dtype)
-        last[: count - whole] = words[whole:]
-        _pack_groups(last, bits, packed[whole // 8 * bits :])
-    return packed[: packed_size(count, bits)].tobytes()
+    size = packed_size(count, bits)
+    spare = -(-count // _GROUP) * bits * _LANE.itemsize + _LANE.itemsize - size
+    return written(size, partial(_pack_into, words, bits), spare)
 
 
 def unpack_words(payload: Payload, count: int, bits: int) -> Words:
@@ -102,6 +97,19 @@ def check_padding(payload: Payload, count: int, bits: int) -> None:
     spare = len(payload) * 8 - count * bits
     if spare and payload[-1] >> (8 - spare):
         raise PayloadContentError(f"the last {spare} bits of packed words must be zero")
+
+
+def _pack_into(words: Words, bits: int, buffer: memoryview) -> None:
+    """Pack ``words`` into ``buffer``, which has room for whole groups and a lane more."""
+    packed = np.frombuffer(buffer, np.uint8)
+    whole = words.size // _GROUP * _GROUP
+    for start in range(0, whole, _PIECE):
+        end = min(start + _PIECE, whole)
+        _pack_groups(words[start:end], bits, packed[start // 8 * bits :])
+    if whole < words.size:
+        last = np.zeros(_GROUP, dtype=words.dtype)
+        last[: words.size - whole] = words[whole:]
+        _pack_groups(last, bits, packed[whole // 8 * bits :])
 
 
 def _pack_groups(words: Words, bits: int, packed: npt.NDArray[np.uint8]) -> None:

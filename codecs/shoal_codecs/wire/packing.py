@@ -9,12 +9,12 @@ from shoal_codecs.wire.errors import MalformedMessageError
 
 T = TypeVar("T")
 MAX_COLLECTION = 1 << 16
+_ENCODER = msgspec.msgpack.Encoder()
 
 
 def pack(value: Any) -> bytes:
     """Encode a struct, or plain containers of plain values, as MessagePack."""
-    packed: bytes = msgpack.packb(msgspec.to_builtins(value, builtin_types=(bytes,)))
-    return packed
+    return _ENCODER.encode(value)
 
 
 def unpack(data: bytes, kind: type[T]) -> T:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from shoal_codecs.lifecycle import one_thread_for_arrays, remember_signals
+from shoal_codecs.memory import keep_freed_memory
 
 
 def main(
@@ -22,6 +23,7 @@ def main(
     """
     remember_signals()
     one_thread_for_arrays()
+    keep_freed_memory()
     from shoal_codecs.settings import load_settings  # noqa: PLC0415 - after the signals are caught
     from shoal_coordinator.hub.config import HubSettings  # noqa: PLC0415
     from shoal_coordinator.hub.service import run_hub  # noqa: PLC0415
