@@ -201,8 +201,8 @@ def test_vectors_come_back_without_fresh_pages() -> None:
         "from shoal_codecs.memory import keep_freed_memory\n"
         "if sys.argv[1] == 'kept': keep_freed_memory()\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "def some(): return [bytes(1_876_000) for _ in range(5)]\n"
-        "some(); before = faults()\n"
+        "def some(): return [b'x' * 1_876_000 for _ in range(5)]\n"
+        "some(); some(); before = faults()\n"
         "for _ in range(20): some()\n"
         "print(faults() - before)"
     )
@@ -219,4 +219,4 @@ def test_vectors_come_back_without_fresh_pages() -> None:
         )
         for kept in ("kept", "given back")
     }
-    assert 3 * found["kept"] < found["given back"]
+    assert found["kept"] < 1000 < found["given back"]
