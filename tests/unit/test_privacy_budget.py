@@ -203,7 +203,7 @@ def test_delta_follows_the_fleet(fleet: int, delta: float) -> None:
 def test_small_fleets_are_refused_or_warned() -> None:
     with pytest.raises(FleetTooSmallError, match="50 or more"):
         budget.judge_fleet(49, 8.0)
-    assert "learn slowly" in budget.judge_fleet(49, 8.0, allow_small=True)
+    assert "learn little" in budget.judge_fleet(49, 8.0, allow_small=True)
     assert "learn slowly" in budget.judge_fleet(99, 8.0)
     assert budget.judge_fleet(100, 8.0) == ""
     assert budget.judge_fleet(10, 30.0) == ""

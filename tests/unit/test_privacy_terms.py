@@ -112,7 +112,7 @@ def test_the_noise_hangs_on_the_codec_and_not_on_the_round() -> None:
 def test_small_fleets_are_refused_before_the_first_round_unless_meant() -> None:
     with pytest.raises(FleetTooSmallError, match="49 devices"):
         terms(fleet=49)
-    assert "learn slowly" in terms(fleet=49, allow_small_fleet=True).warning
+    assert "learn little" in terms(fleet=49, allow_small_fleet=True).warning
     assert terms().warning == ""
 
 

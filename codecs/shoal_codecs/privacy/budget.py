@@ -98,4 +98,5 @@ def judge_fleet(devices: int, epsilon: float, *, allow_small: bool = False) -> s
             f"{devices} devices cannot learn under epsilon {epsilon:g}: enrol {LEAST_FLEET} or more, or "
             "set allow_small_fleet = true and expect little"
         )
-    return f"{devices} devices under epsilon {epsilon:g} will learn slowly: {FAIR_FLEET} would do well"
+    pace = "slowly" if devices >= LEAST_FLEET else "little or nothing"
+    return f"{devices} devices under epsilon {epsilon:g} will learn {pace}: {FAIR_FLEET} would do well"
