@@ -62,7 +62,12 @@ def fit_update(
         if not hide_faults or plan.privacy is None:
             raise
         # For this device's own log.
-        return Fitted(np.zeros_like(base), 1, said={"fault": type(error).__name__, "remedy": str(error)})
+        return nothing_fitted(base, fault=type(error).__name__, remedy=str(error))
+
+
+def nothing_fitted(base: Vector, **said: Any) -> Fitted:
+    """Return the fit of a device that moves nothing."""
+    return Fitted(np.zeros_like(base), 1, said=said)
 
 
 def _fitted(

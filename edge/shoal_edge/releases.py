@@ -28,7 +28,7 @@ from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.messages import AnyMessage, InstallReport, ReleaseOrder, ReleaseWithdrawn
 from shoal_codecs.wire.packing import pack, unpack
 from shoal_edge.config import Metrics
-from shoal_edge.errors import WorkerRefusedError, fault_name
+from shoal_edge.errors import WorkerError, WorkerRefusedError, fault_name
 from shoal_edge.files import write_durably
 from shoal_edge.health_check import read_counts
 from shoal_edge.installer import Installed, Installer
@@ -312,7 +312,7 @@ class ReleaseAgent:
 
     def _told(self, error: ShoalError) -> str:
         """Return a fault for the coordinator; what the worker says of the data is for this device's log."""
-        if self._metrics == "clear" or not isinstance(error, WorkerRefusedError):
+        if self._metrics == "clear" or not isinstance(error, WorkerError):
             return _words(error)
         self._log.warning("release_step_failed", fault=fault_name(error), remedy=str(error))
         name = fault_name(error) if self._metrics == "verdict" else WorkerRefusedError.__name__

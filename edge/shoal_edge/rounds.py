@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,7 +16,15 @@ from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.wire.errors import OutOfRoundError
 from shoal_codecs.wire.messages import AnyMessage, Cancel, Invitation, PlanNotice, Receipt, Reply
 from shoal_edge.config import EdgeSettings
-from shoal_edge.errors import PlanMissingError, UnexpectedEventError, WorkerRefusedError, fault_name
+from shoal_edge.errors import (
+    PlanMissingError,
+    UnexpectedEventError,
+    WorkerCrashedError,
+    WorkerError,
+    WorkerRefusedError,
+    WorkerTimeLimitError,
+    fault_name,
+)
 from shoal_edge.evaluations import Evaluations
 from shoal_edge.models import ModelKeeper
 from shoal_edge.participant import Participant
@@ -100,6 +109,7 @@ class Rounds:
         self._guard = guard
         self._single = single
         single.tell = self.tell
+        single.fault = self._fault
         self._say = say
         self._on_phase = on_phase
         self._note_fault = note_fault
@@ -351,7 +361,9 @@ class Rounds:
         task, model, plan = job.invitation.task, job.invitation.model, job.plan
         if plan is None:
             raise PlanMissingError("no plan to train by: report this as a defect")
-        answer = await self._worker.request(
+        silent = self._guard.metrics == "none"
+        ask = partial(
+            self._worker.request,
             "fit_and_report",
             self._settings.fit_time_limit_s,
             task=task.digest,
@@ -365,8 +377,16 @@ class Rounds:
             residual_next_path=str(self._store.residual_next_path(task.digest, job.plan_hash)),
             masks=self._single.masks(job) if plan.mode == "single" else b"",
             preview=self._settings.show_update_preview,
-            hide_faults=self._guard.metrics == "none",
+            hide_faults=silent,
         )
+        try:
+            answer = await ask()
+        except (WorkerCrashedError, WorkerTimeLimitError) as error:
+            if not silent or plan.privacy is None:
+                raise
+            # A task can be made to end its worker on chosen examples too.
+            log.warning("fit_failed", round=job.round, fault=fault_name(error), remedy=str(error))
+            answer = await ask(train=False)
         report = sign_report(self._post.identity, plan, job.plan_hash, answer.pop("ciphertexts"))
         preview = answer.pop("preview", None)
         if "fault" in answer:
@@ -414,7 +434,7 @@ class Rounds:
     def _fault(self, job: Job, error: ShoalError) -> Failed:
         name = fault_name(error)
         text = f"{name}: {error}"
-        if self._guard.is_quiet and isinstance(error, WorkerRefusedError):
+        if self._guard.is_quiet and isinstance(error, WorkerError):
             # The worker has seen the data; its words may hold numbers of them.
             name = name if self._guard.metrics == "verdict" else WorkerRefusedError.__name__
             text = f"{name}: see this device's own log"

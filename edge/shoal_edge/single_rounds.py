@@ -72,7 +72,10 @@ log = structlog.get_logger()
 
 
 class SingleRounds:
-    """``tell`` enqueues an event of the round, ``note_fault`` hears the name of each fault."""
+    """``tell`` enqueues an event of the round, ``note_fault`` hears the name of each fault.
+
+    ``fault`` makes the event of one that ends the round, in words that may leave the device.
+    """
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class SingleRounds:
         note_fault: Callable[[str], None],
     ) -> None:
         self.tell: Callable[[Event], None] = lambda _: None
+        self.fault: Callable[[Job, ShoalError], Failed] = _failed
         self._settings = settings
         self._post = post
         self._link = link
@@ -338,8 +342,7 @@ class SingleRounds:
         try:
             await work
         except ShoalError as error:
-            self._note_fault(fault_name(error))
-            self.tell(Failed(job.plan_hash, f"{fault_name(error)}: {error}"))
+            self.tell(self.fault(job, error))
 
     async def _said(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
         """Send what is sent again when it is asked for again, or the next time there is occasion."""
@@ -370,6 +373,10 @@ class SingleRounds:
                 "the secrets of this round are not here any more: nothing was sent that needs them"
             )
         return session
+
+
+def _failed(job: Job, error: ShoalError) -> Failed:
+    return Failed(job.plan_hash, f"{fault_name(error)}: {error}")
 
 
 def _plan_of(job: Job) -> Plan:

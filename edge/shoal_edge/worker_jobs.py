@@ -15,7 +15,7 @@ from shoal_codecs.wire.plan import Plan, decode_plan
 from shoal_codecs.wire.task import TaskBundle, decode_task
 from shoal_edge.data import Examples, load_shard, split_held_out
 from shoal_edge.errors import ModelDimensionError, TaskFileError
-from shoal_edge.fitting import fit_update
+from shoal_edge.fitting import fit_update, nothing_fitted
 from shoal_edge.health_check import paired_counts
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
@@ -105,13 +105,14 @@ class Jobs:
         masks: bytes = b"",
         preview: bool,
         hide_faults: bool = False,
+        train: bool = True,
         should_stop: Stop,
     ) -> dict[str, Any]:
         """Train on the plan's base and return the sealed shares and a few metrics, never the update.
 
         ``source_path`` has the encoded step that the plan takes coordinates from, ``masks`` (packed) are
         those of mode ``single``; both are empty where the plan has none. ``hide_faults`` is as for
-        ``fit_update``.
+        ``fit_update``; without ``train`` the device moves nothing.
         """
         started = time.perf_counter()
         ready, promised = self._ready(task, task_path), decode_plan(plan)
@@ -119,15 +120,17 @@ class Jobs:
         _check_dimension(promised, ready)
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
         ready.trainer.set_weights(base)
-        fitted = fit_update(
-            ready.trainer,
-            base,
-            lambda: self._shard(ready, data_path),
-            promised,
-            rng,
-            should_stop,
-            hide_faults=hide_faults,
-        )
+        fitted = nothing_fitted(base)
+        if train:
+            fitted = fit_update(
+                ready.trainer,
+                base,
+                lambda: self._shard(ready, data_path),
+                promised,
+                rng,
+                should_stop,
+                hide_faults=hide_faults,
+            )
         update, examples = fitted.update, fitted.examples
         if promised.shared:
             source = Path(source_path).read_bytes() if source_path else b""

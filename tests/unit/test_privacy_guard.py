@@ -22,7 +22,7 @@ from shoal_codecs.wire.plan import Plan, PrivacyPlan, encode_plan, plan_hash
 from shoal_edge import privacy_guard
 from shoal_edge.cli import main
 from shoal_edge.config import DevicePrivacy, EdgeSettings
-from shoal_edge.errors import SecondReportError, StoreError, UnprivateRoundError
+from shoal_edge.errors import SecondReportError, StoreError, UnprivateRoundError, WorkerCrashedError
 from shoal_edge.privacy_guard import LEDGER, PrivacyGuard, open_ledger
 from shoal_edge.round_events import Job, SealedReport
 from shoal_edge.rounds import Rounds
@@ -302,10 +302,19 @@ class Worker:
         pass
 
 
+class Bomb(Worker):
+    """A task that ends its worker on these very examples, with their numbers as its last words."""
+
+    async def request(self, *_: Any, train: bool = True, **__: Any) -> dict[str, Any]:
+        if train:
+            raise WorkerCrashedError("the worker ended with code 1 during fit_and_report: example 4711")
+        return await super().request()
+
+
 class Life:
     """One process of the agent's rounds, from its start to its end or the power cut."""
 
-    def __init__(self, folder: Path, budget: DevicePrivacy) -> None:
+    def __init__(self, folder: Path, budget: DevicePrivacy, worker: Worker | None = None) -> None:
         self.wire = Wire(folder)
         self.said: list[Any] = []
         ledger = open_ledger(folder, make=True)
@@ -317,7 +326,7 @@ class Life:
             post=post,
             link=self.wire,  # type: ignore[arg-type]
             store=self.store,
-            worker=Worker(),  # type: ignore[arg-type]
+            worker=worker or Worker(),  # type: ignore[arg-type]
             keeper=Keeper(),  # type: ignore[arg-type]
             evaluations=None,  # type: ignore[arg-type]
             single=SingleRounds(
@@ -412,6 +421,23 @@ def test_a_cut_round_goes_on_and_is_charged_once(tmp_path: Path, cut: int) -> No
     assert life.wire.unpaid == []
     ledger = open_ledger(tmp_path, make=False)
     assert [entry.round for entry in ledger.entries.values()] == [1]
+
+
+@pytest.mark.parametrize("metrics", ["none", "verdict", "clear"])
+def test_a_worker_that_ends_on_chosen_examples_tells_nothing_of_them(tmp_path: Path, metrics: Any) -> None:
+    life = Life(tmp_path, DevicePrivacy(epsilon=8.0, metrics=metrics), Bomb())
+    asyncio.run(life.run(job(1)))
+    said = [one.reason for one in life.said if isinstance(one, Reply) and not one.accepted]
+    if metrics == "none":
+        # Who tells nothing does not even tell that training failed: noise leaves, paid for.
+        assert said == []
+        assert life.wire.sent == [1, 1]
+        assert life.wire.unpaid == []
+    else:
+        assert life.wire.sent == []
+        (reason,) = said
+        assert reason.startswith("WorkerCrashedError")
+        assert ("4711" in reason) is (metrics == "clear")
 
 
 def test_a_report_whose_debit_does_not_fit_any_more_stays_here(tmp_path: Path) -> None:

@@ -182,6 +182,8 @@ async def test_a_device_that_tells_nothing_sends_noise_where_it_cannot_train(
     words = combine([first, second], spec.ring_bits).astype(np.int64)
     levels = (words + (1 << 19)) % (1 << 20) - (1 << 19)
     assert levels.std() == pytest.approx(spec.noise**0.5, rel=0.2)
+    idle = await worker.request("fit_and_report", LIMIT_S, **device.fit(data, train=False))
+    assert set(idle) == {"ciphertexts", "seconds"}
     # A round without noise has nothing to hide behind.
     bare = encode_plan(make_plan(FLEET, device.digest, training=TrainingPlan(1, rate, 16)))
     with pytest.raises(WorkerRefusedError):
