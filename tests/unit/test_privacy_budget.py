@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal_codecs.privacy import budget
-from shoal_codecs.privacy.accountant import ORDERS, gaussian_rdp
+from shoal_codecs.privacy.accountant import ORDERS, gaussian_rdp, skellam_rdp
 from shoal_codecs.privacy.charge import Charge, charge_of, sensitivity_of
 from shoal_codecs.privacy.errors import (
     BudgetExceededError,
@@ -19,7 +19,7 @@ from shoal_codecs.privacy.errors import (
     UnprivatePlanError,
 )
 from shoal_codecs.privacy.ledger import FOLDED, HEADER, Entry, Ledger, decode_ledger, encode_ledger
-from shoal_codecs.privacy.sensitivity import ring_sensitivity, rounded_l2_squared
+from shoal_codecs.privacy.sensitivity import Sensitivity, ring_sensitivity, rounded_l2_squared
 from shoal_codecs.updates.ring import RingSpec, decode_sum, encode_ring
 from wire_parts import codec_plan, plain_plan, plan, private_plan
 
@@ -28,6 +28,12 @@ DELTA, ROUNDS = 1e-5, 50
 
 def gaussian(sigma: float) -> Charge:
     return Charge(tuple(gaussian_rdp(sigma, order) for order in ORDERS))
+
+
+def skellam(sigma: float) -> Charge:
+    """Return the price of Skellam noise of ``sigma`` times a clip norm of a million levels."""
+    bounds = Sensitivity(1e12, 1e6)
+    return Charge(tuple(skellam_rdp((sigma * 1e6) ** 2, bounds, order) for order in ORDERS))
 
 
 def price_of(sigma: float) -> float:
@@ -45,8 +51,17 @@ def test_the_noise_of_fifty_rounds(epsilon: float, sigma: float) -> None:
 @pytest.mark.parametrize(("share", "worst"), [(0.2, 69), (0.1, 250), (0.05, 977)])
 def test_wrong_way_clipping_before_the_rescale(share: float, worst: float) -> None:
     """One device then moves the sum by 1/p: the budget of 8 is worth nothing."""
-    sigma = budget.noise_for(gaussian, 8.0, DELTA, ROUNDS)
-    assert 8 * 8 < price_of(sigma * share) <= worst
+    sigma = budget.noise_for(skellam, 8.0, DELTA, ROUNDS)
+    assert skellam(sigma * share).times(ROUNDS).epsilon(DELTA) == pytest.approx(worst, rel=0.04)
+
+
+def test_wrong_way_levels_too_coarse_for_so_many_coordinates() -> None:
+    """A million roundings outweigh 127 levels: noise for these alone made 26 of 8 in a trial, 51 at most."""
+    sigma = budget.noise_for(skellam, 8.0, DELTA, ROUNDS)
+    for levels, least, most in ((127.0, 26, 51), (4000.0, 8, 8.2)):
+        bounds = ring_sensitivity(levels, 10**6)
+        priced = Charge(tuple(skellam_rdp((sigma * levels) ** 2, bounds, order) for order in ORDERS))
+        assert least < priced.times(ROUNDS).epsilon(DELTA) < most
 
 
 @pytest.mark.parametrize("share", [0.2, 0.1, 0.05])
@@ -61,8 +76,8 @@ def test_the_ring_clips_after_the_rescale(share: float) -> None:
 
 
 def test_wrong_way_counting_the_noise_of_corrupt_devices() -> None:
-    sigma = budget.noise_for(gaussian, 8.0, DELTA, ROUNDS)
-    assert price_of(sigma * math.sqrt(0.8)) == pytest.approx(9.2, abs=0.1)
+    sigma = budget.noise_for(skellam, 8.0, DELTA, ROUNDS)
+    assert skellam(sigma * math.sqrt(0.8)).times(ROUNDS).epsilon(DELTA) == pytest.approx(9.2, abs=0.05)
 
 
 def test_wrong_way_a_retry_for_nothing() -> None:
@@ -83,8 +98,8 @@ def test_wrong_way_a_retry_that_reuses_its_noise() -> None:
     With 80 parts one such pair costs more than the 50 rounds. ``encode_ring`` cannot: it stores no noise and
     draws anew at each call.
     """
-    sigma = budget.noise_for(gaussian, 8.0, DELTA, ROUNDS)
-    assert gaussian(sigma / math.sqrt(80)).epsilon(DELTA) == pytest.approx(10.7, abs=0.15)
+    sigma = budget.noise_for(skellam, 8.0, DELTA, ROUNDS)
+    assert skellam(sigma / math.sqrt(80)).epsilon(DELTA) == pytest.approx(10.7, abs=0.05)
 
 
 @given(st.integers(1, 400), st.sampled_from(["one", "halves", "random"]), st.integers(0, 2**32))

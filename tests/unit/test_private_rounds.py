@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,23 @@ def test_random_coordinates_are_rescaled_before_the_clip_also_under_noise(
     for update in (clipped_first, clipped_first * np.float32(1e6)):
         levels = decode_sum(encode_ring(update, 5, spec, rng), spec).q.astype(np.float64)
         assert levels @ levels <= sensitivity_of(made).l2_squared
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e6])
+def test_leading_and_explored_coordinates_are_clipped_together_under_noise(
+    monkeypatch: pytest.MonkeyPatch, size: float
+) -> None:
+    """Half of them keep their value and half are rescaled: the clip comes after both."""
+    monkeypatch.setattr("shoal_codecs.updates.ring.add_noise", lambda *_: None)
+    made, rng = private(kept=60), np.random.default_rng(0)
+    spec = replace(ring_spec(made), leading=np.arange(0, 600, 20, dtype=np.int64))
+    assert spec.selection.factor == pytest.approx((600 - 30) / 30)
+    only_led = np.zeros(D, np.float32)
+    only_led[spec.leading] = 1.0
+    for update in (np.ones(D, np.float32), only_led, 1 - only_led):
+        for _ in range(20):
+            levels = decode_sum(encode_ring(update * np.float32(size), 5, spec, rng), spec).q.astype(float)
+            assert levels @ levels <= sensitivity_of(made).l2_squared
 
 
 def test_a_sum_beyond_noise_is_refused_and_a_long_one_shortened() -> None:
