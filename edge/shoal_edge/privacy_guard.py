@@ -5,7 +5,10 @@ start in a folder that no agent has used, and never again: where it is missing l
 counts as spent.
 """
 
-from collections.abc import Callable
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -18,6 +21,7 @@ from shoal_edge.errors import SecondReportError, StoreError, UnprivateRoundError
 from shoal_edge.files import write_durably
 
 LEDGER = "privacy.ledger"
+LOCK = "privacy.lock"
 ENTRIES_KEPT = 256
 """Entries of single plans; older ones are summed. No plan stays open for so many rounds."""
 # What an agent that has worked here leaves behind.
@@ -66,6 +70,7 @@ class PrivacyGuard:
     ) -> None:
         self.ledger = ledger
         self._settings = settings
+        self._folder = folder
         self._path = folder / LEDGER
         self._clock_ms = clock_ms
         if ledger.exhausted:
@@ -115,6 +120,20 @@ class PrivacyGuard:
             SecondReportError: this was paid for another report; nothing may leave.
             StoreError: the disk does not take it; nothing may leave.
         """
+        with _alone(self._folder):
+            # What counts is on the disk: another agent may have been started here by mistake.
+            self.ledger = open_ledger(self._folder, make=False)
+            if not self._book(plan, plan_hash, report_id):
+                return
+        log.info(
+            "privacy_debited",
+            round=plan.round,
+            epsilon=round(self.ledger.spent(self._settings.delta), 4),
+            budget=self._settings.epsilon,
+        )
+
+    def _book(self, plan: Plan, plan_hash: bytes, report_id: bytes) -> bool:
+        """Add the charge to the ledger and write it; return False where there is nothing to add."""
         self.check(plan, plan_hash)
         paid = self.ledger.entries.get(plan_hash)
         if paid is not None and paid.report != report_id:
@@ -124,16 +143,29 @@ class PrivacyGuard:
             )
         # A ledger that was lost stays lost: a new file in its place would buy a second budget.
         if plan.privacy is None or self.ledger.exhausted or paid is not None:
-            return
+            return False
         entry = Entry(plan_hash, plan.task, plan.round, self._clock_ms(), charge_of(plan), report_id)
         following = self.ledger.with_entry(entry)
         if len(following.entries) > 2 * ENTRIES_KEPT:
             following = following.folded(ENTRIES_KEPT)
         write_durably(self._path, encode_ledger(following))
         self.ledger = following
-        log.info(
-            "privacy_debited",
-            round=plan.round,
-            epsilon=round(following.spent(self._settings.delta), 4),
-            budget=self._settings.epsilon,
-        )
+        return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep every other process from the ledger in ``folder``.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    try:
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot write in {folder}: {error.strerror}; give the agent a folder") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -114,6 +114,30 @@ def test_a_debit_is_on_disk_once_and_for_all_tasks(tmp_path: Path) -> None:
     assert again.spent(1e-5) == charge_of(plan()).times(2).epsilon(1e-5)
 
 
+def test_two_agents_in_one_folder_lose_no_debit(tmp_path: Path) -> None:
+    """Started twice by mistake: each knows only the ledger of its own start."""
+    one, other = guard_in(tmp_path), guard_in(tmp_path)
+    one.debit(plan(1), hash_of(plan(1)), REPORT.report_id)
+    other.debit(plan(2), hash_of(plan(2)), REPORT.report_id)
+    one.debit(plan(3), hash_of(plan(3)), REPORT.report_id)
+    again = open_ledger(tmp_path, make=False)
+    assert [entry.round for entry in again.entries.values()] == [1, 2, 3]
+    assert one.ledger.spent(1e-5) == again.spent(1e-5)
+
+
+@pytest.mark.parametrize("content", [None, b"nonsense"])
+def test_a_ledger_that_is_lost_under_a_running_agent_is_a_spent_one(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    guard = guard_in(tmp_path)
+    guard.debit(plan(1), hash_of(plan(1)), REPORT.report_id)
+    (tmp_path / LEDGER).unlink()
+    if content is not None:
+        (tmp_path / LEDGER).write_bytes(content)
+    with pytest.raises(BudgetExceededError, match="counts as spent"):
+        guard.debit(plan(2), hash_of(plan(2)), REPORT.report_id)
+
+
 def test_a_debit_pays_for_one_report_only(tmp_path: Path) -> None:
     """Rounded and noised anew it is another release, also where what was answered got lost."""
     guard = guard_in(tmp_path)
