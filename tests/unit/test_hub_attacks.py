@@ -337,6 +337,13 @@ def test_a_forged_receipt_empties_no_outbox() -> None:
         device.open(topic, frame)
 
 
+def test_a_floor_that_was_raised_since_the_plan_was_signed_holds() -> None:
+    plan = make_plan(make_fleet(devices=10), bytes(32), n_min=8, quorum=8)
+    assert terms_of(plan, "hub-1", HubFloors()).floor == 8
+    assert terms_of(plan, "hub-1", HubFloors(n_min=9)).floor == 9
+    assert terms_of(plan, "hub-1", HubFloors(cohort_share=1.0)).floor == 10
+
+
 @settings(max_examples=40, deadline=None)
 @given(devices=st.integers(1, 5), at_ms=st.integers(0, 59_999))
 def test_nobody_but_its_own_count_and_clock_closes_a_hub(devices: int, at_ms: int) -> None:

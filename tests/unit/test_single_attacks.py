@@ -45,9 +45,14 @@ from shoal_codecs.secagg.single.server import SingleServer
 from shoal_codecs.secagg.single.server_messages import (
     ConsentCame,
     Deliver,
+    GiveUp,
+    OpenMasks,
     PublishedShares,
+    ServerResumed,
     ServerTerms,
+    ServerTick,
     SharesCame,
+    VectorStored,
 )
 from shoal_codecs.secagg.single.sharing import open_delivery
 from shoal_codecs.updates.errors import RingOverflowError
@@ -342,6 +347,27 @@ def test_a_vector_that_comes_after_the_survivors_were_named_is_not_counted(maske
         assert given == held.held[MEMBERS[0]][32:] != held.held[MEMBERS[0]][:32]
 
 
+def test_masks_that_can_be_opened_are_opened_by_a_coordinator_that_comes_back_late(masked: Masked) -> None:
+    """Devices have opened them for this sum and do so for no other."""
+    server, split = masked.server, masked.split()
+    for name in MEMBERS:
+        server.handle(VectorStored(name), NOW_MS)
+    for name in MEMBERS:
+        server.handle(ConsentCame(name, masked.signatures(split)[name]), NOW_MS)
+    for name in MEMBERS:
+        device = masked.devices[name]
+        device.handle(SurvivorsNamed(split))
+        for word in device.handle(UnmaskAsked(split, masked.signatures(split))):
+            server.handle(word, NOW_MS)
+    assert len(server.memory.answers) == COUNT
+    closed_ms = masked.cohort.plan.closes_ms + 1
+    again = SingleServer(server.terms, server.memory)
+    assert again.handle(ServerResumed(), closed_ms) == (OpenMasks(MEMBERS, ()),)
+    few = replace(server.memory, answers={})
+    (given_up,) = SingleServer(server.terms, few).handle(ServerTick(), closed_ms)
+    assert isinstance(given_up, GiveUp)
+
+
 def test_a_masked_vector_is_uniform() -> None:
     wide = Masked(length=40_000)
     for device in wide.devices.values():
@@ -430,6 +456,15 @@ def test_one_key_in_two_places_is_refused() -> None:
     shared = cohort.bundles[MEMBERS[0]].prekey
     signed = _signed_again(cohort, MEMBERS[1], mask_key=shared.mask_key)
     keys = (shared, signed, *cohort.prekeys[2:])
+    with pytest.raises(errors.RepeatedKeyError):
+        check_bundles(_naming(cohort, keys), keys, cohort.roster)
+
+
+@pytest.mark.parametrize("field", ["seal_key", "draw"])
+def test_nothing_else_of_a_bundle_stands_in_two_places(field: str) -> None:
+    cohort = make_cohort(COUNT, corrupt=0.0)
+    shared = cohort.bundles[MEMBERS[0]].prekey
+    keys = (shared, _signed_again(cohort, MEMBERS[1], **{field: getattr(shared, field)}), *cohort.prekeys[2:])
     with pytest.raises(errors.RepeatedKeyError):
         check_bundles(_naming(cohort, keys), keys, cohort.roster)
 

@@ -386,6 +386,18 @@ async def test_what_is_kept_last_is_on_the_disk_last(
     assert session.memory.consent is not None
 
 
+async def test_masks_are_put_on_one_vector_only(store: SingleStore) -> None:
+    """The difference of two vectors under the same masks is that of the updates."""
+    store.begin(PLAN, HASH, OWN, PREKEYS)
+    store.keep(msgspec.structs.replace(MASKED, masked=False))
+    life = Life(store)
+    assert life.rounds.masks(JOB)
+    await life.rounds.resume(JOB, reported=True)
+    for one in (life, Life(again(store))):
+        with pytest.raises(UnknownBundleError):
+            one.rounds.masks(JOB)
+
+
 def test_masks_that_were_opened_close_the_base_in_every_mode(store: SingleStore) -> None:
     store.begin(PLAN, HASH, OWN, PREKEYS)
     store.keep(DeviceMemory(released=True))

@@ -220,14 +220,15 @@ class SingleServer:
                 return self._close(set(self.memory.shares), set(self.terms.plan.cohort), now_ms)
             case S.MASKING:
                 return self._close(self.vectors, set(self.members), now_ms)
-            case S.CONSENTING | S.OPENING if now_ms >= self.terms.plan.closes_ms:
-                return self._fail("too few survivors answered in time")
-            case S.CONSENTING if self._may_ask(now_ms):
-                return self._ask(now_ms)
+            # What can be opened is, however late: the devices do it for no other sum on this base.
             case S.OPENING if len(self.memory.answers) > self._tried and self._opens(self.memory.answers):
                 self._tried = len(self.memory.answers)
                 self._enter(S.COMPUTING)
                 return [OpenMasks(self.alive, self.dead)]
+            case S.CONSENTING | S.OPENING if now_ms >= self.terms.plan.closes_ms:
+                return self._fail("too few survivors answered in time")
+            case S.CONSENTING if self._may_ask(now_ms):
+                return self._ask(now_ms)
             case _:
                 return None
 
