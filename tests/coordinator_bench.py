@@ -72,7 +72,11 @@ class Bench:
 
     def hub(self, name: str) -> HubService:
         settings = HubSettings(
-            name=name, fleet=FLEET, folder=str(self.folders[name]), link=self.link, floors=HubFloors()
+            name=name,
+            fleet=FLEET,
+            folder=str(self.folders[name]),
+            link=self.link,
+            floors=HubFloors(norm_check=True),
         )
         return HubService(
             settings, load_identity(name, self.folders[name] / "identity.key"), self.roster(name)

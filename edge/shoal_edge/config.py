@@ -52,7 +52,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     the state in ``data/``; empty means the folder of the settings file. ``examples`` is the device's own
     .npz, relative to ``folder``. ``modes`` are those the device takes part in: ``plain`` shows its update
     to the coordinator, so that it stands here only if somebody wrote it. ``n_min`` is the fewest devices
-    it lets itself be summed with. ``bytes_per_day`` is what its link may carry both ways (0: any). In mode
+    it lets itself be summed with; ``norm_check`` lets hubs see 16 projections of its updates where a plan
+    checks norms. ``bytes_per_day`` is what its link may carry both ways (0: any). In mode
     ``single`` it expects at most ``corrupt_share`` of a cohort to be corrupt, lets at most
     ``dropout_share`` of it vanish, and keeps ``parked_bundles`` of keys at the broker.
     ``show_update_preview`` writes a few numbers of each update to the log, for demonstrations only.
@@ -68,6 +69,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     privacy: DevicePrivacy = DevicePrivacy()
     modes: tuple[Mode, ...] = ("hubs",)
     n_min: int = 3
+    norm_check: bool = False
     bytes_per_day: int = 0
     corrupt_share: float = 0.1
     dropout_share: float = 0.3

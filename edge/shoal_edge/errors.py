@@ -82,6 +82,10 @@ class SecondReportError(PlanRefusedError):
     """A report of a plan that was paid for with another report."""
 
 
+class NormCheckError(PlanRefusedError):
+    """A norm check, which this device's own settings do not allow."""
+
+
 class AnsweredBaseError(PlanRefusedError):
     """A plan on a base this device has answered, without a later round to justify it."""
 

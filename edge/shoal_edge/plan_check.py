@@ -27,6 +27,7 @@ from shoal_edge.errors import (
     AnsweredBaseError,
     CohortFloorError,
     ModeNotAllowedError,
+    NormCheckError,
     NotInCohortError,
     OfferMismatchError,
     PlanHashMismatchError,
@@ -58,7 +59,7 @@ class DeviceRules:
     """What this device insists on; ``slack_ms`` forgives that much between its clock and the plan's.
 
     ``corrupt_share`` of the fewest devices of a sum may keep their noise to themselves: no plan shall count
-    on it.
+    on it. ``norm_check`` allows plans with one, which shows each hub projections of the update.
     """
 
     device: str
@@ -67,6 +68,7 @@ class DeviceRules:
     n_min: int
     slack_ms: int
     corrupt_share: float = 0.2
+    norm_check: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,11 @@ def _check_promises(plan: Plan, rules: DeviceRules) -> None:
     if not codec.dimension <= MAX_DIMENSION:
         raise UnsupportedCodecError(
             f"{codec.dimension} parameters are over {MAX_DIMENSION}: take a smaller model"
+        )
+    if plan.norm_check and not rules.norm_check:
+        raise NormCheckError(
+            "a norm check shows each hub 16 projections of the update: this device takes no part unless its "
+            "own settings say `norm_check = true`"
         )
     if fault := norm_fault(plan):
         raise UnsupportedNoiseError(fault)

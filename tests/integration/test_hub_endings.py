@@ -444,13 +444,12 @@ async def test_a_hub_that_restarts_in_the_norm_check_goes_on(
     open_mosquitto: BrokerHandle, tmp_path: Path, kind: type[Message]
 ) -> None:
     fleet = Fleet(tmp_path / "fleet", open_mosquitto.url, THREE)
+    floors: dict[str, Any] = {"cohort_share": 0.75, "norm_check": True}
     async with contextlib.AsyncExitStack() as stack:
         lead, field = await stack.enter_async_context(voices(fleet))
-        await stack.enter_async_context(serving(*(fleet.hub(hub, cohort_share=0.75) for hub in THREE[1:])))
-        second_life = await stack.enter_async_context(
-            restarted_at(fleet, "hub-1", lead, kind, cohort_share=0.75)
-        )
-        codec = CodecPlan("randk", 200, 50, 4.0, 12, BITS, 150)
+        await stack.enter_async_context(serving(*(fleet.hub(hub, **floors) for hub in THREE[1:])))
+        second_life = await stack.enter_async_context(restarted_at(fleet, "hub-1", lead, kind, **floors))
+        codec = CodecPlan("randk", 400, 256, 4.0, 12, BITS, 150)
         plan = await signed(fleet, lead, codec=codec, norm_check=1.6, n_min=3, quorum=3)
         updates = [Update(fleet, plan, device, levels=3) for device in DEVICES[:3]]
         updates.append(Update(fleet, plan, DEVICES[3], levels=4000))

@@ -13,6 +13,7 @@ from shoal_codecs.secagg.hub_errors import (
     PlanHubsError,
     PlanModeError,
     PlanOfferError,
+    PlanPromiseError,
     PlanRefusedError,
     PlanRosterError,
     PlanSizeError,
@@ -33,8 +34,8 @@ def judge(plan: Plan, **changes: Any) -> None:
     good = make_plan(FLEET, BASE, **GOOD)
     promises = tuple(promise_of(offer) for offer in good.hubs)
     draw = Draw(good.hubs[0], promise_set_digest(promises), good.task, good.base)
-    known: dict[str, Any] = {"draw": draw, "answered": (), "rounds": (), "now_ms": NOW_MS}
-    check_plan(plan, hub="hub-1", floors=FLOORS, roster=FLEET.roster, **(known | changes))
+    known: dict[str, Any] = {"draw": draw, "answered": (), "rounds": (), "now_ms": NOW_MS, "floors": FLOORS}
+    check_plan(plan, hub="hub-1", roster=FLEET.roster, **(known | changes))
 
 
 def plan_of(**changes: Any) -> Plan:
@@ -69,6 +70,14 @@ def test_a_plan_that_keeps_every_rule_is_signed() -> None:
 def test_a_plan_that_breaks_one_rule_is_not(changes: dict[str, Any], error: type[PlanRefusedError]) -> None:
     with pytest.raises(error):
         judge(plan_of(**changes))
+
+
+def test_a_norm_check_is_the_hubs_own_to_allow() -> None:
+    """It shows hubs projections of every update: no coordinator may order it."""
+    plan = plan_of(norm_check=1.6, codec=codec_plan(5, ring_bits=20))
+    with pytest.raises(PlanPromiseError, match="norm_check"):
+        judge(plan)
+    judge(plan, floors=HubFloors(norm_check=True))
 
 
 def test_what_was_shown_and_answered_counts() -> None:

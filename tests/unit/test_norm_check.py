@@ -12,6 +12,7 @@ from chacha20_reference import chacha20_block
 from shoal_codecs.secagg.additive import split
 from shoal_codecs.secagg.errors import ProjectionError
 from shoal_codecs.secagg.norm_bound import (
+    LEAST_KEPT,
     PROJECTIONS,
     checked_ring_bits,
     norm_bound,
@@ -130,13 +131,33 @@ def test_an_honest_encoder_keeps_the_bound_at_its_clip_norm() -> None:
 
 
 def test_a_ring_too_narrow_for_the_check_is_named() -> None:
-    least = checked_ring_bits(plan().codec, SLACK)
-    checked = replace(plan(), norm_check=SLACK, codec=replace(plan().codec, ring_bits=least))
+    codec = replace(plan().codec, dimension=9610, kept=481)
+    least = checked_ring_bits(codec, SLACK)
+    checked = replace(plan(), norm_check=SLACK, codec=replace(codec, ring_bits=least))
     assert norm_fault(checked) == ""
-    narrow = replace(checked, codec=replace(plan().codec, ring_bits=least - 1))
+    narrow = replace(checked, codec=replace(codec, ring_bits=least - 1))
     assert f"needs a ring of {least} bits" in norm_fault(narrow)
     assert "refuses honest" in norm_fault(replace(checked, norm_check=0.9))
     assert norm_fault(plan()) == ""
+
+
+def test_sixteen_projections_of_sixteen_coordinates_are_the_update() -> None:
+    """So a plan that keeps few coordinates would show every update to a hub that tells the coordinator."""
+    update = np.random.default_rng(1).integers(-12, 13, 16)
+    words = (update & 0xFFFF).astype(np.uint16)
+    for seed in range(99):
+        matrix = projection_matrix(bytes([seed]) * 32, 16)
+        if round(np.linalg.det(matrix)) != 0:
+            break
+    shown = project(words, matrix, 16)
+    lifted = (shown + (1 << 15)) % (1 << 16) - (1 << 15)
+    np.testing.assert_array_equal(np.rint(np.linalg.solve(matrix, lifted)), update)
+    codec = replace(plan().codec, dimension=9610, kept=LEAST_KEPT, ring_bits=20)
+    wide = replace(plan(), norm_check=SLACK, codec=codec)
+    assert norm_fault(wide) == ""
+    for kept in (16, LEAST_KEPT - 1):
+        few = replace(wide, codec=replace(codec, kept=kept))
+        assert "would show" in norm_fault(few)
 
 
 def test_seed_and_seal_hang_on_everything() -> None:

@@ -36,6 +36,7 @@ from shoal_edge.errors import (
     AnsweredBaseError,
     CohortFloorError,
     ModeNotAllowedError,
+    NormCheckError,
     NotInCohortError,
     OfferMismatchError,
     PlanHashMismatchError,
@@ -229,9 +230,15 @@ def test_a_codec_that_does_not_work_here(mode: str, name: str) -> None:
 @pytest.mark.parametrize("slack", [0.5, 100.0])
 def test_a_norm_check_that_is_worth_nothing(slack: float) -> None:
     with pytest.raises(UnsupportedNoiseError, match="norm check"):
-        judge(plan_of(norm_check=slack))
-    wide = codec_plan(4, ring_bits=20)
-    assert judge(plan_of(norm_check=1.6, codec=wide)).norm_check == 1.6
+        judge(plan_of(norm_check=slack), rules=replace(RULES, norm_check=True))
+
+
+def test_a_norm_check_is_the_device_s_own_to_allow() -> None:
+    """It shows hubs projections of every update: no coordinator may order it."""
+    plan = plan_of(norm_check=1.6, codec=codec_plan(4, ring_bits=20))
+    with pytest.raises(NormCheckError, match="norm_check"):
+        judge(plan)
+    assert judge(plan, rules=replace(RULES, norm_check=True)) == plan
 
 
 def private(noise: float = 1e6, **changes: Any) -> dict[str, Any]:

@@ -50,7 +50,8 @@ class HubFloors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cohort. A round may stay open ``longest_round_s`` and begin ``clock_skew_s`` ahead of this hub's clock;
     ``linger_s`` after its end a hub that has not agreed gives it up, ``silence_s`` after it one that has
     agreed and whose peers have not. A share has at most ``most_values`` values. After ``free_draws`` draws
-    of coordinates in a row that came to no sum there is one every ``draw_pause_s``.
+    of coordinates in a row that came to no sum there is one every ``draw_pause_s``. ``norm_check`` allows
+    plans with one, which shows each hub projections of every update.
     """
 
     n_min: int = 3
@@ -62,6 +63,7 @@ class HubFloors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     most_values: int = 1 << 26
     free_draws: int = 16
     draw_pause_s: float = 300.0
+    norm_check: bool = False
 
     def least_reports(self, cohort: int) -> int:
         """Return the fewest reports this hub adds up for a cohort of that many devices."""
@@ -158,6 +160,14 @@ def _bounds(plan: Plan, floors: HubFloors, now_ms: int) -> Iterator[tuple[bool, 
         plan.closes_ms - plan.opens_ms <= floors.longest_round_s * 1000,
         PlanWindowError,
         f"the plan stays open for more than {floors.longest_round_s:g} s: close it sooner",
+    )
+    yield (
+        floors.norm_check or not plan.norm_check,
+        PlanPromiseError,
+        (
+            "a norm check shows hubs projections of every update, and nobody has allowed it here: "
+            "plan without, or set `norm_check` in its floors"
+        ),
     )
     yield (
         plan.codec.kept <= floors.most_values,

@@ -13,6 +13,8 @@ from shoal_codecs.wire.packing import prefixed
 from shoal_codecs.wire.plan import CodecPlan, Plan
 
 PROJECTIONS = 16
+LEAST_KEPT = 16 * PROJECTIONS
+"""Coordinates of a plan with the check: as many projections as coordinates would be the update itself."""
 _SEED_LABEL = b"shoal/1 projections\x00"
 _CONTEXT_LABEL = b"shoal/1 projections of shares\x00"
 _HEADROOM = 4
@@ -34,6 +36,11 @@ def norm_fault(plan: Plan) -> str:
     least = checked_ring_bits(plan.codec, plan.norm_check) if plan.norm_check else 0
     if plan.norm_check and plan.norm_check < 1:
         return f"a norm check with slack {plan.norm_check:g} refuses honest devices: take 1.6"
+    if plan.norm_check and plan.codec.kept < LEAST_KEPT:
+        return (
+            f"{PROJECTIONS} projections of {plan.codec.kept} coordinates would show too much of an update: "
+            f"keep {LEAST_KEPT} for a norm check"
+        )
     if plan.codec.ring_bits < least:
         return f"a norm check needs a ring of {least} bits, the plan has {plan.codec.ring_bits}: widen it"
     return ""
