@@ -2,10 +2,15 @@
 
 import logging
 import sys
+import traceback
+from pathlib import PurePath
 from typing import Any, TextIO
 
 import structlog
 
+from shoal_codecs.errors import ShoalError
+
+log = structlog.get_logger()
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -38,3 +43,13 @@ def configure_logs(level: str = "info", *, console: bool | None = None, stream: 
         logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=True,
     )
+
+
+def log_failure(event: str, exc: Exception, **context: str) -> None:
+    """Log an exception by type and place: its text is shown only where it is one of our own."""
+    frame = traceback.extract_tb(exc.__traceback__)[-1]
+    context["error"] = type(exc).__name__
+    context["where"] = f"{PurePath(frame.filename).name}:{frame.lineno}"
+    if isinstance(exc, ShoalError):
+        context["remedy"] = str(exc)
+    log.error(event, **context)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shoal_codecs.wire.packing import pack, unpack_plain
 from shoal_coordinator.byte_estimate import (
     PLAIN_CHOICES,
     SHARED_CHOICES,
@@ -21,6 +20,8 @@ from shoal_coordinator.planning import PlanSettings
 from shoal_coordinator.round_errors import NoCodecFitsError
 
 DAY_MS = 86_400_000
+MOST_BYTES = 1 << 53
+"""No device moves more in a day; what is counted must stay a number that can be stored."""
 _OPENINGS = 10
 
 
@@ -79,6 +80,10 @@ def smallest_cost(
     return min((round_bytes(one, dimension, devices, hubs) for one in tried), key=lambda cost: cost.total)
 
 
+DayRow = tuple[int, int, int, int]
+"""A day since the epoch, the bytes used on it, and the totals (sent, received) it was counted from."""
+
+
 @dataclass(slots=True)
 class _Day:
     number: int
@@ -119,7 +124,11 @@ class ByteDays:
             self.declared.pop(device, None)
 
     def counted(self, device: str, sent: int, received: int, now_ms: int) -> None:
-        """Take a device's running totals; smaller ones than before mean that it started again."""
+        """Take a device's running totals; smaller ones than before mean that it started again.
+
+        Anybody may send heartbeats, with whatever numbers: they are cut to what can be meant.
+        """
+        sent, received = (min(max(total, 0), MOST_BYTES) for total in (sent, received))
         day = self._days.get(device)
         if day is None:
             # What it moved before it was first heard may have been on another day.
@@ -130,7 +139,7 @@ class ByteDays:
         moved = sent - day.sent + received - day.received
         if now_ms // DAY_MS != day.number:
             day.number, day.used = now_ms // DAY_MS, 0
-        day.used += moved
+        day.used = min(day.used + moved, MOST_BYTES)
         day.sent, day.received = sent, received
 
     def used(self, device: str, now_ms: int) -> int:
@@ -164,16 +173,13 @@ class ByteDays:
         budgets = [budget for name in devices if (budget := self.budget(name))]
         return min(budgets, default=math.inf) / self.rounds_per_day(pause_ms)
 
-    def snapshot(self) -> bytes:
-        """Return today's counts for the store."""
-        return pack(
-            {name: [day.number, day.used, day.sent, day.received] for name, day in self._days.items()}
-        )
+    def snapshot(self) -> dict[str, DayRow]:
+        """Return the counts for the store, by device."""
+        return {name: (day.number, day.used, day.sent, day.received) for name, day in self._days.items()}
 
-    def restore(self, stored: bytes) -> None:
+    def restore(self, stored: Mapping[str, DayRow]) -> None:
         """Take up the counts of an earlier process."""
-        for name, (number, used, sent, received) in unpack_plain(stored).items():
-            self._days[name] = _Day(number, used, sent, received)
+        self._days |= {name: _Day(*row) for name, row in stored.items()}
 
 
 def _choices(settings: PlanSettings) -> Sequence[CodecChoice]:

@@ -3,8 +3,9 @@
 from collections.abc import Collection
 
 from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.packing import pack
 from shoal_coordinator.announcer import Announcer
-from shoal_coordinator.byte_budget import ByteDays, pick_codec, smallest_cost
+from shoal_coordinator.byte_budget import ByteDays, DayRow, pick_codec, smallest_cost
 from shoal_coordinator.planning import PlanSettings
 from shoal_coordinator.registry import DeviceView
 from shoal_coordinator.round_errors import NoCodecFitsError
@@ -39,13 +40,11 @@ class ByteDesk:
 
     async def load(self) -> None:
         """Take up what an earlier process counted."""
-        stored = await self._store.get_value(_KEY)
-        if stored:
-            self.days.restore(stored)
+        self.days.restore(await self._store.get_record(_KEY, dict[str, DayRow]) or {})
 
     async def save(self) -> None:
         """Store today's counts."""
-        await self._store.set_value(_KEY, self.days.snapshot())
+        await self._store.set_value(_KEY, pack(self.days.snapshot()))
 
     def heard(self, view: DeviceView, now_ms: int) -> None:
         """Take what a device says of its bytes, and of how many it may use."""

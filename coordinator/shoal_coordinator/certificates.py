@@ -11,7 +11,7 @@ import msgspec
 from shoal_codecs.secagg.certificates import check_certificate
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.wire.hubs import NeverReleased
-from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_coordinator.store import Store
 
@@ -42,9 +42,7 @@ class CertificateBook:
 
     async def load(self) -> None:
         """Read the book."""
-        stored = await self._store.get_value(_KEY)
-        if stored:
-            self._page = unpack(stored, _Page)
+        self._page = await self._store.get_record(_KEY, _Page) or _Page()
 
     async def propose(self, data: bytes) -> None:
         """Write down that the plan in ``data`` (as signed) is proposed, before anybody else hears of it."""

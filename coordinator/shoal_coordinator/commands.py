@@ -8,7 +8,7 @@ import msgspec
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.wire.errors import ReplayedMessageError
 from shoal_codecs.wire.messages import OperatorAnswer, OperatorCommand
-from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.status import RoundRow
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.announcer import Announcer
@@ -99,8 +99,7 @@ class CommandBook:
                 f"sent {(now_ms - message.sent_ms) / 1000:.0f} s before it came: give it again, and set the "
                 "clocks of operator and coordinator"
             )
-        stored = await self._store.get_value(_KEY)
-        taken = unpack(stored, dict[bytes, int]) if stored else {}
+        taken = await self._store.get_record(_KEY, dict[bytes, int]) or {}
         if message.message_id in taken:
             raise ReplayedMessageError("this command was carried out before: give it anew if you mean it")
         fresh = {one: sent_ms for one, sent_ms in taken.items() if now_ms - sent_ms <= FRESH_MS}

@@ -152,7 +152,7 @@ class CoordinatorService:
                     devices=len(cohort),
                 )
                 kept = tuple(promises[hub.hub] for hub in plan.hubs) if plan.mode == "hubs" else ()
-                organs.prekeys.spend(prekeys.values())
+                organs.prekeys.spend(prekeys)
                 bundles = tuple(prekeys[device] for device in plan.cohort) if plan.mode == "single" else ()
                 await self.runner.open(plan, kept, bundles)
                 return

@@ -2,11 +2,10 @@
 
 import random
 from collections.abc import Collection
-from typing import Any
 
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.heartbeat import Reading
-from shoal_codecs.wire.packing import pack, unpack_plain
+from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.status import DeviceRow
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.registry import DeviceView, Registry
@@ -40,17 +39,18 @@ class FleetDesk:
         self._announcer = announcer
         self._rng = rng
         self._last_invited: dict[str, int] = {}
-        self._kept: dict[str, dict[int, Any]] = {}
+        self._kept: dict[str, dict[int, int | str]] = {}
         self._versions: dict[bytes, int] = {}
         self._asked_ms: dict[str, int] = {}
         self._declined: dict[str, tuple[int, int]] = {}
 
     async def load(self) -> None:
         """Take up what an earlier process knew."""
-        stored = await self._store.get_value(_KEY)
-        for name, readings in (unpack_plain(stored) if stored else {}).items():
-            for number, value in readings.items():
-                self.registry.note(name, Reading(number), value)
+        stored = await self._store.get_record(_KEY, dict[str, dict[int, int | str]]) or {}
+        for name, readings in stored.items():
+            for reading in _KEPT:
+                if reading in readings:
+                    self.registry.note(name, reading, readings[reading])
             self._kept[name] = readings
 
     def know_version(self, model_id: bytes, number: int) -> None:
@@ -172,7 +172,11 @@ class FleetDesk:
         )
 
     async def _keep(self, view: DeviceView) -> None:
-        now = {int(key): view.readings[key] for key in _KEPT if isinstance(view.readings.get(key), int | str)}
+        now = {
+            int(key): value
+            for key in _KEPT
+            if isinstance(value := view.readings.get(key), int | str) and not isinstance(value, bool)
+        }
         if (now or view.complete) and self._kept.get(view.name, {}) != now:
             self._kept[view.name] = now
             await self._store.set_value(_KEY, pack(self._kept))

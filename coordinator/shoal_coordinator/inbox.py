@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from shoal_codecs.errors import ShoalError
+from shoal_codecs.logs import log_failure
 from shoal_codecs.security.errors import SecurityError
 from shoal_codecs.security.post import Post
 from shoal_codecs.transport.errors import BlobStorageError
@@ -94,6 +95,12 @@ class Inbox:
             return
 
         async def receive() -> None:
-            await self._receive(address, message)
+            try:
+                await self._receive(address, message)
+            except ShoalError:
+                raise
+            except Exception as error:  # noqa: BLE001 - one party's word must not end the coordinator
+                self._post.refused[type(error).__name__] += 1
+                log_failure("handler_failed", error, topic=delivery.topic)
 
         await self._queue.put(receive)

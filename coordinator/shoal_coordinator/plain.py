@@ -27,6 +27,7 @@ from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_coordinator.aggregation import open_update
 from shoal_coordinator.round_errors import DuplicateReportError, InvalidReportError, StrangerToRoundError
 from shoal_coordinator.running_sum import RunningSum
+from shoal_coordinator.store.errors import StoreWriteError
 
 log = structlog.get_logger()
 _PERSON = b"shoal/1 plain"
@@ -174,16 +175,25 @@ def _largest_share(plan: Plan) -> int:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` so that it is there whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name("." + path.name)
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    """Write ``data`` so that it is there whole or not at all, also after a power cut.
+
+    Raises:
+        StoreWriteError: the disk does not take it.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name("." + path.name)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreWriteError(
+            f"{path} was not written ({error.strerror}): check the disk's space and the permissions"
+        ) from error

@@ -8,11 +8,12 @@ from typing import Any
 import structlog
 
 from shoal_codecs.errors import ShoalError
-from shoal_codecs.secagg.single.errors import MasksClosedError
+from shoal_codecs.secagg.single.errors import LostWordsError, MasksClosedError
 from shoal_codecs.secagg.single.masking import unmask_sum
 from shoal_codecs.secagg.single.opening import mask_edges_of, reconstruct
 from shoal_codecs.secagg.single.opening_records import Answer, Secrets
 from shoal_codecs.secagg.single.server import SingleServer
+from shoal_codecs.secagg.single.server_memory import sound_memory
 from shoal_codecs.secagg.single.server_messages import (
     AskOpening,
     ConsentCame,
@@ -86,12 +87,24 @@ class SingleDesk:
         self._opening: asyncio.Task[None] | None = None
         keys = {device: parts.roster.party(device).key for device in plan.cohort}
         terms = ServerTerms(plan, plan_hash, prekeys, keys, parts.timings.resend_ms)
-        self.server = SingleServer(terms, files.memory())
+        memory = files.memory()
+        self._masks_may_be_open = memory.asked
+        try:
+            self.server = SingleServer(terms, sound_memory(terms, memory))
+        except LostWordsError as error:
+            self._fault = f"{type(error).__name__}: {error}"
+            self.server = SingleServer(terms)
+            self.server.state = ServerState.FAILED
 
     # --- what comes in --------------------------------------------------------------------------
 
     async def start(self, stored: Iterable[str]) -> None:
         """Begin, or go on after a restart with the vectors of these devices ``stored``."""
+        if self._fault:
+            held = tuple(stored)
+            log.warning("words lost", round=self._plan.round, remedy=self._fault)
+            await self._give_up(self._fault, held if self._masks_may_be_open else ())
+            return
         if self.server.memory.split is not None:
             await self._feed(on.SurvivorsNamed())
         for device in stored:
@@ -215,7 +228,7 @@ class SingleDesk:
                 for device in devices:
                     self._say(device, wire.Cancel, reason=reason)
             case GiveUp(reason, asked):
-                await self._give_up(reason, asked=asked)
+                await self._give_up(reason, self.server.alive if asked else ())
 
     async def _open(self) -> None:
         event: ServerEvent = MasksOpened()
@@ -236,14 +249,14 @@ class SingleDesk:
 
         self._parts.enqueue(tell)
 
-    async def _give_up(self, reason: str, *, asked: bool) -> None:
-        if not asked:
+    async def _give_up(self, reason: str, opened: tuple[str, ...]) -> None:
+        """End the round; ``opened`` are devices whose masks may be open, nobody where none can be."""
+        if not opened:
             await self._feed(on.GivenUp(reason))
             return
-        # Some masks may be open: there must be no second sum on this base, so a version follows that moves
-        # nothing.
+        # There must be no second sum on this base, so a version follows that moves nothing.
         self._fault = reason
-        await self._feed(on.MasksOpened(self.server.alive))
+        await self._feed(on.MasksOpened(opened))
 
     def _say(self, device: str, kind: type[Any], **fields: Any) -> None:
         self._parts.announcer.device(

@@ -9,7 +9,7 @@ import math
 import msgspec
 
 from shoal_codecs.updates.ring_extras import NOTHING_TOLD, RoundTold
-from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.packing import pack
 from shoal_coordinator.store import Store
 
 _KEY = "told"
@@ -48,8 +48,7 @@ class ToldBook:
 
     async def load(self) -> None:
         """Read what an earlier process wrote."""
-        stored = await self._store.get_value(_KEY)
-        self._known = unpack(stored, dict[int, _Told]) if stored else {}
+        self._known = await self._store.get_record(_KEY, dict[int, _Told]) or {}
 
     def clip_norm(self, version: int) -> float:
         """Return the clip norm of a round that begins with ``version``."""

@@ -12,7 +12,8 @@ from shoal_codecs.updates.levels import pack_levels
 from shoal_codecs.updates.registry import SPARSE, codec
 from shoal_codecs.updates.ring import RingSpec, encode_ring, pack_ring, ring_bits_for
 from shoal_codecs.updates.step import quantise
-from shoal_coordinator.byte_budget import DAY_MS, ByteDays, pick_codec, smallest_cost
+from shoal_codecs.wire.packing import pack, unpack
+from shoal_coordinator.byte_budget import DAY_MS, MOST_BYTES, ByteDays, DayRow, pick_codec, smallest_cost
 from shoal_coordinator.byte_estimate import (
     PLAIN_CHOICES,
     SHARED_CHOICES,
@@ -145,3 +146,18 @@ def test_no_budget_leaves_nobody_out() -> None:
     days.counted("buoy", 0, 0, NOW)
     days.counted("buoy", 10**12, 0, NOW)
     assert days.over({"buoy"}, 10**9, NOW) == frozenset()
+
+
+@given(st.lists(st.tuples(st.integers(), st.integers()), max_size=30))
+def test_whatever_a_device_counts_can_be_stored(totals: list[tuple[int, int]]) -> None:
+    """Heartbeats are not signed: anybody with the device's topic may send numbers of any size."""
+    days = ByteDays(1_000)
+    for place, (sent, received) in enumerate(totals):
+        days.counted("buoy", sent, received, NOW + place)
+    for _ in range(3):
+        days.counted("buoy", 0, 0, NOW)
+        days.counted("buoy", 1 << 80, -(1 << 80), NOW)
+    assert 0 <= days.used("buoy", NOW) <= MOST_BYTES
+    again = ByteDays(1_000)
+    again.restore(unpack(pack(days.snapshot()), dict[str, DayRow]))
+    assert again.used("buoy", NOW) == days.used("buoy", NOW)

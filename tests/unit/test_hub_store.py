@@ -17,11 +17,18 @@ from shoal_codecs.secagg.hub_floors import HubFloors
 from shoal_codecs.secagg.hub_messages import Aborted, Reminded, RoundMemory, State
 from shoal_codecs.secagg.hub_reveal import Wasted
 from shoal_codecs.security.sealing import public_sealing_key
-from shoal_codecs.wire.messages import AnyMessage
+from shoal_codecs.wire.messages import AnyMessage, PeerLog
 from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan
 from shoal_coordinator.hub.database import FILE_NAME
-from shoal_coordinator.hub.errors import HubFolderBusyError, HubStoreError, MissingCiphertextError
+from shoal_coordinator.hub.errors import (
+    HubFolderBusyError,
+    HubStoreError,
+    MissingCiphertextError,
+    UnexpectedMessageError,
+)
+from shoal_coordinator.hub.held_words import HeldWords
 from shoal_coordinator.hub.live import LiveRound
+from shoal_coordinator.hub.peers import PeerHeads
 from shoal_coordinator.hub.performer import RoundPerformer
 from shoal_coordinator.hub.store import HubStore
 
@@ -243,3 +250,37 @@ def test_a_hub_between_rounds_has_no_numpy_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_log_of_an_older_format_says_what_to_do(store: HubStore, tmp_path: Path) -> None:
+    """A log without a chain cannot be vouched for, so that it is not migrated."""
+    store.close()
+    with sqlite3.connect(tmp_path / "data" / FILE_NAME) as database:
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    with pytest.raises(HubStoreError, match="has format 1, this hub writes 2: finish its rounds"):
+        HubStore(tmp_path / "data", SECRET, "hub-1")
+
+
+@pytest.mark.parametrize("position", [-1, 1 << 53, 2**64 - 1])
+def test_a_position_that_no_log_has_is_refused(store: HubStore, position: int) -> None:
+    with pytest.raises(UnexpectedMessageError, match="log entries"):
+        PeerHeads(store.database).note("hub-2", position, bytes(32))
+    assert PeerHeads(store.database).known("hub-2") == (0, b"")
+
+
+def test_what_waits_for_the_peers_is_bounded() -> None:
+    held, words = HeldWords(3, 1000), [wire_word(number) for number in range(5)]
+    for word in words:
+        held.put("control", word, 100)
+    assert [word for _, word in held.drain()] == words[2:]
+    for word in words[:2]:
+        held.put("reports", word, 600)
+    assert list(held.drain()) == [("reports", words[1])]
+    held.put("reports", words[0], 1000)
+    assert len(held) == 1
+
+
+def wire_word(number: int) -> AnyMessage:
+    head: dict[str, Any] = {"protocol": 1, "sender": "hub-2", "message_id": bytes(8), "sent_ms": 1}
+    return PeerLog(**head, hub="hub-1", session=bytes(8), position=number, head=b"")

@@ -1,6 +1,8 @@
 """The L2 check on shares: exact projections, the rates at which long updates pass, and nothing that wraps."""
 
 import hashlib
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +24,13 @@ from shoal_codecs.secagg.norm_bound import (
 )
 from shoal_codecs.secagg.prg import expand
 from shoal_codecs.secagg.projections import pack_projections, project, projection_matrix, short_enough
+from shoal_codecs.secagg.report_opening import Receiver
 from shoal_codecs.updates.bitpack import word_dtype
 from shoal_codecs.updates.ring import RingSpec, encode_ring
+from shoal_codecs.wire.messages import HubProjections
 from shoal_codecs.wire.plan import CodecPlan
-from wire_parts import plan
+from shoal_coordinator.hub.norms import hear_projections
+from wire_parts import codec_plan, plan
 
 SLACK = 1.6
 CODEC = CodecPlan("randk", 9610, 481, 4.0, 127, 13, 150)
@@ -179,3 +184,19 @@ def test_projections_of_another_number_of_devices_are_refused(data: bytes) -> No
     with pytest.raises(ProjectionError):
         short_enough([bytes(128), data], 2, 13, 1.0)
     assert PROJECTIONS * 4 == 64
+
+
+def test_a_peer_that_begins_again_and_again_fills_no_memory() -> None:
+    """Pieces of one set of each peer are held; what it began before is let go."""
+    receiver = Receiver(b"m" * 32, "hub-1", 0, 2, bytes(32))
+    cohort = tuple(f"device-{number:05}" for number in range(9000))
+    made = plan(cohort=cohort, n_max=9000, quorum=9000, n_min=9000, codec=codec_plan(ring_bits=24))
+    live: Any = SimpleNamespace(plan=made, plan_hash=b"m" * 32, receiver=receiver, projections={})
+    for number in range(50):
+        part = HubProjections(
+            protocol=1, sender="hub-2", message_id=bytes(8), sent_ms=1, round=1, plan_hash=b"m" * 32,
+            set_digest=bytes([number]) * 32, to="hub-1", index=number % 2, count=2 + number % 2, data=b"xx",
+        )  # fmt: skip
+        assert hear_projections(live, part) is None
+    assert list(live.projections) == ["hub-2"]
+    assert len(live.projections["hub-2"].held) == 1

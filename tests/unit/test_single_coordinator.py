@@ -1,5 +1,6 @@
 """The coordinator's parts of mode ``single``: bundles, files, plans, and its round machine."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import msgspec
 import pytest
 
 from shoal_codecs.secagg.single.device_messages import Split
+from shoal_codecs.secagg.single.errors import LostWordsError
 from shoal_codecs.secagg.single.opening_records import Answer
 from shoal_codecs.secagg.single.parameters import Neighbourhood, check_neighbourhood
+from shoal_codecs.secagg.single.server_memory import sound_memory
 from shoal_codecs.secagg.single.server_messages import (
     KeepAnswer,
     KeepAsked,
@@ -18,10 +21,11 @@ from shoal_codecs.secagg.single.server_messages import (
     KeepSplit,
     PublishedShares,
     ServerMemory,
+    ServerTerms,
 )
 from shoal_codecs.wire.messages import Prekeys
 from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan
-from shoal_codecs.wire.single import prekey_signing_bytes
+from shoal_codecs.wire.single import BOX_BYTES, bitmap_of, prekey_signing_bytes
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.planning import PlanSettings, make_plan, refuse_unplannable
 from shoal_coordinator.prekey_desk import PrekeyDesk
@@ -53,7 +57,7 @@ def test_a_bundle_is_chosen_once_and_only_if_its_device_signed_it() -> None:
     desk.hear(parked(two, forged, keys[two]))
     desk.hear(parked(three, keys[one]))
     assert desk.choose(names(10)) == {one: keys[one], two: keys[two]}
-    desk.spend([keys[one]])
+    desk.spend({one: keys[one]})
     assert desk.choose([one, two]) == {two: keys[two]}
     # A device's newest word replaces the one before.
     desk.hear(parked(two))
@@ -196,3 +200,71 @@ def test_a_restart_collects_again_until_the_desk_says_more() -> None:
     actions = made.handle(on.Restored(), NOW_MS)
     assert [type(action) for action in actions] == [on.PublishPlan, on.Invite]
     assert made.handle(on.MasksOpened(names(8)), NOW_MS)[0] == on.Aggregate(names(8), b"", {})
+
+
+# --- from outside, and damaged ------------------------------------------------------------------
+
+
+def test_what_is_parked_is_bounded_and_holds_keys() -> None:
+    one = names(10)[0]
+    good, desk = COHORT.bundles[one].prekey, PrekeyDesk(COHORT.roster)
+    odd = [msgspec.structs.replace(good, **{name: bytes(n)}) for name, n in (
+        ("mask_key", 31), ("seal_key", 0), ("draw", 100_000), ("signature", 63))]  # fmt: skip
+    desk.hear(parked(one, *odd, good))
+    assert desk.choose([one]) == {one: good}
+    forged = [msgspec.structs.replace(good, draw=number.to_bytes(32, "big")) for number in range(10_000)]
+    desk.hear(parked(one, *forged))
+    assert desk.choose([one]) == {}
+    # A bundle that was used stays so as long as it is shown, and strangers park nothing.
+    desk.hear(parked(one, good))
+    desk.spend({one: good})
+    desk.hear(parked(one, good))
+    desk.hear(parked("stranger", good))
+    assert desk.choose([one, "stranger"]) == {}
+
+
+def kept() -> tuple[ServerTerms, ServerMemory]:
+    """A memory in which all ten shared, eight survived, and masks may be open."""
+    terms = ServerTerms(COHORT.plan, COHORT.plan_hash, COHORT.prekeys, COHORT.keys)
+    cohort, single = COHORT.plan.cohort, COHORT.plan.single
+    assert single is not None
+    boxes = tuple(bytes(BOX_BYTES) for _ in range(single.neighbours))
+    shares = {name: PublishedShares(COHORT.bundles[name].nonce, bytes(32), boxes) for name in cohort}
+    split = Split(bitmap_of(cohort[:8], cohort), bitmap_of(cohort[8:], cohort))
+    consents = {name: bytes(64) for name in cohort[:8]}
+    answers = {name: Answer(bytes(32), {cohort[9]: bytes(32)}) for name in cohort[:3]}
+    members = bitmap_of(cohort, cohort)
+    return terms, ServerMemory(shares, members, split, asked=True, consents=consents, answers=answers)
+
+
+def test_a_sound_memory_stays_as_it_is_and_strangers_words_go() -> None:
+    terms, memory = kept()
+    assert sound_memory(terms, memory) == memory
+    strange = replace(
+        memory,
+        shares={**memory.shares, "stranger": memory.shares[names(10)[0]]},
+        consents={**memory.consents, names(10)[9]: bytes(64)},
+        answers={**memory.answers, names(10)[4]: Answer(bytes(31), {})},
+    )
+    assert sound_memory(terms, strange) == memory
+    early = ServerMemory(shares={names(10)[0]: PublishedShares(b"x" * 32, bytes(32), ())})
+    assert sound_memory(terms, early) == ServerMemory()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"members": b"\xff"},
+        {"members": b""},
+        {"split": Split(b"\xff\x00", b"\xff\xff")},
+        {"split": Split(b"\xff\x00", b"\x00\x01")},
+        {"split": Split(b"x", b"y")},
+        {"split": None},
+        {"shares": {}},
+    ],
+    ids=str,
+)
+def test_a_memory_that_does_not_carry_what_was_decided_is_lost(damage: dict[str, Any]) -> None:
+    terms, memory = kept()
+    with pytest.raises(LostWordsError, match="restore the coordinator's folder"):
+        sound_memory(terms, replace(memory, **damage))

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal_codecs.updates.ring_extras import NOTHING_TOLD, Estimate, RoundTold
+from shoal_codecs.wire.packing import pack
 from shoal_coordinator.store import Store
+from shoal_coordinator.store.errors import DamagedStoreError
 from shoal_coordinator.told import LEAST_CLIP, MOST_CLIP, ClipRule, ToldBook
 
 
@@ -85,3 +87,13 @@ def test_the_norm_finds_the_quantile(quantile: float) -> None:
 @given(st.floats(1e-9, 1e9), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 2))
 def test_the_norm_stays_a_norm(clip: float, clipped: float, quantile: float, rate: float) -> None:
     assert LEAST_CLIP <= ClipRule(quantile=quantile, rate=rate).next(clip, clipped) <= MOST_CLIP
+
+
+async def test_a_value_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Whatever lies in the file: a named error with what to do, and never a traceback."""
+    store, book = await opened(tmp_path)
+    for content in (b"\xc1", b"\x93\x01\x02\x03", pack({"one": 2}), pack({1: {"told": 3}})):
+        await store.set_value("told", content)
+        with pytest.raises(DamagedStoreError, match=r"value 'told'.*put a backup in its place"):
+            await book.load()
+    await store.close()

@@ -3,15 +3,13 @@
 import asyncio
 import contextlib
 import random
-import traceback
 from collections.abc import Awaitable, Callable
-from pathlib import PurePath
 from typing import Final
 
 import aiomqtt
 import structlog
 
-from shoal_codecs.errors import ShoalError
+from shoal_codecs.logs import log_failure
 from shoal_codecs.transport.backoff import Backoff
 from shoal_codecs.transport.errors import (
     ConnectionLostError,
@@ -330,7 +328,7 @@ class Link:
                 return  # all of them run again at the next connection
             except Exception as exc:  # noqa: BLE001 - one party's mistake must not end the link
                 self.stats.handler_errors += 1
-                _log_failure("connected_callback_failed", exc)
+                log_failure("connected_callback_failed", exc)
 
     async def _dispatch(self) -> None:
         while True:
@@ -350,7 +348,7 @@ class Link:
                 await handler(delivery)
             except Exception as exc:  # noqa: BLE001 - logged, counted, and the next message handled
                 self.stats.handler_errors += 1
-                _log_failure("handler_failed", exc, topic=delivery.topic)
+                log_failure("handler_failed", exc, topic=delivery.topic)
 
     async def _disown(self, delivery: Delivery) -> None:
         """End a subscription to one topic that an earlier life of this process left behind."""
@@ -358,13 +356,3 @@ class Link:
             if len(self._disowned) < _MAX_DISOWNED:
                 self._disowned.add(delivery.topic)
             await self.unsubscribe(delivery.topic)
-
-
-def _log_failure(event: str, exc: Exception, **context: str) -> None:
-    """Log an exception by type and place: its text is shown only where it is one of our own."""
-    frame = traceback.extract_tb(exc.__traceback__)[-1]
-    context["error"] = type(exc).__name__
-    context["where"] = f"{PurePath(frame.filename).name}:{frame.lineno}"
-    if isinstance(exc, ShoalError):
-        context["remedy"] = str(exc)
-    log.error(event, **context)

@@ -20,12 +20,14 @@ Mode: TypeAlias = Literal["hubs", "single", "plain"]
 SHARED_MODES = frozenset({"hubs", "single"})
 LED_CODEC = "global_topk"
 SHARED_CODECS = frozenset({"randk", LED_CODEC})
+"""What can be secret-shared: one coordinate set and one scale for all devices."""
 SEEDED_CODECS = frozenset({"randk", "randk4"})
 """Codecs of mode ``plain`` whose coordinates the round's seed draws."""
 INDEXED_CODECS = frozenset({"topk", "topk4"})
 """Codecs whose payloads hold coordinates of their own."""
-"""What can be secret-shared: one coordinate set and one scale for all devices."""
 PREKEY_ID_BYTES = 16
+_LARGEST = 1 << 53
+"""Round numbers and times are kept in databases and timers, which know no larger ones."""
 _HASH_LABEL = b"shoal/1 plan hash\x00"
 _SEED_LABEL = b"shoal/1 coordinates\x00"
 _SIGN_LABEL = b"shoal/1 plan signature\x00"
@@ -191,7 +193,9 @@ def _form(plan: Plan) -> tuple[tuple[bool, str], ...]:
             ),
         ),
         (
-            plan.round >= 1 and 0 < plan.opens_ms < plan.closes_ms and plan.patience_ms >= 0,
+            1 <= plan.round < _LARGEST
+            and 0 < plan.opens_ms < plan.closes_ms < _LARGEST
+            and 0 <= plan.patience_ms < _LARGEST,
             f"round {plan.round} opens at {plan.opens_ms} and closes at {plan.closes_ms}",
         ),
     )

@@ -25,7 +25,7 @@ class HubDatabase:
 
     Raises:
         HubFolderBusyError: another process has it open.
-        HubStoreError: no log, or one of a newer version.
+        HubStoreError: no log, or one of another format.
     """
 
     def __init__(self, folder: Path, secret: bytes) -> None:
@@ -129,6 +129,12 @@ class HubDatabase:
         run("COMMIT")
         if version > VERSION:
             raise HubStoreError(f"{self.path} has format {version}, this hub reads {VERSION}: update the hub")
+        if 0 < version < VERSION:
+            # Its entries are not chained, so that no peer could vouch for them.
+            raise HubStoreError(
+                f"{self.path} has format {version}, this hub writes {VERSION}: finish its rounds with the "
+                "Shoal that wrote it, then move its folder away and enrol the hub under another name"
+            )
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:

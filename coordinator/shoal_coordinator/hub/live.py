@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
+class PeerPieces:
+    """The projections a peer sends in pieces: of which set, how many there are, and those that are here."""
+
+    set_digest: bytes
+    count: int
+    held: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class LiveRound:
     """One signed plan and everything about it.
 
@@ -29,7 +38,7 @@ class LiveRound:
     receiver: Receiver
     machine: HubRound
     assembler: ReportAssembler
-    projections: dict[tuple[str, bytes, int], dict[int, bytes]] = field(default_factory=dict)
+    projections: dict[str, PeerPieces] = field(default_factory=dict)
     running: "RunningSum | None" = None
 
     @classmethod

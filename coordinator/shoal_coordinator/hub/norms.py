@@ -28,7 +28,7 @@ from shoal_codecs.security.sealing import OVERHEAD_BYTES, seal, unseal
 from shoal_codecs.wire.hubs import challenge_digest
 from shoal_codecs.wire.messages import HubChallenge, HubProjections
 from shoal_codecs.wire.plan import HubOffer
-from shoal_coordinator.hub.live import LiveRound
+from shoal_coordinator.hub.live import LiveRound, PeerPieces
 
 log = structlog.get_logger()
 PIECE_BYTES = 256 * 1024
@@ -90,12 +90,15 @@ def hear_projections(live: LiveRound, message: HubProjections) -> PeerProjection
         raise ProjectionError(
             f"piece {message.index} of {message.count} fits no projections of {longest} bytes: update its hub"
         )
-    pieces = live.projections.setdefault((message.sender, message.set_digest, message.count), {})
-    pieces[message.index] = message.data
-    if len(pieces) < message.count:
+    pieces = live.projections.get(message.sender)
+    if pieces is None or (pieces.set_digest, pieces.count) != (message.set_digest, message.count):
+        # One set of each peer at a time: what it began before is forgotten.
+        pieces = live.projections[message.sender] = PeerPieces(message.set_digest, message.count)
+    pieces.held[message.index] = message.data
+    if len(pieces.held) < message.count:
         return None
-    whole = b"".join(pieces[index] for index in range(message.count))
-    pieces.clear()
+    del live.projections[message.sender]
+    whole = b"".join(pieces.held[index] for index in range(message.count))
     context = projection_context(live.plan_hash, message.set_digest, message.sender, live.receiver.hub)
     return PeerProjections(message.sender, unseal(live.receiver.private, whole, context))
 

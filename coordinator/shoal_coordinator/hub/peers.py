@@ -13,10 +13,17 @@ import structlog
 from shoal_codecs.security.post import Post
 from shoal_codecs.wire.messages import HubStatus, PeerLog
 from shoal_coordinator.hub.database import HubDatabase
-from shoal_coordinator.hub.errors import LogBehindError, LogForkedError, PeerBehindError
+from shoal_coordinator.hub.errors import (
+    LogBehindError,
+    LogForkedError,
+    PeerBehindError,
+    UnexpectedMessageError,
+)
 from shoal_coordinator.hub.performer import Durably
 
 log = structlog.get_logger()
+
+MOST_ENTRIES = 1 << 53
 
 
 class PeerHeads:
@@ -36,7 +43,10 @@ class PeerHeads:
 
         Raises:
             PeerBehindError: it has shown a newer state, or another, before.
+            UnexpectedMessageError: a position that no log has.
         """
+        if not 0 <= position < MOST_ENTRIES:
+            raise UnexpectedMessageError(f"{hub} shows {position} log entries, which no log has: update it")
         known, seen = self.known(hub)
         if position < known or (position == known and head != seen):
             raise PeerBehindError(

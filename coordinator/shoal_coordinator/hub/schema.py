@@ -6,7 +6,8 @@ erased when their round has ended; a key without a set is promised, one with a s
 ``peers`` holds the newest log head of each peer.
 """
 
-VERSION = 1
+VERSION = 2
+"""1 had no chain over the log, and no promises."""
 TABLES = """
 CREATE TABLE rounds (
     plan_hash BLOB PRIMARY KEY,

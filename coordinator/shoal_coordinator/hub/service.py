@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ from shoal_codecs.wire.messages import RoundCommitted as Commit
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.hub.config import HubSettings
 from shoal_coordinator.hub.errors import HubRoleError, HubStoreError, UnexpectedMessageError
+from shoal_coordinator.hub.held_words import HeldWords
 from shoal_coordinator.hub.keeper import RoundKeeper
 from shoal_coordinator.hub.peers import LogWatch
 from shoal_coordinator.hub.performer import RoundPerformer
@@ -54,6 +55,7 @@ RECEIPTS_IN_FLIGHT = 8
 # Repetitions wait while this many messages have not left.
 CROWDED = 256
 MOST_HELD = 1024
+MOST_HELD_BYTES = 32 * 1024 * 1024
 ASK_S = 1.0
 
 
@@ -104,7 +106,7 @@ class HubService:
         self._promise: HubPromise | None = None
         self._reminded = False
         # What came before every peer had said what it knows of this hub's log.
-        self._held: deque[tuple[str, AnyMessage]] = deque(maxlen=MOST_HELD)
+        self._held = HeldWords(MOST_HELD, MOST_HELD_BYTES)
 
     async def run(self) -> None:
         """Take part in rounds until cancelled; say farewell then.
@@ -165,7 +167,10 @@ class HubService:
     async def _on_delivery(self, ears: Ears, delivery: Delivery) -> None:
         try:
             address, message = self._post.open(delivery.topic, delivery.payload)
-            await self._take(ears, address.part, message)
+            if ears.watch.confirmed or isinstance(message, HubStatus | PeerLog):
+                await self._take(ears, address.part, message)
+            else:
+                self._held.put(address.part, message, len(delivery.payload))
         except HubStoreError as error:
             ears.performer.fail(error)
         except ShoalError as error:
@@ -180,8 +185,6 @@ class HubService:
             case "events", PeerLog():
                 if await ears.watch.hear_peer(message):
                     await self._begin(ears)
-            case _ if not ears.watch.confirmed:
-                self._held.append((part, message))
             case "reports", ReportPart():
                 await ears.keeper.take_part(message)
             case "events", _:
@@ -201,8 +204,7 @@ class HubService:
         self._promised(await ears.desk.promise())
         await ears.keeper.remind()
         self._reminded = True
-        while self._held:
-            part, message = self._held.popleft()
+        for part, message in self._held.drain():
             try:
                 await self._take(ears, part, message)
             except HubStoreError:

@@ -37,7 +37,7 @@ class HubStore:
 
     Raises:
         HubFolderBusyError: another process has it open.
-        HubStoreError: no log, or one of a newer version.
+        HubStoreError: no log, or one of another format.
     """
 
     def __init__(self, folder: Path, secret: bytes, hub: str) -> None:

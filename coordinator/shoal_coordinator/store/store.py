@@ -7,19 +7,21 @@ what follows may be announced.
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shoal_codecs.transport.blob_store import BlobStore
 from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.packing import pack, unpack, unpack_plain
 from shoal_codecs.wire.status import RoundRow
 from shoal_coordinator.store import tables
 from shoal_coordinator.store.database import Database
-from shoal_coordinator.store.errors import StoreConflictError, UnknownVersionError
+from shoal_coordinator.store.errors import DamagedStoreError, StoreConflictError, UnknownVersionError
 from shoal_coordinator.store.records import (
     AuditRecord,
     ParticipationRecord,
@@ -30,6 +32,7 @@ from shoal_coordinator.store.records import (
     VersionRecord,
 )
 
+T = TypeVar("T")
 DATABASE = "coordinator.sqlite3"
 _ROUND_COUNTER = "last-round"
 
@@ -154,7 +157,7 @@ class Store:
         table = tables.Round.__table__
         query = sa.select(table.c.row).where(tables.Round.finished.is_(True))
         rows = await self._rows(query.order_by(table.c.number.desc()).limit(last))
-        return [unpack(row["row"], RoundRow) for row in reversed(rows)]
+        return [self._unpacked(row["row"], RoundRow, "a round") for row in reversed(rows)]
 
     # --- releases -------------------------------------------------------------------------------
 
@@ -248,10 +251,28 @@ class Store:
         async with self._database.begin() as connection:
             return await _value(connection, key)
 
+    async def get_record(self, key: str, kind: type[T]) -> T | None:
+        """Return a small value that was packed, None where it was never set.
+
+        Raises:
+            DamagedStoreError: it is no ``kind``.
+        """
+        stored = await self.get_value(key)
+        return self._unpacked(stored, kind, f"value {key!r}") if stored else None
+
     async def set_value(self, key: str, content: bytes) -> None:
         """Store a small value."""
         async with self._database.begin() as connection:
             await _set(connection, key, content)
+
+    def _unpacked(self, data: bytes, kind: type[T], what: str) -> T:
+        try:
+            return unpack(data, kind)
+        except (msgspec.ValidationError, WireError) as error:
+            raise DamagedStoreError(
+                f"{self.folder / DATABASE} is damaged ({what}: {str(error)[:120]}): put a backup in its "
+                "place, or move it away to begin anew"
+            ) from error
 
     async def _rows(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
         async with self._database.begin() as connection:

@@ -127,5 +127,9 @@ class SecondWordError(SingleError):
     """A device's second, different word where the first stands."""
 
 
+class LostWordsError(SingleError):
+    """What the coordinator kept of a round does not carry what it has decided."""
+
+
 class MasksClosedError(SingleError):
     """Not enough true shares to open every mask: the sum stays hidden."""
