@@ -1,10 +1,11 @@
 """Settings: frozen typed structs from a TOML file and the environment; unknown keys are refused."""
 
+import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -12,6 +13,16 @@ from shoal_codecs.errors import ShoalError
 
 S = TypeVar("S", bound=msgspec.Struct)
 ENVIRONMENT_PREFIX = "SHOAL_"
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+PartialShare = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+"""A share that leaves something over."""
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e8)]
+Period = Annotated[float, msgspec.Meta(gt=0, le=1e8)]
+"""Seconds that may not be 0: nothing is done without pause."""
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
 
 
 class SettingsError(ShoalError):
@@ -31,7 +42,7 @@ def load_settings(
     None there means not given.
 
     Raises:
-        SettingsError: no such file, not TOML, an unknown key, or a value of the wrong type.
+        SettingsError: no such file, not TOML, an unknown key, or a value that cannot be meant.
     """
     tree: dict[str, Any] = _read(path) if path else {}
     for key, value in _from_environment(kind, os.environ if environment is None else environment):
@@ -39,11 +50,15 @@ def load_settings(
     for dotted, value in (overrides or {}).items():
         if value is not None:
             _put(tree, dotted.split("."), value)
+    source = f" in {path}" if path else ""
     try:
-        return msgspec.convert(tree, kind, strict=False)
+        settings = msgspec.convert(tree, kind, strict=False)
     except msgspec.ValidationError as error:
-        source = f" in {path}" if path else ""
         raise SettingsError(f"{error}{source}: see --print-config for every key and its default") from error
+    for endless in _endless(msgspec.to_builtins(settings), ""):
+        # TOML has nan and inf, and no bound keeps the first one out.
+        raise SettingsError(f"{endless}{source} is no finite number: see --print-config for its default")
+    return settings
 
 
 def print_settings(settings: msgspec.Struct) -> str:
@@ -80,6 +95,15 @@ def find_place(config: Path | None, folder: Path | None) -> tuple[Path | None, P
     if config is not None:
         return config, state if os.environ.get("STATE_DIRECTORY") else None
     return _present(configuration / "config.toml"), state if configuration.is_absolute() else None
+
+
+def _endless(value: Any, key: str) -> Iterator[str]:
+    """Yield the dotted keys of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _endless(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key
 
 
 def _present(path: Path) -> Path | None:

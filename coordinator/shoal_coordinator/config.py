@@ -5,6 +5,16 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from shoal_codecs.settings import (
+    AtLeastOne,
+    Count,
+    NotNegative,
+    PartialShare,
+    Period,
+    Positive,
+    Seconds,
+    Share,
+)
 from shoal_codecs.transport.settings import LinkSettings
 
 
@@ -20,14 +30,14 @@ class PrivacySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     mechanism: Literal["none", "auto", "skellam", "central", "local-gaussian", "local-laplace"] = "none"
-    epsilon: float = 8.0
-    delta: float = 0.0
-    rounds: int = 50
-    noise_multiplier: float = 0.0
-    corrupt_share: float = 0.2
+    epsilon: NotNegative = 8.0
+    delta: PartialShare = 0.0
+    rounds: AtLeastOne = 50
+    noise_multiplier: NotNegative = 0.0
+    corrupt_share: PartialShare = 0.2
     adaptive_clip: bool = False
-    clip_quantile: float = 0.5
-    clip_rate: float = 0.2
+    clip_quantile: Share = 0.5
+    clip_rate: Share = 0.2
     metrics: bool = False
     allow_small_fleet: bool = False
 
@@ -55,41 +65,41 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     mode: Literal["hubs", "single", "plain"] = "hubs"
     codec: Literal["randk", "global_topk", "randk4", "topk", "topk4", "int8", "int4", "dense"] = "randk"
-    kept_share: float = 0.05
-    clip_norm: float = 8.0
+    kept_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
+    clip_norm: Positive = 8.0
     levels: Literal[8, 4] = 8
-    clamp: int = 0
-    range_factor: float = 0.0
-    weight_cap: int = 150
-    server_learning_rate: float = 1.0
+    clamp: Count = 0
+    range_factor: NotNegative = 0.0
+    weight_cap: AtLeastOne = 150
+    server_learning_rate: Positive = 1.0
     longest_chain: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
-    kept_versions: Annotated[int, msgspec.Meta(ge=2)] = 10
+    kept_versions: Annotated[int, msgspec.Meta(ge=2, le=1 << 53)] = 10
     level_rms: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    epochs: int = 0
-    learning_rate: float = 0.0
-    batch_size: int = 0
-    example_clip: float = 0.0
-    example_noise: float = 0.0
-    minimum: int = 3
-    floor_share: float = 0.8
-    norm_check: float = 0.0
-    quorum_share: float = 0.8
-    cohort_max: int = 0
-    over_selection: float = 1.0
-    min_examples: int = 1
-    min_memory_mib: int = 64
-    patience_s: float = 2.0
-    window_s: float = 60.0
-    clock_slack_s: float = 60.0
-    evaluation_s: float = 10.0
-    pause_s: float = 0.0
-    bytes_per_day: int = 0
-    device_bytes_per_day: dict[str, int] = {}
-    target_version: int = 0
-    corrupt_share: float = 0.1
-    dropout_share: float = 0.2
-    shares_s: float = 15.0
-    unmask_s: float = 15.0
+    epochs: Count = 0
+    learning_rate: NotNegative = 0.0
+    batch_size: Count = 0
+    example_clip: NotNegative = 0.0
+    example_noise: NotNegative = 0.0
+    minimum: AtLeastOne = 3
+    floor_share: Share = 0.8
+    norm_check: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    quorum_share: Share = 0.8
+    cohort_max: Count = 0
+    over_selection: Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
+    min_examples: Count = 1
+    min_memory_mib: Count = 64
+    patience_s: Seconds = 2.0
+    window_s: Period = 60.0
+    clock_slack_s: Seconds = 60.0
+    evaluation_s: Seconds = 10.0
+    pause_s: Seconds = 0.0
+    bytes_per_day: Count = 0
+    device_bytes_per_day: dict[str, Count] = {}
+    target_version: Count = 0
+    corrupt_share: PartialShare = 0.1
+    dropout_share: PartialShare = 0.2
+    shares_s: Period = 15.0
+    unmask_s: Period = 15.0
     privacy: PrivacySettings = PrivacySettings()
 
 
@@ -102,14 +112,14 @@ class ReleaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     rollout; a device that says nothing for ``report_s`` counts as missing.
     """
 
-    min_examples: int = 20
-    significance: float = 0.001
-    floor_accuracy: float = 0.3
-    max_latency_ms: float = 1000.0
-    health_s: float = 60.0
-    failure_share: float = 0.1
-    report_s: float = 120.0
-    valid_days: float = 30.0
+    min_examples: Count = 20
+    significance: Share = 0.001
+    floor_accuracy: Share = 0.3
+    max_latency_ms: Positive = 1000.0
+    health_s: Period = 60.0
+    failure_share: Share = 0.1
+    report_s: Period = 120.0
+    valid_days: Positive = 30.0
 
 
 class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,9 +140,9 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     task: str = ""
     templates: str = ""
     calibration: str = ""
-    initial_seed: int = 1
-    heartbeat_s: float = 60.0
-    status_s: float = 0.5
+    initial_seed: Count = 1
+    heartbeat_s: Period = 60.0
+    status_s: Seconds = 0.5
     link: LinkSettings = LinkSettings()
     rounds: RoundSettings = RoundSettings()
     releases: ReleaseSettings = ReleaseSettings()

@@ -2,11 +2,19 @@
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from shoal_codecs.settings import find_place, load_settings
+from shoal_codecs.settings import (
+    AtLeastOne,
+    Count,
+    PartialShare,
+    Period,
+    Seconds,
+    find_place,
+    load_settings,
+)
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.topics import check_name
 
@@ -35,7 +43,7 @@ class DevicePrivacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if not (0 <= self.epsilon < math.inf and 0 < self.delta < 1):
             raise ValueError(f"epsilon {self.epsilon} with delta {self.delta} is no privacy budget")
         if not 0 <= self.corrupt_share < 1:
-            raise ValueError(f"a share of {self.corrupt_share} corrupt devices is none: take 0 to under 1")
+            raise ValueError(f"corrupt_share {self.corrupt_share} is none: take 0 to under 1")
 
     @property
     def told(self) -> Metrics:
@@ -68,22 +76,22 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     link: LinkSettings = LinkSettings()
     privacy: DevicePrivacy = DevicePrivacy()
     modes: tuple[Mode, ...] = ("hubs",)
-    n_min: int = 3
+    n_min: AtLeastOne = 3
     norm_check: bool = False
-    bytes_per_day: int = 0
-    corrupt_share: float = 0.1
-    dropout_share: float = 0.3
-    parked_bundles: int = 8
-    clock_slack_s: float = 5.0
-    heartbeat_s: float = 60.0
-    resend_s: float = 2.0
-    plan_wait_s: float = 20.0
-    fetch_time_limit_s: float = 120.0
-    fit_time_limit_s: float = 600.0
-    evaluate_time_limit_s: float = 120.0
-    worker_idle_s: float = 60.0
-    outbox_cap_bytes: int = 64 * 1024 * 1024
-    blobs_cap_bytes: int = 512 * 1024 * 1024
+    bytes_per_day: Count = 0
+    corrupt_share: PartialShare = 0.1
+    dropout_share: PartialShare = 0.3
+    parked_bundles: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+    clock_slack_s: Seconds = 5.0
+    heartbeat_s: Period = 60.0
+    resend_s: Period = 2.0
+    plan_wait_s: Period = 20.0
+    fetch_time_limit_s: Period = 120.0
+    fit_time_limit_s: Period = 600.0
+    evaluate_time_limit_s: Period = 120.0
+    worker_idle_s: Seconds = 60.0
+    outbox_cap_bytes: Count = 64 * 1024 * 1024
+    blobs_cap_bytes: Count = 512 * 1024 * 1024
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     show_update_preview: bool = False
 

@@ -144,3 +144,26 @@ def test_a_service_has_the_systems_folders(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("STATE_DIRECTORY")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert system_paths() == (Path(), Path("shoal-data"))
+
+
+def numbers(kind: Any, at: str = "") -> list[tuple[str, type]]:
+    """Return the dotted key and the type of every number in settings of ``kind``."""
+    found: list[tuple[str, type]] = []
+    for name, value in msgspec.to_builtins(kind()).items():
+        if isinstance(value, dict):
+            inner = getattr(kind(), name)
+            found += numbers(type(inner), f"{at}{name}.") if isinstance(inner, msgspec.Struct) else []
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((at + name, type(value)))
+    return found
+
+
+@pytest.mark.parametrize("kind", [CoordinatorSettings, HubSettings, EdgeSettings])
+def test_no_number_is_taken_that_cannot_be_meant(kind: Any) -> None:
+    """Every number of every party: none takes nan, infinity or -1, and the refusal names it."""
+    keys = numbers(kind)
+    assert len(keys) > 10
+    for key, form in keys:
+        for value in ("-1", "1" + "0" * 30) if form is int else ("nan", "inf", "-inf", "-1"):
+            with pytest.raises(SettingsError, match=key.rpartition(".")[2]):
+                load_settings(kind, None, environment={}, overrides={key: value})

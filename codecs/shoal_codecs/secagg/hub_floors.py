@@ -25,6 +25,7 @@ from shoal_codecs.secagg.hub_errors import (
 )
 from shoal_codecs.secagg.norm_bound import norm_fault
 from shoal_codecs.security.roster import Roster
+from shoal_codecs.settings import AtLeastOne, Count, Period, Seconds, Share
 from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire.hubs import promise_of, promise_set_digest
 from shoal_codecs.wire.plan import HubOffer, Plan
@@ -54,15 +55,15 @@ class HubFloors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     plans with one, which shows each hub projections of every update.
     """
 
-    n_min: int = 3
-    cohort_share: float = 0.8
-    longest_round_s: float = 86_400.0
-    clock_skew_s: float = 60.0
-    linger_s: float = 10.0
-    silence_s: float = 300.0
-    most_values: int = 1 << 26
-    free_draws: int = 16
-    draw_pause_s: float = 300.0
+    n_min: AtLeastOne = 3
+    cohort_share: Share = 0.8
+    longest_round_s: Period = 86_400.0
+    clock_skew_s: Seconds = 60.0
+    linger_s: Seconds = 10.0
+    silence_s: Seconds = 300.0
+    most_values: AtLeastOne = 1 << 26
+    free_draws: Count = 16
+    draw_pause_s: Seconds = 300.0
     norm_check: bool = False
 
     def least_reports(self, cohort: int) -> int:

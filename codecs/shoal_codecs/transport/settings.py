@@ -1,11 +1,12 @@
 """Where the broker is and how a link treats it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
+from shoal_codecs.settings import Period
 from shoal_codecs.transport.errors import BadBrokerUrlError
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -59,13 +60,13 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
-    keepalive_s: int = 30
-    session_expiry_s: int = 86400
-    window: int = 20
-    max_packet_bytes: int = 2 * 1024 * 1024
-    backoff_min_s: float = 0.2
-    backoff_max_s: float = 30.0
-    connect_timeout_s: float = 10.0
+    keepalive_s: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 30
+    session_expiry_s: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = 86400
+    window: Annotated[int, msgspec.Meta(ge=1, le=65534)] = 20
+    max_packet_bytes: Annotated[int, msgspec.Meta(ge=1024, le=0xFFFFFFF)] = 2 * 1024 * 1024
+    backoff_min_s: Period = 0.2
+    backoff_max_s: Period = 30.0
+    connect_timeout_s: Period = 10.0
     mqtt_version: Literal["auto", "5", "3.1.1"] = "auto"
 
     def beside(self, folder: Path) -> "LinkSettings":

@@ -26,7 +26,7 @@ SEEDED_CODECS = frozenset({"randk", "randk4"})
 INDEXED_CODECS = frozenset({"topk", "topk4"})
 """Codecs whose payloads hold coordinates of their own."""
 PREKEY_ID_BYTES = 16
-_LARGEST = 1 << 53
+_LARGEST = 1 << 62
 """Round numbers and times are kept in databases and timers, which know no larger ones."""
 _HASH_LABEL = b"shoal/1 plan hash\x00"
 _SEED_LABEL = b"shoal/1 coordinates\x00"
