@@ -84,6 +84,10 @@ class Evaluations:
             self._note_fault("TimeoutError")
             log.warning("not_evaluated", round=command.round, version=model.version, fault="TimeoutError")
             return
+        except Exception as error:  # a defect must not end the agent
+            self._note_fault(type(error).__name__)
+            log.exception("evaluation_failed", round=command.round, version=model.version)
+            return
         traffic = self._traffic()
         self._say(
             self._post.compose(

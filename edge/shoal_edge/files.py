@@ -4,6 +4,7 @@ import ast
 import contextlib
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from shoal_edge.errors import StoreError
@@ -58,7 +59,13 @@ def shard_counts(path: Path) -> tuple[int, int]:
     """
     # An agent without data, or one that is asked again, needs no zip reader in memory.
     import zipfile  # noqa: PLC0415
+    import zlib  # noqa: PLC0415
 
+    # What a damaged archive makes the readers raise: all of it means that there are no counts.
+    unreadable = (
+        *(OSError, KeyError, IndexError, ValueError, TypeError, SyntaxError, EOFError, RuntimeError),
+        *(MemoryError, OverflowError, RecursionError, struct.error, zlib.error, zipfile.BadZipFile),
+    )
     try:
         with zipfile.ZipFile(path) as archive, archive.open("y.npy") as labels:
             head = labels.read(12)
@@ -66,8 +73,19 @@ def shard_counts(path: Path) -> tuple[int, int]:
             (length,) = struct.unpack_from("<I" if wide else "<H", head, 8)
             text = (b"" if wide else head[10:]) + labels.read(length - (0 if wide else 2))
             count = int(ast.literal_eval(text.decode("latin1"))["shape"][0])
-    except (OSError, KeyError, IndexError, ValueError, SyntaxError, struct.error, zipfile.BadZipFile):
+    except unreadable:
         return 0, 0
     # As shoal_edge.data splits them, which imports numpy; a test holds both together.
     held = max(round(count * 0.2), int(count >= 5))
     return count - held, held
+
+
+@contextlib.contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn faults of the disk into a StoreError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; free some space or mend the disk"
+        ) from error

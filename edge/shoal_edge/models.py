@@ -16,6 +16,7 @@ from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.messages import ModelOffer
 from shoal_codecs.wire.step import decode_step
 from shoal_edge.errors import StoreError, fault_name
+from shoal_edge.files import disk_faults
 from shoal_edge.store import DeviceStore
 from shoal_edge.worker_client import WorkerClient
 
@@ -151,12 +152,16 @@ class ModelKeeper:
         return bool(steps)
 
     async def _steps(self, offer: ModelOffer) -> list[OfferedStep]:
-        """Return the steps to the offered vector from the newest one that is held, none where there are none.
+        """Return the steps to the offered vector from the newest one that is held.
+
+        None where there are none, or where they are no fewer bytes than the whole.
 
         Raises:
             MalformedMessageError: steps that do not join up.
             TransportError: one cannot be fetched.
         """
+        if sum(ref.size for ref in offer.chain) >= offer.whole.size:
+            return []
         steps: list[OfferedStep] = []
         needed, left = offer.digest, list(offer.chain)
         inline = offer.step
@@ -194,10 +199,11 @@ class ModelKeeper:
         path = await self._fetch(offer.whole)
         target = self._store.model_path(offer.digest)
         beside = target.with_name(target.name + ".new")
-        beside.unlink(missing_ok=True)
-        # The blob store has written and verified it; here it only gets its second name.
-        os.link(path, beside)
-        beside.replace(target)
+        with disk_faults(target):
+            beside.unlink(missing_ok=True)
+            # The blob store has written and verified it; here it only gets its second name.
+            os.link(path, beside)
+            beside.replace(target)
         self._drop(offer.whole.name)
 
 

@@ -4,7 +4,6 @@ Files only the owner reads. A bundle leaves the unused ones when it is written i
 record goes with the round: a mask key exists for one plan and not after it.
 """
 
-import contextlib
 import hashlib
 import os
 import threading
@@ -22,7 +21,7 @@ from shoal_codecs.wire.packing import pack, unpack
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.single import Prekey, prekey_id
 from shoal_edge.errors import StoreError
-from shoal_edge.files import remove_leftovers, write_durably
+from shoal_edge.files import disk_faults, remove_leftovers, write_durably
 
 T = TypeVar("T")
 _RECORD = 32 * 3 + 8
@@ -153,7 +152,8 @@ class SingleStore:
             return None
         except (msgspec.ValidationError, WireError):
             # Keys that cannot be read are no loss: others are made. What they hid stays hidden, so they go.
-            path.unlink(missing_ok=True)
+            with disk_faults(path):
+                path.unlink(missing_ok=True)
             return None
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}; mend the disk") from error
@@ -175,9 +175,13 @@ class SingleStore:
         self._opened[session.base] = session.plan_hash
 
     def _load_opened(self) -> dict[bytes, bytes]:
-        data = b""
-        with contextlib.suppress(FileNotFoundError):
-            data = (self._folder / "opened.log").read_bytes()
+        path = self._folder / "opened.log"
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}; mend the disk") from error
         records = [data[start : start + _RECORD] for start in range(0, len(data), _RECORD)]
         return {one[:64]: one[64:96] for one in records if len(one) == _RECORD and _is_whole(one)}
 

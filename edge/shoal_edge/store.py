@@ -4,10 +4,8 @@ Plain files, each written whole or not at all, so that ``kill -9`` at any instru
 promised. A report is on disk before its base counts as answered, and both before a byte of it is sent.
 """
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +15,7 @@ from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.packing import pack, unpack
 from shoal_edge.errors import DamagedStateError, OutboxFullError, StoreError
-from shoal_edge.files import remove_leftovers, sync_folder, write_durably
+from shoal_edge.files import disk_faults, remove_leftovers, sync_folder, write_durably
 from shoal_edge.plan_check import Answer, answer_to
 from shoal_edge.round_events import Job, SealedReport
 
@@ -109,7 +107,7 @@ class DeviceStore:
         Raises:
             StoreError: the disk does not let go of them.
         """
-        with _disk_faults(self._folder):
+        with disk_faults(self._folder):
             self._report_path(plan_hash).unlink(missing_ok=True)
             self._job_path.unlink(missing_ok=True)
 
@@ -145,14 +143,16 @@ class DeviceStore:
             return
         kept = tuple(held for place, held in enumerate(order) if place < MODELS_KEPT or held in keep)
         self._hold(_Held(kept, task))
-        for path in self.models.iterdir():
-            if path.name not in {held.hex() for held in kept}:
-                path.unlink(missing_ok=True)
+        with disk_faults(self.models):
+            for path in self.models.iterdir():
+                if path.name not in {held.hex() for held in kept}:
+                    path.unlink(missing_ok=True)
 
     def drop_model(self, digest: bytes) -> None:
         """Forget a vector that turned out to be damaged."""
         self._hold(_Held(tuple(held for held in self._held.models if held != digest), self._held.task))
-        self.model_path(digest).unlink(missing_ok=True)
+        with disk_faults(self.model_path(digest)):
+            self.model_path(digest).unlink(missing_ok=True)
 
     @property
     def held_models(self) -> tuple[bytes, ...]:
@@ -207,7 +207,7 @@ class DeviceStore:
         """
         path = self.residual_path(task)
         following = self.residual_next_path(task, plan_hash)
-        with _disk_faults(path):
+        with disk_faults(path):
             if following.exists():
                 following.replace(path)
             for stale in path.parent.glob(f"{path.name}.*.next"):
@@ -241,7 +241,8 @@ class DeviceStore:
         except FileNotFoundError:
             return None
         except (msgspec.ValidationError, WireError):
-            path.replace(path.with_suffix(".damaged"))
+            with disk_faults(path):
+                path.replace(path.with_suffix(".damaged"))
             return None
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}") from error
@@ -254,7 +255,7 @@ class DeviceStore:
         if self._answers.get(key) == answer:
             return
         path = self._answers_path
-        with _disk_faults(path):
+        with disk_faults(path):
             whole = path.stat().st_size
             try:
                 with path.open("ab") as file:
@@ -269,7 +270,10 @@ class DeviceStore:
 
     def _load_answers(self) -> dict[bytes, Answer]:
         path = self._answers_path
-        data = path.read_bytes() if path.exists() else b""
+        try:
+            data = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}; mend the disk") from error
         records = [data[start : start + _RECORD] for start in range(0, len(data), _RECORD)]
         whole = [record for record in records if _is_whole(record)]
         answers = {
@@ -284,16 +288,6 @@ class DeviceStore:
             path.touch()
             sync_folder(path.parent)
         return answers
-
-
-@contextlib.contextmanager
-def _disk_faults(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror}; free some space or mend the disk"
-        ) from error
 
 
 def _record(key: bytes, answer: Answer) -> bytes:

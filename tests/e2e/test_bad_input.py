@@ -19,10 +19,13 @@ from fleet_bench import LiveFleet, change_settings, live_fleet
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.sealing import seal
 from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.blob import BlobRef, describe
 from shoal_codecs.wire.framing import MAX_FRAME_BYTES, decode_frame, encode_frame
 from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
+from shoal_codecs.wire.single import Prekey
 from shoal_codecs.wire.task import decode_task, encode_task
 from shoal_coordinator.artefact_templates import decode_templates
 from shoal_coordinator.config import shipped
@@ -217,6 +220,74 @@ async def test_numbers_beyond_all_measure(fleet: LiveFleet) -> None:
             await fleet.say("device-01", report, wire.ReportPart, **part)
     view = await fleet.rounds(2, devices=4)
     assert any(row.name == "guest" and row.trust == "guest" for row in view.devices)
+
+
+class AnyOffer(msgspec.Struct, frozen=True, array_like=True):
+    """A model offer of whatever: the real one cannot be made so."""
+
+    version: int
+    digest: bytes
+    whole: BlobRef
+    parent: bytes = b""
+    step: bytes = b""
+    chain: tuple[BlobRef, ...] = ()
+
+
+async def test_words_that_nobody_means_under_a_partys_own_key(fleet: LiveFleet) -> None:
+    """Coordinator, hub and device beside themselves: refused by name, nobody's process or memory suffers."""
+    topics, before = fleet.topics, dict(fleet.view.refused)
+    old = fleet.all(wire.Evaluate, on="device-03/")[-1]
+    commands = topics.device("device-03", "commands")
+    step = describe(b"a step")
+    offers = (
+        AnyOffer(9, b"", old.model.whole),
+        AnyOffer(9, bytes(32), old.model.whole, chain=(step,) * 10_000),
+        AnyOffer(9, bytes(32), old.model.whole, parent=bytes(31), step=b"x" * 100_000),
+    )
+    for offer in offers:
+        since = fleet.lines("device-03")
+        await fleet.say("coordinator", commands, wire.Evaluate, round=9, task=old.task, model=offer)
+        await fleet.logged("device-03", "MalformedMessageError", commands, since=since)
+    endless = BlobRef(b"\x07" * 32, 1 << 32, 1 << 20, (bytes(32),) * 4096)
+    huge = AnyOffer(9, b"\x08" * 32, endless)
+    await fleet.say("coordinator", commands, wire.Evaluate, round=9, task=old.task, model=huge)
+    await fleet.logged("device-03", "BlobStorageError")
+
+    control, head = topics.hub("hub-1", "control"), {"round": 7, "plan_hash": bytes(32)}
+    promise = HubPromise("hub-2", b"", b"\xff" * 1000, b"")
+    await fleet.say(
+        "coordinator", control, wire.RevealWanted, task=b"x" * 9999, base=b"", promises=(promise,) * 1000
+    )
+    assert (await fleet.logged("hub-1", "PromiseSetError"))["remedy"]
+    await fleet.say("coordinator", control, wire.PlanProposal, plan=os.urandom(100_000), signature=b"")
+    assert (await fleet.logged("hub-1", "InvalidPlanError"))["remedy"]
+    peer = topics.hub("hub-2", "events")
+    for position in (-1, 2**64 - 1):
+        since = fleet.lines("hub-1")
+        await fleet.say("hub-2", peer, wire.ReportSet, **head, reports={}, position=position, head=bytes(32))
+        await fleet.logged("hub-1", "UnexpectedMessageError", peer, since=since)
+    for number in range(300):
+        claim = {"hub": "hub-1", "session": os.urandom(8), "position": number << 50, "head": bytes(number)}
+        await fleet.say("hub-2", peer, wire.PeerLog, **claim)
+
+    beat = topics.device("device-02", "heartbeat")
+    for place, value in enumerate((2**64 - 1, 0, -(2**63), 2**53, -(2**53), 1e300, "x" * 9999, None)):
+        readings = {
+            Reading.SENT: value,
+            Reading.RECEIVED: value,
+            Reading.METRICS: value,
+            Reading.BYTES_PER_DAY: value if value != 2**53 else 0,
+        }
+        await fleet.say(
+            "device-02", beat, wire.Heartbeat, sequence=2**40 + place, full=False, readings=readings
+        )
+    bundles = tuple(Prekey(os.urandom(place % 64), b"", b"", b"") for place in range(5000))
+    await fleet.say("device-01", topics.prekeys("device-01"), wire.Prekeys, bundles=bundles)
+    boxes = (b"",) * 60_000
+    shares = {"round": 9, "plan_hash": bytes(32), "draw": b"", "seed": b"", "boxes": boxes}
+    await fleet.say("device-01", topics.single(9, "shares", "device-01"), wire.SingleShares, **shares)
+    view = await fleet.rounds(2, devices=4)
+    assert view.refused.get("ValueError", 0) == before.get("ValueError", 0)
 
 
 # --- inside a round ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from shoal_edge.errors import OutboxFullError, StoreError
 from shoal_edge.files import shard_counts, write_durably
 from shoal_edge.plan_check import Answer, hubs_digest
 from shoal_edge.round_events import Job, SealedReport
+from shoal_edge.single_store import SingleStore
 from shoal_edge.store import ANSWERS_KEPT, DeviceStore
 
 FLEET = make_fleet()
@@ -265,3 +266,32 @@ def test_an_unreadable_shard_counts_as_empty(tmp_path: Path, content: bytes) -> 
     (tmp_path / "x.npz").write_bytes(content)
     assert shard_counts(tmp_path / "x.npz") == (0, 0)
     assert shard_counts(tmp_path / "none.npz") == (0, 0)
+
+
+def test_a_shard_whose_bytes_were_changed_has_counts_or_none(tmp_path: Path) -> None:
+    """Compressed too: whatever the readers raise, the agent goes on and counts nothing."""
+    path = tmp_path / "examples.npz"
+    np.savez_compressed(path, y=np.arange(500, dtype=np.int32))
+    good = path.read_bytes()
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        torn = bytearray(good)
+        for place in rng.integers(0, len(good), 8):
+            torn[place] = rng.integers(0, 256)
+        path.write_bytes(bytes(torn))
+        train, held_out = shard_counts(path)
+        assert isinstance(train + held_out, int)
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    for name in ("answered.log", "held.bin", "round.bin"):
+        folder = tmp_path / name
+        DeviceStore(folder, 1 << 20)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+        with pytest.raises(StoreError, match=name):
+            DeviceStore(folder, 1 << 20).restore()
+    for name in ("session.bin", "bundles.bin", "opened.log"):
+        (tmp_path / name / name).mkdir(parents=True)
+        with pytest.raises(StoreError, match=name):
+            SingleStore(tmp_path / name)

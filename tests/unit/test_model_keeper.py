@@ -222,3 +222,17 @@ async def test_steps_that_do_not_join_up_lead_to_the_whole(device: Device) -> No
 async def test_a_chain_from_something_else_leads_to_the_whole(device: Device) -> None:
     assert await device.get(HISTORY.offer(1)) == HISTORY.vectors[STEPS]
     assert device.whole_was_fetched()
+
+
+async def test_a_chain_that_is_no_smaller_than_the_whole_is_not_fetched(device: Device) -> None:
+    """Whatever is offered, a device fetches no more than the whole for it."""
+    await device.hold(1)
+    offer = HISTORY.offer(1)
+    padded = tuple(
+        BlobRef(bytes([number]) * 32, offer.whole.size // 255, offer.whole.chunk_bytes, ())
+        for number in range(256 - len(offer.chain))
+    )
+    heavy = msgspec.structs.replace(offer, chain=(*padded, *offer.chain))
+    assert sum(ref.size for ref in heavy.chain) >= offer.whole.size
+    assert await device.get(heavy) == HISTORY.vectors[STEPS]
+    assert device.fetched == [offer.whole.name]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -248,3 +249,19 @@ def test_a_steady_heartbeat_is_small() -> None:
         readings={8: 3500, 10: 12},
     )
     assert len(encode_frame(encode_message(beat), None)) <= 55
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"digest": b""}, {"digest": bytes(31)}, {"parent": bytes(33)}, {"chain": 257}, {"chain": 10_000}],
+    ids=str,
+)
+def test_offers_of_nothing_are_refused_as_they_come(changes: dict[str, Any]) -> None:
+    whole = describe(b"whole")
+    fields: dict[str, Any] = {"digest": bytes(32), "parent": bytes(32)} | changes
+    fields["chain"] = [msgspec.to_builtins(whole, builtin_types=(bytes,))] * fields.get("chain", 0)
+    offer = [3, fields["digest"], msgspec.to_builtins(whole, builtin_types=(bytes,)), fields["parent"], b"",
+             fields["chain"]]  # fmt: skip
+    task = msgspec.to_builtins(describe(b"task"), builtin_types=(bytes,))
+    with pytest.raises(MalformedMessageError):
+        decode_message(msgpack.packb(["el", 1, "coordinator", bytes(8), 1, 7, task, offer]))

@@ -8,11 +8,14 @@ from typing import Any
 
 import msgspec
 
-from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.blob import DIGEST_BYTES, BlobRef
+from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.hubs import HubPromise, NeverReleased
 from shoal_codecs.wire.single import Prekey
 
 PROTOCOL_VERSION = 1
+MOST_STEPS = 256
+"""Steps of one chain."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -157,6 +160,19 @@ class ModelOffer(msgspec.Struct, frozen=True, array_like=True):
     parent: bytes = b""
     step: bytes = b""
     chain: tuple[BlobRef, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse an offer of nothing.
+
+        Raises:
+            MalformedMessageError: digests of other lengths, or a chain of more steps than anybody offers.
+        """
+        if len(self.digest) != DIGEST_BYTES or len(self.parent) not in {0, DIGEST_BYTES}:
+            raise MalformedMessageError("a model's digest is not 32 bytes: look at what the coordinator runs")
+        if len(self.chain) > MOST_STEPS:
+            raise MalformedMessageError(
+                f"a chain of {len(self.chain)} steps, {MOST_STEPS} are the most: offer the whole model"
+            )
 
 
 class Invitation(Message, frozen=True, kw_only=True, tag="in"):
