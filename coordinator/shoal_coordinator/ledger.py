@@ -4,12 +4,14 @@ from collections.abc import Callable
 from math import isfinite
 
 import msgspec
+import structlog
 
 from shoal_codecs.updates.ring_extras import NOTHING_TOLD, RoundTold
 from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.packing import pack, unpack
-from shoal_codecs.wire.plan import plan_hash
+from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_codecs.wire.status import RoundRow
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.chains import ModelVersion, with_step
@@ -17,6 +19,7 @@ from shoal_coordinator.privacy_book import Spent
 from shoal_coordinator.round_parts import Outcome
 from shoal_coordinator.store import RoundRecord, Store, VersionRecord
 
+log = structlog.get_logger()
 KEPT_ROWS = 200
 _TARGET = "target-version"
 
@@ -85,11 +88,21 @@ class Ledger:
         await self._store.set_value(_TARGET, str(version).encode())
 
     async def unfinished(self) -> tuple[on.RoundSnapshot, ModelVersion | None] | None:
-        """Return the round that an earlier process left, and its candidate if there was one."""
+        """Return the round that an earlier process left, and its candidate if there was one.
+
+        One that cannot be read, as after an update of Shoal in its midst, is ended: nothing comes of it.
+        """
         record = await self._store.unfinished_round()
         if record is None:
             return None
-        memory = unpack(record.snapshot, _Memory)
+        try:
+            memory = unpack(record.snapshot, _Memory)
+            decode_plan(record.plan)
+        except (msgspec.ValidationError, WireError) as error:
+            reason = f"what is stored of it cannot be used any more ({str(error)[:120]})"
+            log.warning("round lost", round=record.number, reason=reason)
+            await self.close(Outcome(round=record.number, plan_hash=record.plan_hash, reason=reason))
+            return None
         self._opened_ms[record.number] = record.opened_ms
         snapshot = on.RoundSnapshot(
             state=on.RoundState(record.state),

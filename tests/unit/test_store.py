@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from shoal_codecs.wire.blob import describe
+from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.plan import encode_plan
 from shoal_codecs.wire.status import RoundRow
+from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.store import (
     AuditRecord,
     ReleaseDeviceRecord,
@@ -36,6 +40,7 @@ from shoal_coordinator.store.errors import (
 )
 from shoal_coordinator.store.store import DATABASE
 from shoal_coordinator.store.tables import Table
+from wire_parts import plan
 
 
 @pytest.fixture
@@ -331,16 +336,40 @@ def test_the_newest_revision_is_the_one_that_opening_asks_for() -> None:
 
 
 async def test_versions_of_an_older_store_promise_nothing(tmp_path: Path) -> None:
-    """The first schema knew no privacy: what was made under it was made without noise."""
+    """The first schema knew no privacy, and kept steps themselves where names of blobs stand now."""
     store = await Store.open(tmp_path)
     await store.add_first_version(version(0))
     await store.close()
     await asyncio.to_thread(_alembic, tmp_path / DATABASE, "downgrade", "0001")
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as database, database:
+        old_step = pack(["initial", b"", b"c" * 32, b"s", 0, 0.0, b""])
+        database.execute("UPDATE versions SET step = ?", (old_step,))
     again = await Store.open(tmp_path)
     found = await again.version(0)
     assert (found.epsilon, found.task_epsilon, found.delta) == (None, None, 0.0)
+    assert found.step is None
     assert await again.private_plans() == []
     await again.close()
+
+
+@pytest.mark.parametrize("fault", ["plan", "snapshot"])
+async def test_a_round_that_an_older_shoal_left_is_ended(store: Store, fault: str) -> None:
+    """Its plan has another format, or its candidate names its step otherwise: the coordinator starts."""
+    ledger = Ledger(store, b"t" * 32, lambda: 5, lambda: (0.0, 0.0))
+    await ledger.load()
+    fields: dict[str, Any] = {"plan": encode_plan(plan()), "snapshot": pack(old_memory(step=None))}
+    assert unpack(fields["snapshot"], dict[str, Any])
+    fields |= {"plan": pack({"format": 1})} if fault == "plan" else {"snapshot": pack(old_memory(step=b"x"))}
+    record = RoundRecord(number=3, state="collecting", plan_hash=b"h" * 32, opened_ms=1, **fields)
+    await store.save_round(record)
+    assert await ledger.unfinished() is None
+    assert await store.unfinished_round() is None
+    assert (ledger.rows[-1].round, ledger.rows[-1].outcome) == (3, "aborted")
+    assert "cannot be used any more" in ledger.rows[-1].reason
+
+
+def old_memory(**changes: Any) -> dict[str, Any]:
+    return {"signatures": {}, "members": [], "reason": "", **changes}
 
 
 def _alembic(path: Path, direction: str, revision: str) -> None:

@@ -10,7 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables and columns."""
+    """Make the tables and columns, and let go of steps between versions."""
+    # They were steps themselves, in a form nobody reads any more, and are names of blobs now.
+    op.execute(sa.text("UPDATE versions SET step = x''"))
     with op.batch_alter_table("versions") as versions:
         versions.add_column(sa.Column("epsilon", sa.Float(), nullable=True))
         versions.add_column(sa.Column("task_epsilon", sa.Float(), nullable=True))
@@ -43,6 +45,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them again."""
+    op.execute(sa.text("UPDATE versions SET step = x''"))
     op.drop_table("participations")
     op.drop_table("private_plans")
     with op.batch_alter_table("versions") as versions:
