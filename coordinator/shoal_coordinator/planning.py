@@ -34,6 +34,7 @@ from shoal_coordinator.privacy_terms import PrivacyTerms
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
 from shoal_coordinator.single_planning import single_floor, single_part
 
+LEAST_HUBS = 2
 RING_LEVELS = {8: (INT8.peak, 6.0), 4: (INT4.peak, 3.0)}
 """Largest level and what it stands for, by bits: with few levels it pays to cut the rare large values off."""
 
@@ -165,11 +166,11 @@ def make_plan(
     return plan
 
 
-def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes = b"") -> CodecPlan:
-    """Return the codec of a plan for ``size`` devices, its ring as wide as it must be without noise.
+def refuse_mode(settings: PlanSettings, hubs: int | None = None) -> None:
+    """Refuse a mode that does not have the codec, or too few ``hubs`` on the roster where they are told.
 
     Raises:
-        InvalidRoundPlanError: a codec that the mode does not have.
+        InvalidRoundPlanError: with what goes together.
     """
     shared = settings.mode in SHARED_MODES
     if shared and settings.codec not in SHARED_CODECS:
@@ -179,6 +180,21 @@ def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes 
         )
     if not shared and settings.codec == LED_CODEC:
         raise InvalidRoundPlanError(f"codec {LED_CODEC!r} is for secret sharing: use topk in mode plain")
+    if settings.mode == "hubs" and hubs is not None and hubs < LEAST_HUBS:
+        raise InvalidRoundPlanError(
+            f"mode hubs needs {LEAST_HUBS} hubs on the roster and there are {hubs}: enrol them, or set "
+            "rounds.mode to single"
+        )
+
+
+def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes = b"") -> CodecPlan:
+    """Return the codec of a plan for ``size`` devices, its ring as wide as it must be without noise.
+
+    Raises:
+        InvalidRoundPlanError: a codec that the mode does not have.
+    """
+    refuse_mode(settings)
+    shared = settings.mode in SHARED_MODES
     sparse = settings.codec in SPARSE
     return CodecPlan(
         name=settings.codec,

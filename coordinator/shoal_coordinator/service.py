@@ -37,7 +37,7 @@ from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
 from shoal_coordinator.organs import Organs
-from shoal_coordinator.planning import RING_LEVELS, PlanSettings, codec_plan, refuse_unplannable
+from shoal_coordinator.planning import RING_LEVELS, PlanSettings, codec_plan, refuse_mode, refuse_unplannable
 from shoal_coordinator.prekey_desk import PrekeyDesk
 from shoal_coordinator.privacy_book import PrivacyBook
 from shoal_coordinator.privacy_desk import PrivacyDesk
@@ -89,6 +89,8 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     task_bytes, bundle = await asyncio.to_thread(_read_task, settings.task_path)
     task_ref = await asyncio.to_thread(store.blobs.put, task_bytes)
     plans = plan_settings(settings, bundle, len(roster.names("device")))
+    # Here, and not at each round, where only the log would tell.
+    refuse_mode(plans, len(roster.names("hub")))
     publisher = BlobPublisher(link, topics, store.blobs, shelf)
     models = ModelShelf(publisher, announcer, task_ref, settings.rounds.longest_chain)
     models.start(await _versions(store, settings, bundle, task_ref))

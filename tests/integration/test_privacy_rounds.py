@@ -45,6 +45,11 @@ async def test_a_budget_that_cannot_be_kept_ends_the_start(
         await serve(bench.settings())
 
 
+async def test_a_codec_that_the_mode_does_not_have_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRoundPlanError, match="cannot be secret-shared"):
+        await serve(Bench(tmp_path, "mqtt://127.0.0.1:9", codec="topk").settings())
+
+
 async def test_a_target_that_was_reached_is_no_reason_not_to_start(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "mqtt://127.0.0.1:9", privacy=private(), target_version=3)
     store = await Store.open(bench.folders["coordinator"] / "data")

@@ -12,7 +12,7 @@ from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, encode_plan
 from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings, shipped
-from shoal_coordinator.planning import RING_LEVELS, PlanSettings, make_plan
+from shoal_coordinator.planning import RING_LEVELS, PlanSettings, make_plan, refuse_mode
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
 from shoal_coordinator.service import plan_settings
 
@@ -119,6 +119,15 @@ def test_a_led_plan_names_the_step_that_led_to_its_base() -> None:
 def test_top_k_is_never_planned_as_shared() -> None:
     with pytest.raises(InvalidRoundPlanError, match="randk"):
         plan_for(settings=PlanSettings(fleet="field", mode="hubs", codec="topk"))
+
+
+@pytest.mark.parametrize("hubs", [0, 1])
+def test_mode_hubs_is_refused_without_hubs_and_the_other_modes_are_not(hubs: int) -> None:
+    with pytest.raises(InvalidRoundPlanError, match=f"there are {hubs}: enrol them"):
+        refuse_mode(PlanSettings(fleet="field", mode="hubs"), hubs)
+    refuse_mode(PlanSettings(fleet="field", mode="hubs"), 2)
+    refuse_mode(PlanSettings(fleet="field", mode="single"), hubs)
+    refuse_mode(PlanSettings(fleet="field", mode="plain", codec="topk"), hubs)
 
 
 def test_settings_that_contradict_each_other_make_no_plan() -> None:
