@@ -122,8 +122,11 @@ class PrivacyBook:
             await self._become(device, plan_hash, ACCEPTED)
 
     def committed(self, plan_hash: bytes) -> Spent | None:
-        """Return what the version that this plan makes has cost, None where noise was missing once."""
-        self._unprivate = self._unprivate or plan_hash not in self._plans
+        """Return what the version that this plan makes has cost, None where noise was missing once.
+
+        A version that is skipped has no plan (``plan_hash`` is empty): it tells nothing and costs nothing.
+        """
+        self._unprivate = self._unprivate or bool(plan_hash and plan_hash not in self._plans)
         if self._unprivate or self.terms is None:
             return None
         return Spent(self.largest(), self.task_epsilon(), self.terms.delta)

@@ -25,7 +25,7 @@ LOCK = "privacy.lock"
 ENTRIES_KEPT = 256
 """Entries of single plans; older ones are summed. No plan stays open for so many rounds."""
 # What an agent that has worked here leaves behind.
-_TRACES = ("answered.log", "held.bin", "round.bin", "outbox", "models", "blobs", "releases")
+_TRACES = ("answered.log", "held.bin", "round.bin", "outbox", "models", "blobs", "releases", "single", LOCK)
 
 log = structlog.get_logger()
 

@@ -274,7 +274,10 @@ async def test_epsilon_of_central_noise_is_what_an_independent_accountant_says(
 async def test_a_version_with_a_round_without_noise_in_it_promises_nothing(store: Store) -> None:
     book = book_on(store)
     await book.invited(plan(1), hash_of(1), DEVICES)
-    assert book.committed(hash_of(1)) is not None
+    spent = book.committed(hash_of(1))
+    assert spent is not None
+    # A skipped version trains nothing.
+    assert book.committed(b"") == spent
     assert book.committed(b"plan without noise".ljust(32)) is None
     await book.invited(plan(2), hash_of(2), DEVICES)
     assert book.committed(hash_of(2)) is None

@@ -65,6 +65,25 @@ def test_a_ledger_is_made_where_no_agent_has_worked_and_only_there(tmp_path: Pat
     assert not (tmp_path / LEDGER).exists()
 
 
+@pytest.mark.parametrize(
+    "trace",
+    [
+        "answered.log",
+        "held.bin",
+        "round.bin",
+        "outbox",
+        "models",
+        "blobs",
+        "releases",
+        "single",
+        "privacy.lock",
+    ],
+)
+def test_whatever_an_agent_leaves_says_that_there_was_a_ledger(tmp_path: Path, trace: str) -> None:
+    (tmp_path / trace).mkdir()
+    assert "missing" in open_ledger(tmp_path, make=True).exhausted
+
+
 def test_the_first_start_makes_the_folder_too(tmp_path: Path) -> None:
     assert open_ledger(tmp_path / "data" / "deep", make=True).exhausted == ""
     (tmp_path / "file").write_text("")

@@ -16,6 +16,7 @@ from shoal_codecs.privacy.errors import (
     PrivacyNumberError,
     PrivateCodecError,
 )
+from shoal_codecs.privacy.noise_table import discrete_gaussian_table, rounded_laplace_table
 from shoal_codecs.privacy.plan_noise import clip_levels, device_variance, extra_levels, noise_levels
 from shoal_codecs.privacy.promise import check_promise, judge_scale
 from shoal_codecs.privacy.ring_width import MOST_ROUNDS, noise_reach
@@ -100,6 +101,24 @@ def test_a_ring_that_there_is_not_is_named_with_its_numbers() -> None:
 def test_noise_that_cannot_be_drawn(noise: float) -> None:
     with pytest.raises(NoiseSizeError, match="squared levels"):
         check_promise(plan(privacy=private_plan(noise=noise), codec=codec_plan(ring_bits=32)))
+
+
+@pytest.mark.parametrize("mechanism", ["central", "local-gaussian", "local-laplace"])
+def test_noise_that_no_table_holds_is_refused_with_the_plan(mechanism: str) -> None:
+    """Not by every device, once it has trained."""
+    make = rounded_laplace_table if mechanism == "local-laplace" else discrete_gaussian_table
+
+    def drawn(levels: float) -> Plan:
+        one = noise_levels(plain_plan(privacy=private_plan(mechanism=mechanism, noise=1.0)))
+        return plain_plan(privacy=private_plan(mechanism=mechanism, noise=levels / one))
+
+    most = 13_700.0 if mechanism == "local-laplace" else 65_000.0
+    check_promise(drawn(most))
+    assert make(noise_levels(drawn(most))).reach > most
+    with pytest.raises(NoiseSizeError):
+        make(noise_levels(drawn(1.02 * most)))
+    with pytest.raises(NoiseSizeError):
+        check_promise(drawn(1.02 * most))
 
 
 def test_noise_that_nothing_can_be_said_of() -> None:

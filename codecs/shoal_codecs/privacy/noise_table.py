@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_codecs.privacy.errors import NoiseSizeError
-from shoal_codecs.privacy.ring_width import LEAST_VARIANCE, MOST_VARIANCE
+from shoal_codecs.privacy.ring_width import (
+    LEAST_VARIANCE,
+    MOST_MAGNITUDES,
+    MOST_VARIANCE,
+    TAIL,
+    laplace_reach,
+)
 
-MOST_MAGNITUDES = 1 << 20
-
-# Masses are multiples of 2**-160; what lies beyond the table is less than 2**-109 in all.
+# Masses are multiples of 2**-160.
 _MASS_BITS = 160
-_TAIL = 110 * math.log(2)
 _GUARD_BITS = 200
 _DIGITS = 90
 
@@ -51,7 +54,7 @@ def skellam_table(variance: float) -> NoiseTable:
     Raises:
         NoiseSizeError: a variance outside what is tabulated.
     """
-    reach = _reach(variance, _TAIL / 3 + math.sqrt(_TAIL**2 / 9 + 2 * variance * _TAIL))
+    reach = _reach(variance, TAIL / 3 + math.sqrt(TAIL**2 / 9 + 2 * variance * TAIL))
     # I(k - 1) = I(k + 1) + 2 k / v * I(k), backwards, where it is stable (Miller); e**-v cancels.
     numerator, denominator = variance.as_integer_ratio()
     step = (2 * denominator << _GUARD_BITS) // numerator
@@ -70,7 +73,7 @@ def discrete_gaussian_table(sigma: float) -> NoiseTable:
     Raises:
         NoiseSizeError: a deviation outside what is tabulated.
     """
-    reach = _reach(sigma * sigma, sigma * math.sqrt(2 * _TAIL) + 1)
+    reach = _reach(sigma * sigma, sigma * math.sqrt(2 * TAIL) + 1)
     with localcontext() as context:
         context.prec = _DIGITS
         half = -1 / (2 * Decimal(sigma) ** 2)
@@ -91,7 +94,7 @@ def rounded_laplace_table(scale: float) -> NoiseTable:
     Raises:
         NoiseSizeError: a scale outside what is tabulated.
     """
-    reach = _reach(2 * scale * scale, scale * _TAIL + 1)
+    reach = _reach(2 * scale * scale, laplace_reach(scale))
     with localcontext() as context:
         context.prec = _DIGITS
         half, whole = (_fixed((-1 / (part * Decimal(scale))).exp()) for part in (2, 1))

@@ -11,7 +11,13 @@ from shoal_codecs.privacy.plan_noise import (
     grid_size,
     noise_levels,
 )
-from shoal_codecs.privacy.ring_width import LEAST_VARIANCE, MOST_VARIANCE, overflow
+from shoal_codecs.privacy.ring_width import (
+    LEAST_VARIANCE,
+    MOST_MAGNITUDES,
+    MOST_VARIANCE,
+    laplace_reach,
+    overflow,
+)
 from shoal_codecs.updates.errors import RingOverflowError
 from shoal_codecs.wire.plan import INDEXED_CODECS, Plan
 
@@ -43,11 +49,14 @@ def check_promise(plan: Plan) -> None:
             f"the clip norm has {clip_levels(codec):.1f} levels over {size} coordinates, so that rounding "
             "would outweigh updates: raise the clamp, or lower the range factor"
         )
-    drawn = noise_levels(plan) ** 2
-    if not LEAST_VARIANCE <= drawn <= MOST_VARIANCE:
+    laplace = privacy.mechanism == "local-laplace"
+    drawn = noise_levels(plan) ** 2 * (2 if laplace else 1)
+    too_long = laplace and laplace_reach(noise_levels(plan)) >= MOST_MAGNITUDES
+    if too_long or not LEAST_VARIANCE <= drawn <= MOST_VARIANCE:
         raise NoiseSizeError(
             f"each party would draw noise of variance {drawn:g}, which is outside {LEAST_VARIANCE:g} to "
-            f"{MOST_VARIANCE:g} squared levels: plan fewer rounds or a larger epsilon, or change the clamp"
+            f"{MOST_VARIANCE:g} squared levels or has too long tails: plan fewer rounds or a larger epsilon, "
+            "or change the clamp"
         )
     if plan.shared:
         extra = extra_levels(privacy)

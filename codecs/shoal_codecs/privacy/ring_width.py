@@ -6,9 +6,17 @@ MOST_ROUNDS = 1 << 20
 """For so many rounds together a sum shall not leave its ring but with a probability of 2**-40."""
 LEAST_VARIANCE, MOST_VARIANCE = 2.0**-10, 2.0**32
 """One party's noise in squared levels: less hides nothing on its own, more is in no table."""
+MOST_MAGNITUDES = 1 << 20
+TAIL = 110 * math.log(2)
+"""A table goes on until less than 2**-109 lies beyond it, and has at most so many magnitudes."""
 MOST_BITS = 1024
 FAR_DEVIATIONS = 10.5
 _LOG_FAILURE = 40 * math.log(2)
+
+
+def laplace_reach(scale: float) -> float:
+    """Return the levels at which a table of Laplace noise of ``scale`` ends: its tails are the longest."""
+    return scale * TAIL + 1
 
 
 def noise_reach(variance: float, words: int) -> float:
