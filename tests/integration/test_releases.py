@@ -137,7 +137,7 @@ async def test_a_late_device_is_served_though_a_chunk_is_corrupted_meanwhile(ben
         await online(operator, "device-1", "device-2")
         await operator.command("release.create", version=FINAL, name="final")
         await until(lambda: bench.agents["device-2"].releases.record.state == "confirmed")
-        assert stands("final", "all")(await operator.until(stands("final", "all"), 10))
+        assert stands("final", "all")(await operator.until(stands("final", "all"), 60))
         deployed = bench.agents["device-2"].releases.active
         assert deployed is not None
         topic = TOPICS.blob(deployed.manifest.artefacts[0].blob.name, 0)
@@ -161,7 +161,7 @@ async def test_a_canary_that_dies_in_its_test_and_a_coordinator_that_starts_agai
                 await until(lambda: canary.releases.record.state == "testing")
                 # The state is durable before the test begins, not when it is first seen.
                 await until(lambda: canary.worker.pid is not None)
-            assert stands("final", "canary")(await operator.until(stands("final", "canary"), 10))
+            assert stands("final", "canary")(await operator.until(stands("final", "canary"), 60))
         async with bench.coordinator(), bench.device("device-1") as back:
             row = await ended(operator, "final")
             assert (row.state, row.confirmed) == ("complete", 3)

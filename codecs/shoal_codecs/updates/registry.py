@@ -11,12 +11,11 @@ from shoal_codecs.updates.randk import RandKCodec
 from shoal_codecs.updates.topk import TopKCodec
 from shoal_codecs.wire.plan import INDEXED_CODECS, LED_CODEC, SEEDED_CODECS
 
-TOPK = TopKCodec("topk", INT8)
 _ALL: tuple[Codec, ...] = (
     DenseCodec(),
     BlockCodec("int8", INT8),
     BlockCodec("int4", INT4),
-    TOPK,
+    TopKCodec("topk", INT8),
     TopKCodec("topk4", INT4),
     RandKCodec("randk", INT8),
     RandKCodec("randk4", INT4),
