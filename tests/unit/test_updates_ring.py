@@ -28,6 +28,7 @@ from shoal_codecs.updates.ring import (
     ring_bits_for,
     unpack_ring,
 )
+from shoal_codecs.updates.ring_levels import Chosen
 from shoal_codecs.updates.step import step_from_sum
 
 SPEC = RingSpec(
@@ -282,3 +283,33 @@ def test_rounding_has_no_bias_and_leaves_whole_levels_alone(clamp: int) -> None:
         slack = 6 * math.sqrt(max(share * (1 - share), 1e-5) / spec.dimension)
         assert levels.mean() == pytest.approx(level, abs=slack)
         assert set(np.unique(levels)) <= {math.floor(level), math.floor(level) + 1, round(level)}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.floats(-2e-3, 2e-3), st.integers(0, 2**16), st.integers(0, 1))
+def test_a_norm_is_only_skipped_where_it_is_surely_short(off: float, seed: int, exponent: int) -> None:
+    # Norms this close to the bound are what the quick look in float32 must leave to the exact one.
+    update = np.random.default_rng(seed).normal(size=20_000).astype(np.float32) * np.float32(1e-8**exponent)
+    exact = float(np.linalg.norm(update.astype(np.float64)))
+    bound = exact * (1 + off)
+    if Chosen(update, None).surely_within(bound):
+        assert exact < bound
+    assert not Chosen(update, None).surely_within(exact * 0.9999)
+    assert Chosen(update, None).surely_within(exact * 1.01)
+
+
+def test_an_update_too_long_for_float32_is_measured_exactly() -> None:
+    update = np.full(100, 3e38, np.float32)
+    assert not Chosen(update, None).surely_within(1e38)
+    assert not Chosen(update, None).surely_within(1e40)
+
+
+def test_a_lone_value_beyond_the_clamp_is_cut_wherever_it_lies() -> None:
+    spec = replace(SPEC, dimension=70_000, kept=70_000, clip_norm=2.0)
+    for place in (0, 32_767, 32_768, 69_999):
+        for sign in (-1.0, 1.0):
+            update = np.zeros(70_000, np.float32)
+            update[place] = sign * 1.9
+            words = encode_ring(update, 150, spec, np.random.default_rng(1))
+            level = int(words[place])
+            assert (level - 4096 if level >= 2048 else level) == sign * 127

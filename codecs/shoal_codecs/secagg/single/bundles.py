@@ -61,6 +61,10 @@ def check_bundle(device: str, prekey: Prekey, fleet: str, roster: Roster) -> Non
 def check_bundles(plan: Plan, prekeys: Sequence[Prekey], roster: Roster) -> None:
     """Check that ``prekeys`` are those the plan names, each its device's own and no key in two places.
 
+    A device checks those it shares no mask with as well: a bundle that the coordinator made up is a member
+    it plays itself, and its floor and threshold count on members of whom only a share is corrupt. That the
+    neighbours are real does not make the set real in which their sum hides.
+
     Raises:
         BundleMismatchError: others than the plan names.
         BundleSignatureError: one that its device did not sign.

@@ -336,7 +336,7 @@ class SingleServer:
         return AskOpening(device, self._split(), shown)
 
     def _signers(self, device: str) -> int:
-        return sum(1 for holder in self.holders[device] if holder in self.memory.consents)
+        return sum(map(self.memory.consents.__contains__, self.holders[device]))
 
     def _drawn(self, device: str, shares: PublishedShares) -> tuple[str, ...]:
         plan, place = self.terms.plan, self.terms.plan.cohort.index(device)
