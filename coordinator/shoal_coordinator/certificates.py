@@ -50,7 +50,9 @@ class CertificateBook:
         page = self._of(plan.task, plan.base)
         if digest in page.plans:
             return
-        plans = {**page.plans, digest: _Earlier(plan.round, data, {})}
+        # Of rounds of mode ``single`` one says all there is to say: the base may be closed.
+        kept = {name: one for name, one in page.plans.items() if plan.mode != "single" or _hubs_of(one)}
+        plans = {**kept, digest: _Earlier(plan.round, data, {})}
         await self._save(_Page(plan.task, plan.base, plans))
 
     async def take(self, digest: bytes, hub: str, certificate: bytes) -> bool:

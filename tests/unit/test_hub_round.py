@@ -287,6 +287,20 @@ def test_once_all_have_agreed_a_second_word_changes_nothing(events: tuple[Event,
     assert machine.state is state
 
 
+def test_a_hub_that_has_released_knows_after_a_restart_what_its_peers_agreed_to() -> None:
+    said = agreement(*DEVICES)
+    memory = RoundMemory(
+        reports=tuple((device, name, 1) for device, name in IDS.items()),
+        closed=True,
+        agreement=(said.digest, said.members),
+        sealed=b"sum",
+    )
+    machine = HubRound(TERMS, memory)
+    with pytest.raises(PeerContradictionError):
+        machine.handle(agreement(*DEVICES[:2]))
+    assert machine.handle(said) == ()
+
+
 def test_a_peer_that_never_agrees_is_given_up_and_a_restart_gives_it_its_time_anew() -> None:
     log = Log(TERMS)
     machine = HubRound(TERMS)
