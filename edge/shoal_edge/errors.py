@@ -90,6 +90,10 @@ class AnsweredBaseError(PlanRefusedError):
     """A plan on a base this device has answered, without a later round to justify it."""
 
 
+class EvaluationRefusedError(EdgeError):
+    """A question after a model's score that no round of this device gives leave for."""
+
+
 # --- the participant -----------------------------------------------------------------------------
 
 

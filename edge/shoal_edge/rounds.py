@@ -14,7 +14,7 @@ from shoal_codecs.security.post import Post
 from shoal_codecs.transport.errors import LinkClosedError
 from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.wire.errors import OutOfRoundError
-from shoal_codecs.wire.messages import AnyMessage, Cancel, Invitation, PlanNotice, Receipt, Reply
+from shoal_codecs.wire.messages import AnyMessage, Cancel, Evaluate, Invitation, PlanNotice, Receipt, Reply
 from shoal_edge.config import EdgeSettings
 from shoal_edge.errors import (
     PlanMissingError,
@@ -257,9 +257,19 @@ class Rounds:
             case ForgetRound(plan_hash):
                 await self._forget(plan_hash)
             case EvaluateModel(command):
-                self._evaluations.ask(command)
+                await self._ask_evaluation(command)
 
     # --- the actions ----------------------------------------------------------------------------
+
+    async def _ask_evaluation(self, command: Evaluate) -> None:
+        """Score the model that came of a round of this device's, and no other."""
+        try:
+            await asyncio.to_thread(self._store.permit_evaluation, command.round, command.model.digest)
+        except ShoalError as error:
+            self._post.refused[fault_name(error)] += 1
+            log.warning("evaluation_refused", round=command.round, fault=fault_name(error), remedy=str(error))
+            return
+        self._evaluations.ask(command)
 
     async def _ask_for_plan(self, job: Job) -> None:
         self._invited_at = self._clock()

@@ -14,7 +14,7 @@ import msgspec
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.packing import pack, unpack
-from shoal_edge.errors import DamagedStateError, OutboxFullError, StoreError
+from shoal_edge.errors import DamagedStateError, EvaluationRefusedError, OutboxFullError, StoreError
 from shoal_edge.files import disk_faults, remove_leftovers, sync_folder, write_durably
 from shoal_edge.plan_check import Answer, answer_to
 from shoal_edge.round_events import Job, SealedReport
@@ -31,6 +31,13 @@ class _Held(msgspec.Struct, frozen=True, array_like=True):
 
     models: tuple[bytes, ...] = ()
     task: bytes = b""
+
+
+class _Scored(msgspec.Struct, frozen=True, array_like=True):
+    """The round whose model was scored last, and that model's digest."""
+
+    round: int = 0
+    model: bytes = b""
 
 
 class _Outgoing(msgspec.Struct, frozen=True, array_like=True):
@@ -60,6 +67,7 @@ class DeviceStore:
             ) from error
         self._held = self._read(folder / "held.bin", _Held) or _Held()
         self._answers = self._load_answers()
+        self._scored = self._read(folder / "scored.bin", _Scored) or _Scored()
 
     # --- the accepted round and its report ------------------------------------------------------
 
@@ -125,6 +133,30 @@ class DeviceStore:
     def has_answered(self, plan_hash: bytes) -> bool:
         """Return whether a report of this very plan was made."""
         return any(answer.plan_hash == plan_hash for answer in tuple(self._answers.values()))
+
+    def permit_evaluation(self, number: int, model: bytes) -> None:
+        """Note, durably, that ``model`` (digest) is scored for round ``number``: one model for each round.
+
+        Whoever could have any model scored would read the gradient of the loss, a score for each coordinate.
+
+        Raises:
+            EvaluationRefusedError: this device sent no report to that round, or scored another model since.
+            StoreError: the disk does not take it.
+        """
+        scored = self._scored
+        if (number, model) == (scored.round, scored.model):
+            return
+        if all(answer.round != number for answer in tuple(self._answers.values())):
+            raise EvaluationRefusedError(
+                f"this device sent no report to round {number}: it scores what came of its own rounds only"
+            )
+        if number <= scored.round:
+            raise EvaluationRefusedError(
+                f"a model was scored for round {scored.round}, none other is for round {number}: run a round"
+            )
+        scored = _Scored(number, model)
+        write_durably(self._folder / "scored.bin", pack(scored))
+        self._scored = scored
 
     # --- models ---------------------------------------------------------------------------------
 

@@ -396,16 +396,16 @@ async def test_the_first_version_is_drawn_from_its_seed(open_mosquitto: BrokerHa
     async with scene(open_mosquitto, tmp_path) as (desk, agent):
         await desk.publish_task()
         first = offer_of(BASE, step=encode_step(initial_step(1, digest_of(BASE))))
-        await desk.command(Evaluate, round=0, task=TASK_REF, model=first)
-        assert (await desk.until(Evaluated)).model_id == first.digest[:8]
+        await desk.open_round(desk.plan(first.digest, 1), first)
+        await desk.until_reports(1)
         assert not desk.said(BlobWanted)
         assert not agent.logged("step_refused")
 
         # A seed that leads elsewhere: the whole model is fetched instead.
         data = base_vector(2).astype("<f4").tobytes()
         other = await desk.offer(data, step=encode_step(initial_step(1, digest_of(data))))
-        await desk.command(Evaluate, round=0, task=TASK_REF, model=other)
-        assert (await desk.until(Evaluated, 2)).model_id == other.digest[:8]
+        await desk.open_round(desk.plan(other.digest, 2), other)
+        await desk.until_reports(2)
         (refused,) = agent.logged("step_refused")
         assert refused["fault"] == "VectorFileError"
 

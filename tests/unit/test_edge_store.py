@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_parts import invitation_to, make_fleet, make_plan, offer_of, write_examples
 from shoal_codecs.wire.plan import encode_plan
 from shoal_edge.data import Examples, split_held_out
-from shoal_edge.errors import OutboxFullError, StoreError
+from shoal_edge.errors import EvaluationRefusedError, OutboxFullError, StoreError
 from shoal_edge.files import shard_counts, write_durably
 from shoal_edge.plan_check import Answer, hubs_digest
 from shoal_edge.round_events import Job, SealedReport
@@ -85,6 +85,23 @@ def test_a_round_that_was_left_is_forgotten_but_not_that_it_was_answered(tmp_pat
     answer = again.answered(plan.task, plan.base)
     assert answer is not None
     assert answer == Answer(7, job().plan_hash, hubs_digest(("hub-1", "hub-2")))
+
+
+def test_one_model_is_scored_for_a_round_that_was_answered(tmp_path: Path) -> None:
+    """Scores of many models by one device's examples are the gradient that sharing hides."""
+    store = DeviceStore(tmp_path, CAP)
+    one, other = b"1" * 32, b"2" * 32
+    with pytest.raises(EvaluationRefusedError, match="no report"):
+        store.permit_evaluation(7, one)
+    for number in (7, 8):
+        store.persist_report(job(number), REPORT)
+        store.forget_round(job(number).plan_hash)
+    store.permit_evaluation(8, one)
+    for life in (store, DeviceStore(tmp_path, CAP)):
+        life.permit_evaluation(8, one)
+        for number, model in ((8, other), (7, other), (7, one), (9, other)):
+            with pytest.raises(EvaluationRefusedError):
+                life.permit_evaluation(number, model)
 
 
 def test_the_newest_answer_on_a_base_counts(tmp_path: Path) -> None:
