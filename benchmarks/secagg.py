@@ -105,7 +105,7 @@ def figures_of(
 
 def main() -> None:
     """Measure and write."""
-    # As hubs, coordinators and devices' workers do when they begin.
+    # As devices' workers do when they begin; hubs and coordinators keep more.
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there")

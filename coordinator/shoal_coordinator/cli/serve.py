@@ -9,7 +9,7 @@ import typer
 
 from shoal_codecs.lifecycle import one_thread_for_arrays
 from shoal_codecs.logs import configure_logs
-from shoal_codecs.memory import keep_freed_memory
+from shoal_codecs.memory import SERVER_BYTES, keep_freed_memory
 from shoal_codecs.settings import find_place, load_settings, print_settings
 from shoal_coordinator.config import CoordinatorSettings
 from shoal_coordinator.hub.config import HubSettings
@@ -26,7 +26,7 @@ def serve_coordinator(
         typer.echo(print_settings(settings), nl=False)
         return
     one_thread_for_arrays()
-    keep_freed_memory()
+    keep_freed_memory(*SERVER_BYTES)
     from shoal_coordinator.service import run_coordinator  # noqa: PLC0415
 
     configure_logs(settings.log_level)
@@ -40,7 +40,7 @@ def serve_hub(config: Path | None, broker: str | None, folder: Path | None, *, p
         typer.echo(print_settings(settings), nl=False)
         return
     one_thread_for_arrays()
-    keep_freed_memory()
+    keep_freed_memory(*SERVER_BYTES)
     from shoal_coordinator.hub.service import run_hub  # noqa: PLC0415
 
     configure_logs(settings.log_level)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from shoal_codecs.lifecycle import one_thread_for_arrays, remember_signals
-from shoal_codecs.memory import keep_freed_memory
+from shoal_codecs.memory import SERVER_BYTES, keep_freed_memory
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
     """
     remember_signals()
     one_thread_for_arrays()
-    keep_freed_memory()
+    keep_freed_memory(*SERVER_BYTES)
     from shoal_codecs.settings import load_settings  # noqa: PLC0415 - after the signals are caught
     from shoal_coordinator.hub.config import HubSettings  # noqa: PLC0415
     from shoal_coordinator.hub.service import run_hub  # noqa: PLC0415
