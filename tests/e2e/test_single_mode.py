@@ -1,6 +1,7 @@
 """Mode ``single`` with real processes on a real broker: whoever dies in between, the sum comes out."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 
@@ -11,6 +12,7 @@ from fleet_bench import LiveFleet, change_settings, live_fleet
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.messages import Message
 from shoal_codecs.wire.plan import decode_plan
+from shoal_codecs.wire.single import Prekey
 from shoal_coordinator.demo.fleet import DemoFleet
 from shoal_coordinator.demo.state import DemoOptions
 
@@ -162,6 +164,62 @@ async def test_where_masks_stay_shut_the_base_is_spent_and_the_fleet_goes_on(fle
     await fleet.reach(version)
     later, version = await begun(fleet)
     assert await finished(fleet, version, later) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [(wire.SingleDelivery, "round.aborted"), (wire.SingleUnmaskWanted, "round.unmoved")],
+)
+async def test_a_coordinator_whose_words_were_damaged_says_so_and_goes_on(
+    fleet: LiveFleet, word: type[Message], kind: str
+) -> None:
+    """Before masks may be open the round ends; after that a version follows that moves nothing."""
+    mark, version = await begun(fleet)
+    await fleet.first(word, since=mark)
+    await fleet.children.kill("coordinator")
+    kept = fleet.layout.folders["coordinator"] / "data" / "single"
+    shares = list(kept.glob("*.words/shares/device-*"))
+    assert len(shares) == COUNT
+    for path in shares:
+        path.write_bytes(os.urandom(60))
+    await fleet.children.restart("coordinator")
+    await fleet.until(lambda: kind in kinds_of(fleet, mark))
+    told = next(one for one in fleet.all(wire.CoordinatorEvent, since=mark) if one.kind == kind)
+    assert "LostWordsError" in told.text
+    await fleet.reach(version)
+    later, version = await begun(fleet)
+    assert await finished(fleet, version, later) == COUNT
+
+
+async def test_words_that_nobody_means_end_nothing(fleet: LiveFleet) -> None:
+    """Thousands of bundles that are none, boxes without end, words about plans that never were."""
+    device, topics = "device-01", fleet.topics
+    place = topics.prekeys(device)
+    real = next(one.payload for one in reversed(fleet.heard) if one.topic == place and one.message)
+    odd = tuple(Prekey(os.urandom(number % 64), bytes(32), bytes(32), b"") for number in range(5000))
+    forged = tuple(
+        Prekey(os.urandom(32), os.urandom(32), os.urandom(32), os.urandom(64)) for _ in range(3000)
+    )
+    for bundles in (odd, forged, ()):
+        await fleet.say(device, place, wire.Prekeys, bundles=bundles)
+    mark, version = await begun(fleet)
+    wanted = await fleet.first(wire.Invitation, since=mark)
+    for plan_hash in (bytes(32), b"", wanted.plan_hash):
+        head = {"round": wanted.round, "plan_hash": plan_hash}
+        at = {kind: topics.single(wanted.round, kind, device) for kind in ("shares", "consent", "unmask")}
+        for boxes in ((b"",) * 60_000, (os.urandom(1_000_000),), ()):
+            await fleet.say(
+                device, at["shares"], wire.SingleShares, **head, draw=b"", seed=b"x" * 9999, boxes=boxes
+            )
+        await fleet.say(device, at["consent"], wire.SingleConsent, **head, signature=os.urandom(9999))
+        await fleet.say(device, at["unmask"], wire.SingleUnmask, **head, sealed=os.urandom(9999))
+    await fleet.throw(place, real)
+    assert await finished(fleet, version, mark) >= COUNT - 1
+    later, version = await begun(fleet)
+    assert await finished(fleet, version, later) == COUNT
+    text = (fleet.layout.folders["coordinator"] / "log.jsonl").read_text()
+    assert "Traceback" not in text
+    assert "handler_failed" not in text
 
 
 def kinds_of(fleet: LiveFleet, since: int) -> list[str]:
