@@ -11,6 +11,9 @@ from shoal_codecs.wire.report import Report, encode_report, report_id, report_si
 from shoal_edge.round_events import SealedReport
 
 PART_BYTES = 64 * 1024
+LONG_REPORT_BYTES = 1 << 20
+LONG_PART_BYTES = 256 * 1024
+"""Of a long report: every part costs some 60 bytes and a hub's time."""
 
 
 def sign_report(
@@ -28,7 +31,8 @@ def sign_report(
 
 def report_messages(post: Post, number: int, data: bytes) -> list[ReportPart]:
     """Return the encoded report ``data`` of round ``number`` as messages with fresh ids."""
-    pieces = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
+    size = PART_BYTES if len(data) <= LONG_REPORT_BYTES else LONG_PART_BYTES
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
     return [
         post.compose(ReportPart, round=number, index=index, count=len(pieces), data=piece)
         for index, piece in enumerate(pieces)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_parts import make_fleet
 from shoal_codecs.secagg.hub_errors import (
     PartBudgetError,
     PartConflictError,
@@ -13,7 +14,9 @@ from shoal_codecs.secagg.hub_errors import (
     ReportPartError,
 )
 from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_bytes
+from shoal_codecs.wire.framing import MAX_FRAME_BYTES, encode_message
 from shoal_codecs.wire.report import Report, encode_report
+from shoal_edge.reports import report_messages
 
 REPORT_BYTES = 10_000
 
@@ -103,3 +106,17 @@ def test_all_unfinished_reports_together_are_bounded(assembler: ReportAssembler)
 def test_the_largest_report_fits(share: int, hubs: int) -> None:
     report = Report(bytes(share + 48), tuple(bytes(32) for _ in range(hubs - 1)), bytes(64))
     assert len(encode_report(report)) <= largest_report_bytes(share, hubs)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(1, 1), (65_537, 2), (1 << 20, 16), (2_000_000, 8), (20_000_000, 77)]
+)
+def test_a_device_cuts_long_reports_into_fewer_parts_and_loses_nothing(size: int, count: int) -> None:
+    post = make_fleet(devices=1).post("device-01")
+    data = bytes(size - 1) + b"\x01"
+    parts = report_messages(post, 7, data)
+    assert len(parts) == count
+    assert [(part.index, part.count, part.round) for part in parts] == [(i, count, 7) for i in range(count)]
+    assert b"".join(part.data for part in parts) == data
+    # Whole frames stay far below what a broker and a receiver take.
+    assert all(len(encode_message(part)) < MAX_FRAME_BYTES // 4 for part in parts)
