@@ -249,8 +249,10 @@ async def test_words_that_nobody_means_under_a_partys_own_key(fleet: LiveFleet) 
         await fleet.logged("device-03", "MalformedMessageError", commands, since=since)
     endless = BlobRef(b"\x07" * 32, 1 << 32, 1 << 20, (bytes(32),) * 4096)
     huge = AnyOffer(9, b"\x08" * 32, endless)
+    since = fleet.lines("device-03")
     await fleet.say("coordinator", commands, wire.Evaluate, round=9, task=old.task, model=huge)
-    await fleet.logged("device-03", "BlobStorageError")
+    # Refused before a byte of it is fetched: the device sent no report to such a round.
+    await fleet.logged("device-03", "EvaluationRefusedError", since=since)
 
     control, head = topics.hub("hub-1", "control"), {"round": 7, "plan_hash": bytes(32)}
     promise = HubPromise("hub-2", b"", b"\xff" * 1000, b"")
