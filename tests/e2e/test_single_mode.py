@@ -23,7 +23,7 @@ VICTIM = "device-03"
 
 def patient(layout: DemoFleet) -> None:
     """Everybody is waited for; one of five may vanish."""
-    rounds = {"quorum_share": 1.0, "window_s": 22.0, "shares_s": 10.0, "unmask_s": 9.0, "patience_s": 1.0}
+    rounds = {"quorum_share": 1.0, "window_s": 22.0, "shares_s": 10.0, "unmask_s": 9.0, "patience_s": 4.0}
     change_settings(layout.config_of("coordinator"), rounds=rounds)
     for device in layout.devices:
         change_settings(layout.config_of(device), heartbeat_s=1.0, resend_s=0.5)
