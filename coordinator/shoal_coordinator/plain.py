@@ -4,7 +4,6 @@ What arrived is on disk, still sealed, before its receipt goes out; a restart re
 """
 
 import asyncio
-import os
 import shutil
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from shoal_codecs.durable import replace_whole
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.secagg.report_opening import OpenedReport, Receiver, open_report
 from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_bytes
@@ -182,17 +182,8 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name("." + path.name)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # No device can be called so: the files here are named after them.
+        replace_whole(path, data, path.with_name("." + path.name))
     except OSError as error:
         raise StoreWriteError(
             f"{path} was not written ({error.strerror}): check the disk's space and the permissions"

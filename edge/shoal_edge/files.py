@@ -2,11 +2,11 @@
 
 import ast
 import contextlib
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from shoal_codecs.durable import replace_whole
 from shoal_edge.errors import StoreError
 
 _TEMPORARY = ".new"
@@ -22,28 +22,13 @@ def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
     """
     beside = path.with_name(path.name + _TEMPORARY)
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        sync_folder(path.parent)
+        replace_whole(path, data, beside, mode=0o600 if private else 0o666)
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise StoreError(
             f"cannot write {path}: {error.strerror}; free some space or mend the disk"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:

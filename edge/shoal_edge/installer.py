@@ -17,9 +17,10 @@ from typing import NoReturn
 
 from blake3 import blake3
 
+from shoal_codecs.durable import sync_folder
 from shoal_codecs.ota.errors import OtaError
 from shoal_codecs.ota.manifest import Artefact, ArtefactKind, Manifest
-from shoal_edge.files import remove_leftovers, sync_folder
+from shoal_edge.files import remove_leftovers
 from shoal_edge.release_errors import (
     ActiveSlotError,
     CorruptArtefactError,

@@ -11,11 +11,12 @@ from typing import TypeVar
 
 import msgspec
 
+from shoal_codecs.durable import sync_folder
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.packing import pack, unpack
 from shoal_edge.errors import DamagedStateError, EvaluationRefusedError, OutboxFullError, StoreError
-from shoal_edge.files import disk_faults, remove_leftovers, sync_folder, write_durably
+from shoal_edge.files import disk_faults, remove_leftovers, write_durably
 from shoal_edge.plan_check import Answer, answer_to
 from shoal_edge.round_events import Job, SealedReport
 

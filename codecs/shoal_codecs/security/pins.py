@@ -4,12 +4,12 @@ The authority signs who belongs to the fleet. A roster that was replaced may sti
 with other hubs would send every update to strangers: a party takes neither without a person at its machine.
 """
 
-import os
 import tomllib
 from pathlib import Path
 
 import msgspec
 
+from shoal_codecs.durable import replace_whole
 from shoal_codecs.security.errors import BadPinsError, OldRosterError, PinnedHubsError
 from shoal_codecs.security.roster import Roster, load_roster
 from shoal_codecs.wire.errors import WireError
@@ -153,19 +153,9 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         BadPinsError: the disk does not take it.
     """
-    temporary = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_whole(path, data, path.with_name(path.name + ".new"))
     except OSError as error:
         raise BadPinsError(
             f"cannot write {path} ({error.strerror}): let this party write there, or mend the disk"
