@@ -7,13 +7,8 @@ and no byte else, so two releases differ only where the model does.
 import msgspec
 
 from shoal_codecs.wire.packing import pack
-from shoal_codecs.wire.task import (
-    InputDescription,
-    Parameter,
-    check_flatbuffer,
-    check_parameters,
-    unpack_file,
-)
+from shoal_codecs.wire.task import InputDescription, Parameter, unpack_file
+from shoal_codecs.wire.task_check import check_flatbuffer, check_parameters
 from shoal_codecs.wire.task_errors import InvalidTaskError
 from shoal_coordinator.artefact_errors import InvalidTemplateError
 

@@ -22,7 +22,8 @@ from shoal_codecs.wire.hubs import NeverReleased
 from shoal_codecs.wire.messages import Invitation, PlanNotice
 from shoal_codecs.wire.packing import prefixed
 from shoal_codecs.wire.plan import SHARED_CODECS, Plan, decode_plan, plan_hash, plan_signing_bytes
-from shoal_codecs.wire.task import MAX_DIMENSION, MAX_TASK_BYTES
+from shoal_codecs.wire.task import MAX_TASK_BYTES
+from shoal_codecs.wire.task_check import MAX_DIMENSION
 from shoal_edge.errors import (
     AnsweredBaseError,
     CohortFloorError,

@@ -20,8 +20,10 @@ from shoal_codecs.wire.task import (
     TASK_FORMAT,
     TASK_MAGIC,
     Parameter,
+    TargetDescription,
     TaskBundle,
     TypedArray,
+    Variant,
     decode_task,
     encode_task,
     gradient_levels,
@@ -54,7 +56,7 @@ def test_a_field_from_a_newer_author_is_ignored() -> None:
 
 
 def test_what_a_device_downloads_to_train_is_small() -> None:
-    assert len(FILE) < 22_000
+    assert len(FILE) < 24_000
 
 
 @given(cut=st.integers(0, len(FILE) - 1))
@@ -79,7 +81,7 @@ def test_bytes_after_the_end_are_refused() -> None:
 
 
 def test_another_format_and_a_file_of_before_there_was_one_say_what_to_do() -> None:
-    with pytest.raises(InvalidTaskError, match=r"task format 3.*update the agent"):
+    with pytest.raises(InvalidTaskError, match=r"task format 4.*update the agent"):
         decode_task(TASK_MAGIC + bytes([TASK_FORMAT + 1]) + FILE[HEADER:])
     with pytest.raises(InvalidTaskError, match="older Shoal"):
         decode_task(zlib.decompress(FILE[HEADER:]))
@@ -102,7 +104,64 @@ def changed(**fields: object) -> TaskBundle:
 
 
 REFERENCE = DIGITS.reference
+NARROW = tuple(
+    msgspec.structs.replace(one, shape=shape)
+    for one, shape in zip(DIGITS.parameters, [(64, 32), (32,), (32, 10), (10,)], strict=True)
+)
+NARROW_D = 64 * 32 + 32 + 32 * 10 + 10
+HALF = Variant(
+    share=0.25,
+    trainable=DIGITS.trainable,
+    parameters=NARROW,
+    reference=msgspec.structs.replace(REFERENCE, gradient=TypedArray.of(np.zeros(NARROW_D, np.int16))),
+)
+
+
+def half(**fields: object) -> TaskBundle:
+    return changed(variants=(msgspec.structs.replace(HALF, **fields),))
+
+
+def preset(**fields: object) -> TaskBundle:
+    return changed(defaults=msgspec.structs.replace(DIGITS.defaults, **fields))
+
+
+VALUES = changed(
+    target=TargetDescription("values", (2,)),
+    labels=(),
+    reference=msgspec.structs.replace(REFERENCE, y=TypedArray.of(np.zeros((8, 2), np.float32))),
+    private=None,
+)
+
+
 CONTRADICTIONS = {
+    "an endless mean": changed(
+        parameters=(
+            msgspec.structs.replace(DIGITS.parameters[0], initial_mean=math.inf),
+            *DIGITS.parameters[1:],
+        )
+    ),
+    "labels with a shape": changed(target=TargetDescription("label", (2,))),
+    "values with labels": msgspec.structs.replace(VALUES, labels=("a", "b")),
+    "values whose reference are labels": msgspec.structs.replace(VALUES, reference=REFERENCE),
+    "a target's side of zero": msgspec.structs.replace(VALUES, target=TargetDescription("values", (0,))),
+    "a negative mu": preset(mu=-0.1),
+    "an endless clip norm": preset(clip_norm=math.inf),
+    "a kept share over one": preset(kept_share=1.5),
+    "a negative weight cap": preset(weight_cap=-1),
+    "a local parameter that is not there": changed(local=("w3",)),
+    "nothing that is shared": changed(local=tuple(one.name for one in DIGITS.parameters)),
+    "an ability twice": changed(abilities=("mu", "mu")),
+    "a variant of the whole": half(share=1.0),
+    "a variant twice": changed(variants=(HALF, HALF)),
+    "a variant wider than the whole": half(
+        parameters=(Parameter("w1", (65, 32)), *NARROW[1:]),
+        reference=msgspec.structs.replace(
+            REFERENCE, gradient=TypedArray.of(np.zeros(NARROW_D + 32, np.int16))
+        ),
+    ),
+    "a variant of other names": half(parameters=(Parameter("w9", (64, 32)), *NARROW[1:])),
+    "a variant with the whole's reference": half(reference=REFERENCE),
+    "a variant that is no flatbuffer": half(trainable=b"PK\x03\x04 is a zip archive"),
     "no parameters": changed(parameters=()),
     "twice the same name": changed(parameters=(DIGITS.parameters[0],) * 2),
     "a side of zero": changed(parameters=(Parameter("w", (0, 3)),)),
@@ -137,6 +196,26 @@ def test_parts_that_contradict_each_other_are_refused_on_both_sides(bundle: Task
         encode_task(bundle)
     with pytest.raises(InvalidTaskError):
         decode_task(file_of(msgpack.packb(msgspec.to_builtins(bundle, builtin_types=(bytes,)))))
+
+
+def test_a_task_of_values_survives_too() -> None:
+    assert decode_task(encode_task(VALUES)) == VALUES
+
+
+def test_a_variant_is_a_task_of_its_own() -> None:
+    bundle = decode_task(encode_task(changed(variants=(HALF,))))
+    narrow = bundle.variant(0.25)
+    assert (narrow.dimension, narrow.parameters, narrow.variants) == (NARROW_D, NARROW, ())
+    assert decode_task(encode_task(narrow)) == narrow
+    with pytest.raises(InvalidTaskError, match=r"no variant of share 0.5.*\[0.25\]"):
+        bundle.variant(0.5)
+
+
+def test_a_parameter_begins_around_its_mean() -> None:
+    weights = initial_weights([Parameter("scale", (500,), 0.1, 1.0), Parameter("one", (3,), 0.0, 1.0)], 3)
+    assert np.abs(weights[:500] - 1).max() <= 0.1
+    assert weights[:500].std() > 0.05
+    assert weights[500:].tolist() == [1, 1, 1]
 
 
 def test_the_flat_vector_is_the_parameters_in_order() -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.task_check import check_task
 from shoal_codecs.wire.task_errors import InvalidTaskError
 
 if TYPE_CHECKING:
@@ -23,16 +24,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 TASK_MAGIC = b"SHTK"
-TASK_FORMAT = 2
+TASK_FORMAT = 3
 MAX_TASK_BYTES = 64 << 20
 """Of a task file, packed and unpacked."""
-MAX_DIMENSION = 1 << 26
-MAX_SEED = 1 << 64
-FLATBUFFER_IDENTIFIER = b"TFL3"
 T = TypeVar("T")
 DType = Literal["uint8", "int32", "float32"]
 StoredDType = Literal["uint8", "int16", "int32", "float32"]
+TargetKind = Literal["label", "values"]
+Ability = Literal["mu", "seed", "correction"]
 GRADIENT_LEVELS = 32767
+REFERENCE_MASK_SEED = 1
+"""What ``seed`` is given where the reference's gradient is compared."""
 _ITEM_BYTES: dict[StoredDType, int] = {"uint8": 1, "int16": 2, "int32": 4, "float32": 4}
 
 
@@ -72,13 +74,14 @@ class TypedArray(msgspec.Struct, frozen=True):
 class Parameter(msgspec.Struct, frozen=True):
     """One trained tensor: a slice of the flat weight vector, in C order.
 
-    ``initial_bound`` is b of the uniform distribution U(-b, b) a fresh model draws it from; 0 means
-    that it starts at zero.
+    ``initial_mean`` m and ``initial_bound`` b are of the uniform distribution U(m - b, m + b) a fresh model
+    draws it from; a bound of 0 means that it starts at m.
     """
 
     name: str
     shape: tuple[int, ...]
     initial_bound: float = 0.0
+    initial_mean: float = 0.0
 
     @property
     def size(self) -> int:
@@ -87,7 +90,10 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class InputDescription(msgspec.Struct, frozen=True):
-    """What one raw example looks like, without the batch axis; models scale it themselves."""
+    """What one raw example looks like, without the batch axis; models scale it themselves.
+
+    The interpreter is fed float32, but tokens (``dtype`` int32) as they are.
+    """
 
     shape: tuple[int, ...]
     dtype: DType
@@ -95,19 +101,39 @@ class InputDescription(msgspec.Struct, frozen=True):
     maximum: float
 
 
+class TargetDescription(msgspec.Struct, frozen=True):
+    """What is learned of an example, without the batch axis.
+
+    ``label``: y (n,) int32, an index into the task's labels; the loss is cross-entropy in nats.
+    ``values``: y (n, *shape) float32; the loss of an example is its mean squared error.
+    """
+
+    kind: TargetKind = "label"
+    shape: tuple[int, ...] = ()
+
+
 class TrainingDefaults(msgspec.Struct, frozen=True):
-    """How a device trains where the round's plan does not say otherwise."""
+    """The task's default plan: what a round does where the operator's settings do not say otherwise.
+
+    From ``mu`` on, zero and an empty name mean that the task says nothing either.
+    """
 
     epochs: int = 5
     learning_rate: float = 0.2
     batch_size: int = 16
+    mu: float = 0.0
+    clip_norm: float = 0.0
+    kept_share: float = 0.0
+    weight_cap: int = 0
+    algorithm: str = ""
 
 
 class ReferenceGradients(msgspec.Struct, frozen=True):
     """What a correct runtime computes from the initial weights that ``seed`` draws.
 
-    ``x`` (n and the input's shape) and ``y`` (n,) int32 are a batch of raw examples; ``loss_sum`` is their
-    summed loss in nats. The gradient of their mean loss is ``gradient`` (D,), int16 levels within
+    ``x`` (n and the input's shape) and ``y`` (n and the target's) are a batch of raw examples; ``loss_sum``
+    is their summed loss, ``correct`` how many are right (0 where the target is values), both as ``evaluate``
+    finds them. The gradient of their mean loss in training is ``gradient`` (D,), int16 levels within
     +-``GRADIENT_LEVELS``, times one entry of ``scales`` a parameter.
     """
 
@@ -130,14 +156,47 @@ class PrivateReference(msgspec.Struct, frozen=True):
     norms: tuple[float, ...]
 
 
+class Variant(msgspec.Struct, frozen=True):
+    """A narrower model of the same task, for devices that the full one is too much for (HeteroFL).
+
+    Every parameter has the name of a full one, and is its prefix ``full[:s0, :s1, ...]`` by its own shape.
+    ``share`` (0 to 1, exclusive) is the width kept; ``reference`` is of this model and its own weights.
+    """
+
+    share: float
+    trainable: bytes
+    parameters: tuple[Parameter, ...]
+    reference: ReferenceGradients
+
+    @property
+    def dimension(self) -> int:
+        """Length of this model's flat weight vector."""
+        return dimension(self.parameters)
+
+
 class TaskBundle(msgspec.Struct, frozen=True):
     """Everything a device downloads to train; the deployable templates stay at the coordinator.
 
-    ``trainable`` is a LiteRT flatbuffer with the signatures train, evaluate, infer, get_weights and
-    set_weights; its weights are inputs and outputs named like ``parameters``. What it holds as their first
-    values is never used: zeros make the file small. With a ``private`` reference it has ``train_private``
-    too, which clips each example's gradient and adds the noise it is given (``noise_`` and a parameter's
-    name).
+    ``trainable`` is a LiteRT flatbuffer. What it holds as its first weights is never used: zeros make the
+    file small. Every input has a batch axis or shape (1,). Its signatures, where "weights" are named and
+    shaped like ``parameters``:
+
+    - ``train(x, y, lr (1,))`` -> ``loss_sum`` (1,) before the step. One step of the optimiser, which is in
+      the graph with its state, on the mean loss. With the ability ``mu`` an input ``mu`` (1,), FedProx's,
+      whose anchor is what ``set_weights`` was last given; with ``seed`` an input ``seed`` (1,) int32, which
+      draws the masks of dropout.
+    - ``evaluate(x, y)`` -> ``loss_sum`` (1,), ``correct`` (1,) int32.
+    - ``infer(x)`` -> ``probabilities`` (n, labels), or ``values`` (n, *shape).
+    - ``get_weights()`` -> weights; ``set_weights(weights)`` -> ``tensors`` (1,) int32; the latter also
+      resets the optimiser, FedProx's anchor and the correction.
+    - With the ability ``correction``: ``set_correction(weights)`` -> ``tensors`` (1,). What it is given is
+      added to every gradient until the next ``set_weights`` (SCAFFOLD).
+    - With a ``private`` reference: ``train_private(x, y, lr, clip (1,), noise_{parameter} ...)`` ->
+      ``loss_sum``. It clips each example's gradient and adds the noise it is given to their sum.
+    - ``gradients(x, y)`` -> weights: the mean loss's, there only where ``train`` moves weights by something
+      else than ``lr`` times its gradient (Adam, running statistics); with ``seed`` it takes that too.
+
+    ``local`` names parameters that stay on the device by default; ``variants`` are narrower models.
     """
 
     name: str
@@ -146,13 +205,38 @@ class TaskBundle(msgspec.Struct, frozen=True):
     input: InputDescription
     labels: tuple[str, ...]
     reference: ReferenceGradients
+    target: TargetDescription = TargetDescription()
     defaults: TrainingDefaults = TrainingDefaults()
+    abilities: tuple[Ability, ...] = ()
     private: PrivateReference | None = None
+    local: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
 
     @property
     def dimension(self) -> int:
         """Length D of the flat weight vector."""
         return dimension(self.parameters)
+
+    def variant(self, share: float) -> TaskBundle:
+        """Return the variant with this ``share`` as a task of its own.
+
+        Raises:
+            InvalidTaskError: there is none.
+        """
+        for one in self.variants:
+            if math.isclose(one.share, share):
+                return msgspec.structs.replace(
+                    self,
+                    trainable=one.trainable,
+                    parameters=one.parameters,
+                    reference=one.reference,
+                    private=None,
+                    variants=(),
+                )
+        raise InvalidTaskError(
+            f"task {self.name} has no variant of share {share:g}: use one of "
+            f"{[one.share for one in self.variants]}"
+        )
 
 
 def dimension(parameters: Iterable[Parameter]) -> int:
@@ -176,7 +260,7 @@ def initial_weights(parameters: Iterable[Parameter], seed: int) -> npt.NDArray[n
     """Draw the weights (D,) float32 of a fresh model; the same seed gives the same bits on every machine.
 
     Raw PCG64 words, whose stream numpy keeps for good: the upper 53 bits make u in [-1, 1) exactly, the
-    weight is u times the bound, rounded once to float64 and once to float32.
+    weight is u times the bound plus the mean, each rounded to float64, and then to float32.
     """
     import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
 
@@ -185,7 +269,7 @@ def initial_weights(parameters: Iterable[Parameter], seed: int) -> npt.NDArray[n
     for one in parameters:
         unit = (bits.random_raw(one.size) >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
         # The sum turns the -0.0 of a bound of zero into 0.0.
-        draws.append((unit * one.initial_bound + 0.0).astype(np.float32))
+        draws.append((unit * one.initial_bound + one.initial_mean).astype(np.float32))
     return np.concatenate(draws)
 
 
@@ -200,72 +284,6 @@ def gradient_levels(
         scales.append(float(np.abs(part).max()) / GRADIENT_LEVELS or 1.0)
         levels.append(np.rint(part.ravel() / scales[-1]).astype(np.int16))
     return np.concatenate(levels), tuple(scales)
-
-
-def check_parameters(parameters: tuple[Parameter, ...]) -> None:
-    """Raise InvalidTaskError unless ``parameters`` describe one flat vector of sensible length."""
-    names = {parameter.name for parameter in parameters}
-    if not parameters or len(names) != len(parameters):
-        raise InvalidTaskError("a task needs at least one parameter, each with a name of its own")
-    if any(side < 1 for parameter in parameters for side in parameter.shape):
-        raise InvalidTaskError("every side of a parameter is at least 1: author the task again")
-    if any(not 0 <= parameter.initial_bound < math.inf for parameter in parameters):
-        raise InvalidTaskError("initial_bound is a finite number of at least 0: author the task again")
-    if dimension(parameters) > MAX_DIMENSION:
-        raise InvalidTaskError(f"a task has at most {MAX_DIMENSION} weights: author a smaller one")
-
-
-def check_flatbuffer(model: bytes, label: str) -> None:
-    """Raise InvalidTaskError unless ``model`` begins like a LiteRT flatbuffer."""
-    if len(model) < 8 or model[4:8] != FLATBUFFER_IDENTIFIER:
-        raise InvalidTaskError(f"{label} is no .tflite file (TFL3): author the task again")
-
-
-def check_task(bundle: TaskBundle) -> None:
-    """Raise InvalidTaskError where parts of ``bundle`` contradict each other."""
-    check_parameters(bundle.parameters)
-    check_flatbuffer(bundle.trainable, "the trainable model")
-    about = bundle.input
-    if any(side < 1 for side in about.shape) or not about.minimum < about.maximum:
-        raise InvalidTaskError("the input needs positive sides and a minimum under its maximum: mend it")
-    if not math.isfinite(about.minimum) or not math.isfinite(about.maximum):
-        raise InvalidTaskError("the input's minimum and maximum are finite numbers: author the task again")
-    if len(bundle.labels) < 2:
-        raise InvalidTaskError("a task needs at least two labels: author the task again")
-    preset = bundle.defaults
-    if preset.epochs < 1 or preset.batch_size < 1 or not 0 < preset.learning_rate < math.inf:
-        raise InvalidTaskError("epochs, batch_size and learning_rate must be above zero: mend the defaults")
-    _check_reference(bundle)
-
-
-def _check_reference(bundle: TaskBundle) -> None:
-    reference = bundle.reference
-    for label in ("x", "y", "gradient"):
-        getattr(reference, label).check(f"reference {label}")
-    count = math.prod(reference.y.shape)
-    fits = (
-        count > 0
-        and reference.y.shape == (count,)
-        and reference.y.dtype == "int32"
-        and reference.x.shape == (count, *bundle.input.shape)
-        and reference.x.dtype == bundle.input.dtype
-        and reference.gradient.shape == (bundle.dimension,)
-        and reference.gradient.dtype == "int16"
-        and len(reference.scales) == len(bundle.parameters)
-        and all(0 < scale < math.inf for scale in reference.scales)
-        and 0 <= reference.seed < MAX_SEED
-    )
-    if not fits:
-        raise InvalidTaskError("the reference gradients are of another model: author the task again")
-    private = bundle.private
-    if private is None:
-        return
-    lengths = (private.clip, *private.norms)
-    if len(private.norms) != count or not all(0 < one < math.inf for one in lengths):
-        raise InvalidTaskError(
-            "a private reference has a clip norm and a length for each example, all above zero: "
-            "author the task again"
-        )
 
 
 def encode_task(bundle: TaskBundle) -> bytes:

@@ -31,6 +31,7 @@ from shoal_edge.trainers.self_test import check_gradients
 
 SIGNATURES = ("train", "evaluate", "infer", "get_weights", "set_weights")
 PRIVATE_SIGNATURE = "train_private"
+GRADIENTS_SIGNATURE = "gradients"
 # Bounds the memory of an evaluation whatever the device holds.
 _EVALUATION_BATCH = 256
 # A large power of two scales the step exactly and keeps its rounding far under the tolerance.
@@ -183,6 +184,11 @@ class LiteRtTrainer:
     def _gradient(self, signature: str, /, **batch: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return what a step on ``batch`` follows, (D,), from the initial weights."""
         self.set_weights(self._initial)
+        if signature == "train" and GRADIENTS_SIGNATURE in self._runners:
+            # Where the optimiser takes another way, the model tells its gradient.
+            parts = self._run(GRADIENTS_SIGNATURE, **batch)
+            flat = [parts[one.name].reshape(-1) for one in self._bundle.parameters]
+            return np.concatenate(flat).astype(np.float64)
         self._run(signature, lr=np.array([_SELF_TEST_RATE], np.float32), **batch)
         return (self._initial - self.get_weights()).astype(np.float64) / _SELF_TEST_RATE
 
@@ -215,7 +221,7 @@ class LiteRtTrainer:
             runners = {
                 name: self._interpreter.get_signature_runner(name)
                 for name in self._interpreter.get_signature_list()
-                if name in (*SIGNATURES, PRIVATE_SIGNATURE)
+                if name in (*SIGNATURES, PRIVATE_SIGNATURE, GRADIENTS_SIGNATURE)
             }
             needed = SIGNATURES if self._bundle.private is None else (*SIGNATURES, PRIVATE_SIGNATURE)
             missing = [name for name in needed if name not in runners]
