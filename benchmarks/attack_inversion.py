@@ -23,6 +23,7 @@ from shoal_codecs.updates.ring import RingSpec, decode_sum, encode_ring, ring_bi
 from shoal_codecs.updates.step import step_from_sum
 from shoal_codecs.wire.task import TaskBundle, split_weights
 from shoal_edge.data import Examples
+from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 CLAMP = 127
@@ -43,7 +44,7 @@ def update_of(
     """Return what training on ``examples`` moves ``base`` by."""
     trainer.set_weights(base)
     batch = min(16, len(examples))
-    trainer.fit(examples.x, examples.y, epochs=epochs, learning_rate=0.1, batch_size=batch, rng=rng)
+    trainer.fit(examples.x, examples.y, FitOptions(epochs=epochs, learning_rate=0.1, batch_size=batch), rng)
     return trainer.get_weights() - base
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_edge.data import Examples
-from shoal_edge.trainers.base import ExamplePrivacy
+from shoal_edge.trainers.base import ExamplePrivacy, FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 NOISY_LABELS = 0.2
@@ -66,11 +66,8 @@ def membership_auc(
         trainer.fit(
             members.x,
             members.y,
-            epochs=epochs,
-            learning_rate=RATE,
-            batch_size=BATCH,
-            rng=rng,
-            privacy=privacy,
+            FitOptions(epochs=epochs, learning_rate=RATE, batch_size=BATCH, privacy=privacy),
+            rng,
         )
         found.append(auc(-losses(trainer, members), -losses(trainer, others)))
     return float(np.mean(found))

@@ -36,6 +36,7 @@ from shoal_coordinator.demo.partition import dirichlet_split
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_edge.data import Examples, split_held_out
 from shoal_edge.shares import clear_share
+from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 HUBS = ("hub-1", "hub-2")
@@ -148,10 +149,12 @@ class Field:
             self._trainer.fit(
                 shard.x,
                 shard.y,
-                epochs=training.epochs,
-                learning_rate=training.learning_rate,
-                batch_size=training.batch_size,
-                rng=rng,
+                FitOptions(
+                    epochs=training.epochs,
+                    learning_rate=training.learning_rate,
+                    batch_size=training.batch_size,
+                ),
+                rng,
             )
             yield name, self._trainer.get_weights() - base
 

@@ -31,6 +31,7 @@ from shoal_coordinator.demo.partition import dirichlet_split
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.privacy_terms import make_terms
 from shoal_edge.shares import clear_share
+from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 Vector = npt.NDArray[np.float32]
@@ -160,10 +161,12 @@ class _Updates:
             self.trainer.fit(
                 x,
                 y,
-                epochs=training.epochs,
-                learning_rate=training.learning_rate,
-                batch_size=training.batch_size,
-                rng=self.rng,
+                FitOptions(
+                    epochs=training.epochs,
+                    learning_rate=training.learning_rate,
+                    batch_size=training.batch_size,
+                ),
+                self.rng,
             )
             yield self.trainer.get_weights() - self.model, len(y), metrics
 

@@ -28,6 +28,7 @@ from shoal_coordinator.store import Store, VersionRecord
 from shoal_edge.agent import EdgeAgent
 from shoal_edge.config import DevicePrivacy, EdgeSettings
 from shoal_edge.data import Examples, split_held_out
+from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 FLEET = "meadow"
@@ -46,7 +47,7 @@ def trained_versions() -> tuple[npt.NDArray[np.float32], ...]:
     versions = [initial_weights(bundle.parameters, 1)]
     for epochs in (2, 15):
         trainer.set_weights(versions[-1])
-        trainer.fit(train.x, train.y, epochs=epochs, learning_rate=0.2, batch_size=16, rng=rng)
+        trainer.fit(train.x, train.y, FitOptions(epochs=epochs, learning_rate=0.2, batch_size=16), rng)
         versions.append(trainer.get_weights())
     return tuple(versions)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.wire.task import InputDescription
+from shoal_codecs.wire.task import InputDescription, TargetDescription
 from shoal_edge.trainers.errors import (
     ExampleRangeError,
     ExampleShapeError,
@@ -25,6 +25,7 @@ from shoal_edge.trainers.errors import (
 MINIMUM_EXAMPLES = 5
 HELD_OUT_FRACTION = 0.2
 _SPLIT_SEED = 0
+LABEL = TargetDescription()
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,13 @@ def load_shard(
     return Examples(x, y.astype(np.int32))
 
 
-def check_examples(x: npt.NDArray[Any], y: npt.NDArray[Any], about: InputDescription, labels: int) -> None:
+def check_examples(
+    x: npt.NDArray[Any],
+    y: npt.NDArray[Any],
+    about: InputDescription,
+    labels: int,
+    target: TargetDescription = LABEL,
+) -> None:
     """Raise the DataError that says in which way ``x`` and ``y`` do not fit the task, if any."""
     if x.ndim != len(about.shape) + 1 or x.shape[1:] != about.shape:
         raise ExampleShapeError(
@@ -73,18 +80,38 @@ def check_examples(x: npt.NDArray[Any], y: npt.NDArray[Any], about: InputDescrip
         )
     if x.dtype != np.dtype(about.dtype):
         raise ExampleTypeError(f"examples are {x.dtype}, the task takes {about.dtype}: convert them")
+    # The least and the greatest are NaN where one value is; no array as long as the data is made.
+    if x.size and not about.minimum <= x.min() <= x.max() <= about.maximum:
+        inside = (x >= about.minimum) & (x <= about.maximum)
+        raise ExampleRangeError(
+            f"{np.count_nonzero(~inside)} values outside {about.minimum:g} to {about.maximum:g} "
+            "(or NaN): give raw values in the task's range"
+        )
+    if target.kind == "values":
+        _check_values(x, y, target)
+    else:
+        _check_labels(x, y, labels)
+
+
+def _check_values(x: npt.NDArray[Any], y: npt.NDArray[Any], target: TargetDescription) -> None:
+    wanted = (len(x), *target.shape)
+    if y.shape != wanted:
+        raise MissingLabelsError(
+            f"targets of shape {y.shape}, the task learns {wanted}: give each example its values"
+        )
+    if y.dtype != np.float32:
+        raise ExampleTypeError(f"targets are {y.dtype}, the task learns float32: convert them")
+    if not np.isfinite(y).all():
+        raise ExampleRangeError("targets hold NaN or infinity: leave such examples out")
+
+
+def _check_labels(x: npt.NDArray[Any], y: npt.NDArray[Any], labels: int) -> None:
     if y.shape != (len(x),):
         raise MissingLabelsError(
             f"labels of shape {y.shape} for {len(x)} examples: give each example exactly one label"
         )
     if y.dtype.kind not in "iu":
         raise ExampleTypeError(f"labels are {y.dtype}, not integers: store label indices")
-    inside = (x >= about.minimum) & (x <= about.maximum)
-    if not inside.all():
-        raise ExampleRangeError(
-            f"{np.count_nonzero(~inside)} values outside {about.minimum:g} to {about.maximum:g} "
-            "(or NaN): give raw values in the task's range"
-        )
     if len(y) and not 0 <= y.min() <= y.max() < labels:
         raise LabelRangeError(
             f"labels outside 0 to {labels - 1}: the task has {labels} labels, relabel the data"

@@ -11,14 +11,13 @@ from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
 from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire.plan import Plan
 from shoal_edge.data import Examples
-from shoal_edge.trainers.base import ExamplePrivacy
+from shoal_edge.trainers.base import ExamplePrivacy, FitOptions, Trainer
 from shoal_edge.trainers.errors import (
     DataError,
     NonFiniteLossError,
     NonFiniteWeightsError,
     UnusableModelError,
 )
-from shoal_edge.trainers.litert import LiteRtTrainer
 from shoal_edge.vectors import Vector
 
 DATA_FAULTS = (DataError, NonFiniteLossError, NonFiniteWeightsError, UnusableModelError)
@@ -37,7 +36,7 @@ class Fitted:
 
 
 def fit_update(
-    trainer: LiteRtTrainer,
+    trainer: Trainer,
     base: Vector,
     shard: Shard,
     plan: Plan,
@@ -71,7 +70,7 @@ def nothing_fitted(base: Vector, **said: Any) -> Fitted:
 
 
 def _fitted(
-    trainer: LiteRtTrainer,
+    trainer: Trainer,
     base: Vector,
     shard: Shard,
     plan: Plan,
@@ -84,12 +83,14 @@ def _fitted(
     fit = trainer.fit(
         train.x,
         train.y,
-        epochs=training.epochs,
-        learning_rate=training.learning_rate,
-        batch_size=training.batch_size,
-        rng=rng,
-        privacy=_example_privacy(plan),
-        should_stop=should_stop,
+        FitOptions(
+            epochs=training.epochs,
+            learning_rate=training.learning_rate,
+            batch_size=training.batch_size,
+            privacy=_example_privacy(plan),
+        ),
+        rng,
+        should_stop,
     )
     update = trainer.get_weights() - base
     norm = float(np.linalg.norm(update.astype(np.float64)))
@@ -112,7 +113,7 @@ def _example_privacy(plan: Plan) -> ExamplePrivacy | None:
     return ExamplePrivacy(training.example_clip, training.example_noise) if training.example_noise else None
 
 
-def _metrics(plan: Plan, trainer: LiteRtTrainer, held_out: Examples) -> DeviceMetrics | None:
+def _metrics(plan: Plan, trainer: Trainer, held_out: Examples) -> DeviceMetrics | None:
     """Return how the base does on held-out examples, where the plan asks for it."""
     if plan.privacy is None or not plan.privacy.metric_levels or not len(held_out):
         return None

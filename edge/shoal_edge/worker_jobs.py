@@ -21,8 +21,7 @@ from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
 from shoal_edge.trainers.errors import UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
-from shoal_edge.trainers.litert import LiteRtTrainer
-from shoal_edge.trainers.runtime import interpreter_class
+from shoal_edge.trainers.opening import open_trainer
 from shoal_edge.vectors import Vector, first_vector, read_step, read_vector, step_vector, write_vector
 
 Stop = Callable[[], bool]
@@ -37,7 +36,7 @@ class _Task:
             raise TaskFileError("the task on disk is damaged: fetch it again")
         self.digest = digest
         self.bundle: TaskBundle = decode_task(data)
-        self.trainer = LiteRtTrainer(self.bundle)
+        self.trainer = open_trainer(self.bundle)
         self.trainer.self_test()
 
 
@@ -57,7 +56,7 @@ class Jobs:
             "dimension": ready.trainer.dimension,
             "examples": len(train),
             "held_out": len(held_out),
-            "runtime": runtime_name(),
+            "runtime": ready.trainer.runtime,
         }
 
     def check_vector(self, *, path: str, digest: bytes, should_stop: Stop) -> dict[str, Any]:
@@ -246,17 +245,6 @@ class Jobs:
             shard = load_shard(path, ready.bundle.input, len(ready.bundle.labels))
             self._examples = (key, split_held_out(shard))
         return self._examples[1]
-
-
-def runtime_name() -> str:
-    """Return the installed interpreter's distribution and version."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - once in a process
-
-    package: str = interpreter_class().__module__.partition(".")[0].replace("_", "-")
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return package
 
 
 def _check_dimension(plan: Plan, ready: _Task) -> None:

@@ -13,6 +13,7 @@ from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.artefact_templates import decode_templates
 from shoal_coordinator.artefacts import make_artefacts
 from shoal_edge.data import load_shard, split_held_out
+from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,7 @@ import numpy as np
 from shoal_codecs.wire.task import decode_task
 from shoal_edge.data import load_shard, split_held_out
 from shoal_edge.trainers.inference import InferenceModel
+from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 from shoal_edge.trainers.runtime import interpreter_class
 
@@ -34,7 +36,8 @@ shard = load_shard(data / "digits.npz", bundle.input, len(bundle.labels))
 train, held_out = split_held_out(shard)
 trainer = LiteRtTrainer(bundle)
 trainer.self_test()
-trainer.fit(train.x, train.y, epochs=40, learning_rate=0.2, batch_size=16, rng=np.random.default_rng(1))
+options = FitOptions(epochs=40, learning_rate=0.2, batch_size=16)
+trainer.fit(train.x, train.y, options, np.random.default_rng(1))
 deployed = InferenceModel(artefact).evaluate(held_out.x, held_out.y)
 print(json.dumps({
     "runtime": interpreter_class().__module__.split(".")[0],
@@ -68,7 +71,9 @@ def test_it_trains_and_predicts_as_well(python: Path, tmp_path: Path) -> None:
     bundle = decode_task((DATA / "digits.task").read_bytes())
     train, _ = split_held_out(load_shard(DATA / "digits.npz", bundle.input, len(bundle.labels)))
     trainer = LiteRtTrainer(bundle)
-    trainer.fit(train.x, train.y, epochs=40, learning_rate=0.2, batch_size=16, rng=np.random.default_rng(1))
+    trainer.fit(
+        train.x, train.y, FitOptions(epochs=40, learning_rate=0.2, batch_size=16), np.random.default_rng(1)
+    )
     with np.load(DATA / "digits_calibration.npz") as calibration:
         templates = decode_templates((DATA / "digits.templates").read_bytes())
         artefact = tmp_path / "int8.tflite"

@@ -30,6 +30,7 @@ from shoal_coordinator.artefacts import (
     measure_ranges,
 )
 from shoal_edge.data import load_shard, split_held_out
+from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.errors import (
     ExampleShapeError,
     LabelRangeError,
@@ -52,10 +53,8 @@ def trained(epochs: int) -> npt.NDArray[np.float32]:
     trainer.fit(
         TRAIN.x,
         TRAIN.y,
-        epochs=epochs,
-        learning_rate=0.2,
-        batch_size=16,
-        rng=np.random.default_rng(0),
+        FitOptions(epochs=epochs, learning_rate=0.2, batch_size=16),
+        np.random.default_rng(0),
     )
     return trainer.get_weights()
 
@@ -84,7 +83,7 @@ def test_the_float_artefact_answers_as_the_trained_model(
     here = trainer.evaluate(HELD_OUT.x, HELD_OUT.y)
     deployed = InferenceModel(artefacts.float32).evaluate(HELD_OUT.x, HELD_OUT.y)
     assert (deployed.examples, deployed.correct) == (here.examples, here.correct)
-    runner = trainer._runners["infer"]
+    runner = trainer._signatures["infer"]
     wanted = runner(x=HELD_OUT.x.astype(np.float32))["probabilities"]
     found = InferenceModel(artefacts.float32).predict(HELD_OUT.x).probabilities
     assert np.abs(found - wanted).max() < 6e-6

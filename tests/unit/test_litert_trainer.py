@@ -24,7 +24,7 @@ from shoal_codecs.wire.task import (
 from shoal_coordinator.artefact_templates import decode_templates
 from shoal_edge.data import Examples, load_shard
 from shoal_edge.trainers import baseline, runtime
-from shoal_edge.trainers.base import EvaluationCounts, Trainer
+from shoal_edge.trainers.base import EvaluationCounts, FitOptions, Trainer
 from shoal_edge.trainers.errors import (
     ExampleRangeError,
     ExampleShapeError,
@@ -39,6 +39,7 @@ from shoal_edge.trainers.errors import (
     SelfTestError,
     TaskMismatchError,
     TooFewExamplesError,
+    UnsupportedTrainingError,
     UnusableModelError,
     WeightShapeError,
 )
@@ -114,7 +115,7 @@ def test_a_step_of_any_batch_follows_the_gradient_derived_by_hand(
     counts = trainer.evaluate(x, y)
     assert (counts.examples, counts.correct) == (count, correct)
     assert counts.loss_sum == pytest.approx(loss_sum, rel=1e-5)
-    report = trainer.fit(x, y, epochs=1, learning_rate=1, batch_size=count, rng=rng)
+    report = trainer.fit(x, y, FitOptions(epochs=1, learning_rate=1, batch_size=count), rng)
     assert (report.steps, report.examples) == (1, count)
     assert report.loss_before == pytest.approx(loss_sum / count, rel=1e-5)
     assert np.abs(start - trainer.get_weights() - gradient).max() < 1e-6
@@ -127,7 +128,9 @@ def test_a_last_smaller_batch_counts_each_example_once(trainer: LiteRtTrainer) -
     for batch in (order[:16], order[16:]):
         by_hand -= 0.2 * mlp_by_hand(by_hand.astype(np.float32), x[batch], y[batch])[2]
     trainer.set_weights(trainer.initial_weights())
-    report = trainer.fit(x, y, epochs=1, learning_rate=0.2, batch_size=16, rng=np.random.default_rng(3))
+    report = trainer.fit(
+        x, y, FitOptions(epochs=1, learning_rate=0.2, batch_size=16), np.random.default_rng(3)
+    )
     assert report.steps == 2
     assert np.abs(trainer.get_weights() - by_hand).max() < 1e-6
 
@@ -168,8 +171,9 @@ def test_it_is_a_trainer(trainer: LiteRtTrainer) -> None:
 
 
 def fit(trainer: LiteRtTrainer, examples: Examples, **settings_: Any) -> None:
-    chosen = {"epochs": 2, "learning_rate": 0.2, "batch_size": 16, **settings_}
-    trainer.fit(examples.x, examples.y, rng=np.random.default_rng(0), **chosen)
+    heard = {name: settings_.pop(name) for name in ("should_stop", "on_progress") if name in settings_}
+    options = FitOptions(**{"epochs": 2, "learning_rate": 0.2, "batch_size": 16, **settings_})
+    trainer.fit(examples.x, examples.y, options, np.random.default_rng(0), **heard)
 
 
 def test_a_fit_that_is_told_to_stop_stops_and_says_so(trainer: LiteRtTrainer) -> None:
@@ -211,10 +215,18 @@ def test_a_fit_that_diverges_says_so_and_the_trainer_recovers(trainer: LiteRtTra
 
 @pytest.mark.parametrize(
     "setting",
-    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}],
+    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"mu": -1.0}],
 )
 def test_senseless_settings_are_refused(trainer: LiteRtTrainer, setting: dict[str, Any]) -> None:
     with pytest.raises(InvalidFitSettingsError):
+        fit(trainer, FIELD, **setting)
+
+
+@pytest.mark.parametrize("setting", [{"mu": 0.1}, {"correction": np.zeros(9610, np.float32)}])
+def test_what_the_task_was_authored_without_is_refused(
+    trainer: LiteRtTrainer, setting: dict[str, Any]
+) -> None:
+    with pytest.raises(UnsupportedTrainingError, match="author it with"):
         fit(trainer, FIELD, **setting)
 
 
@@ -262,7 +274,7 @@ def test_a_model_of_other_weights_is_refused() -> None:
 def test_a_fault_inside_the_interpreter_has_a_name(
     trainer: LiteRtTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(trainer._runners, "train", trainer._runners["evaluate"])
+    monkeypatch.setitem(trainer._signatures, "train", trainer._signatures["evaluate"])
     with pytest.raises(UnusableModelError, match="update the agent"):
         fit(trainer, FIELD)
 

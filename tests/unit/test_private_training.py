@@ -27,7 +27,7 @@ from shoal_coordinator.config import CoordinatorSettings, RoundSettings
 from shoal_coordinator.round_errors import InvalidRoundPlanError
 from shoal_coordinator.service import plan_settings
 from shoal_edge.data import load_shard
-from shoal_edge.trainers.base import ExamplePrivacy
+from shoal_edge.trainers.base import ExamplePrivacy, FitOptions
 from shoal_edge.trainers.errors import (
     InvalidFitSettingsError,
     MissingSignatureError,
@@ -126,7 +126,10 @@ def test_a_great_clip_and_hardly_any_noise_train_as_without(trainer: LiteRtTrain
         trainer.set_weights(trainer.initial_weights())
         rng = np.random.default_rng(3)
         trainer.fit(
-            FIELD.x[:50], FIELD.y[:50], epochs=2, learning_rate=0.2, batch_size=16, rng=rng, privacy=privacy
+            FIELD.x[:50],
+            FIELD.y[:50],
+            FitOptions(epochs=2, learning_rate=0.2, batch_size=16, privacy=privacy),
+            rng,
         )
         ends.append(trainer.get_weights())
     assert np.abs(ends[0] - ends[1]).max() < 1e-4
@@ -139,7 +142,10 @@ def test_the_noise_of_a_fit_is_as_great_as_promised_and_never_the_same(trainer: 
         trainer.set_weights(trainer.initial_weights())
         rng = np.random.default_rng(3)
         trainer.fit(
-            FIELD.x[:4], FIELD.y[:4], epochs=1, learning_rate=1, batch_size=4, rng=rng, privacy=privacy
+            FIELD.x[:4],
+            FIELD.y[:4],
+            FitOptions(epochs=1, learning_rate=1, batch_size=4, privacy=privacy),
+            rng,
         )
         moves.append((trainer.get_weights() - trainer.initial_weights()) * 4)
     # The same examples and shuffle: what differs is two draws of noise.
@@ -150,7 +156,9 @@ def test_the_noise_of_a_fit_is_as_great_as_promised_and_never_the_same(trainer: 
 def test_the_digits_are_learned_under_noise(trainer: LiteRtTrainer) -> None:
     trainer.set_weights(trainer.initial_weights())
     privacy, rng = ExamplePrivacy(clip=1.0, noise=1.0), np.random.default_rng(1)
-    trainer.fit(FIELD.x, FIELD.y, epochs=10, learning_rate=0.5, batch_size=64, rng=rng, privacy=privacy)
+    trainer.fit(
+        FIELD.x, FIELD.y, FitOptions(epochs=10, learning_rate=0.5, batch_size=64, privacy=privacy), rng
+    )
     assert trainer.evaluate(FIELD.x, FIELD.y).accuracy > 0.85
 
 
@@ -162,11 +170,8 @@ def test_private_settings_that_protect_nothing_are_refused(
         trainer.fit(
             FIELD.x,
             FIELD.y,
-            epochs=1,
-            learning_rate=1,
-            batch_size=4,
-            rng=np.random.default_rng(0),
-            privacy=ExamplePrivacy(clip, noise),
+            FitOptions(epochs=1, learning_rate=1, batch_size=4, privacy=ExamplePrivacy(clip, noise)),
+            np.random.default_rng(0),
         )
 
 
@@ -177,11 +182,8 @@ def test_a_task_without_private_training_refuses_it_and_trains_otherwise() -> No
         plain.fit(
             FIELD.x,
             FIELD.y,
-            epochs=1,
-            learning_rate=1,
-            batch_size=4,
-            rng=np.random.default_rng(0),
-            privacy=ExamplePrivacy(1.0, 1.0),
+            FitOptions(epochs=1, learning_rate=1, batch_size=4, privacy=ExamplePrivacy(1.0, 1.0)),
+            np.random.default_rng(0),
         )
 
 
@@ -207,7 +209,7 @@ class Faulty(LiteRtTrainer):
         super().__init__(DIGITS)
         self.fault = fault
 
-    def _run(self, signature: str, **inputs: Any) -> dict[str, Any]:
+    def _run(self, signature: str, /, **inputs: Any) -> dict[str, Any]:
         if signature == "train_private":
             if self.fault == "no clipping":
                 inputs["clip"] = inputs["clip"] * 1e6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -58,6 +59,36 @@ class ExamplePrivacy(msgspec.Struct, frozen=True):
     noise: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FitOptions:
+    """How one fit trains: what a round's plan says of it.
+
+    ``mu`` is FedProx's pull towards the weights that were set last (Li et al. 2020, section 3.2), 0 for none;
+    ``correction`` float32 (D,) is added to every gradient of the fit (SCAFFOLD, Karimireddy et al. 2020,
+    equation 3); with ``privacy`` a step is one of DP-SGD, whose noise comes from the system's generator.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    mu: float = 0.0
+    correction: npt.NDArray[np.float32] | None = None
+    privacy: ExamplePrivacy | None = None
+
+
+ShouldStop = Callable[[], bool]
+OnProgress = Callable[[int, int], None]
+
+
+def never() -> bool:
+    """Never ask a fit to stop."""
+    return False
+
+
+def unheard(_done: int, _total: int) -> None:
+    """Hear of progress and do nothing."""
+
+
 class Trainer(Protocol):
     """Trains one task's model; weights cross as one flat float32 vector of ``dimension`` entries.
 
@@ -69,12 +100,20 @@ class Trainer(Protocol):
         """Length D of the flat weight vector."""
         ...
 
+    @property
+    def runtime(self) -> str:
+        """What computes: the distribution's name and version."""
+        ...
+
     def initial_weights(self) -> npt.NDArray[np.float32]:
         """Return the weights (D,) that the task's reference begins with."""
         ...
 
     def set_weights(self, vector: npt.NDArray[np.float32]) -> None:
-        """Replace every weight by ``vector`` (D,) float32, and forget optimiser state."""
+        """Replace every weight by ``vector`` (D,) float32; forget optimiser state and correction.
+
+        What is set here is the anchor of FedProx.
+        """
         ...
 
     def get_weights(self) -> npt.NDArray[np.float32]:
@@ -85,24 +124,20 @@ class Trainer(Protocol):
         self,
         x: npt.NDArray[Any],
         y: npt.NDArray[Any],
-        *,
-        epochs: int,
-        learning_rate: float,
-        batch_size: int,
+        options: FitOptions,
         rng: np.random.Generator,
-        privacy: ExamplePrivacy | None = ...,
-        should_stop: Callable[[], bool] = ...,
-        on_progress: Callable[[int, int], None] = ...,
+        should_stop: ShouldStop = ...,
+        on_progress: OnProgress = ...,
     ) -> FitReport:
-        """Train on raw examples ``x`` (n, ...) with labels ``y`` (n,), shuffled by ``rng``.
+        """Train on raw examples ``x`` (n, ...) with targets ``y`` (n, ...), shuffled by ``rng``.
 
-        With ``privacy`` by DP-SGD, whose noise comes from the system's generator and not from ``rng``.
-        ``should_stop`` is asked before each step; ``on_progress`` hears steps done and steps in all.
+        Dropout's seeds come from ``rng`` too. ``should_stop`` is asked before each step; ``on_progress``
+        hears steps done and steps in all.
         """
         ...
 
     def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
-        """Count over raw examples ``x`` (n, ...) with labels ``y`` (n,)."""
+        """Count over raw examples ``x`` (n, ...) with targets ``y`` (n, ...)."""
         ...
 
     def self_test(self) -> None:

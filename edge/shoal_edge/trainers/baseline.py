@@ -23,7 +23,7 @@ import numpy as np
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.wire.task import TaskBundle, decode_task
 from shoal_edge.data import Examples, load_shard, split_held_out
-from shoal_edge.trainers.base import EvaluationCounts
+from shoal_edge.trainers.base import EvaluationCounts, FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 
@@ -57,10 +57,8 @@ def pooled_baseline(
     trainer.fit(
         train.x,
         train.y,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        rng=np.random.default_rng(seed),
+        FitOptions(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size),
+        np.random.default_rng(seed),
     )
     counts = trainer.evaluate(held_out.x, held_out.y)
     return Baseline(counts.accuracy, counts, time.perf_counter() - started)

@@ -23,6 +23,10 @@ class NoPrivateTrainingError(TrainingError):
     """The plan asks for DP-SGD, and the task has no signature or no reference for it."""
 
 
+class UnsupportedTrainingError(TrainingError):
+    """The plan asks for FedProx or corrections, and the task was authored without."""
+
+
 class TaskMismatchError(UnusableModelError):
     """A trainable model whose weights are not those its task describes."""
 

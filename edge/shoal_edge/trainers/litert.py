@@ -2,66 +2,70 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.wire.task import TaskBundle, initial_weights, split_weights
+from shoal_codecs.wire.task import REFERENCE_MASK_SEED, TaskBundle, initial_weights, split_weights
 from shoal_edge.data import check_examples
-from shoal_edge.trainers.base import EvaluationCounts, ExamplePrivacy, FitReport
+from shoal_edge.trainers.base import (
+    EvaluationCounts,
+    FitOptions,
+    FitReport,
+    OnProgress,
+    ShouldStop,
+    never,
+    unheard,
+)
 from shoal_edge.trainers.errors import (
-    FitCancelledError,
-    InvalidFitSettingsError,
-    MissingSignatureError,
-    NonFiniteLossError,
     NonFiniteWeightsError,
     NoPrivateTrainingError,
     SelfTestError,
-    TaskMismatchError,
     TooFewExamplesError,
+    UnsupportedTrainingError,
     UnusableModelError,
     WeightShapeError,
 )
-from shoal_edge.trainers.private import NOISE_PREFIX, PrivateSteps
-from shoal_edge.trainers.runtime import open_model
+from shoal_edge.trainers.fit_loop import (
+    Batches,
+    Step,
+    check_options,
+    evaluation_size,
+    refuse_non_finite_loss,
+    run_steps,
+)
+from shoal_edge.trainers.private import PrivateSteps
+from shoal_edge.trainers.runtime import open_model, runtime_name
 from shoal_edge.trainers.self_test import check_gradients
+from shoal_edge.trainers.signatures import CORRECTION, GRADIENTS, PRIVATE, checked_signatures
 
-SIGNATURES = ("train", "evaluate", "infer", "get_weights", "set_weights")
-PRIVATE_SIGNATURE = "train_private"
-GRADIENTS_SIGNATURE = "gradients"
-# Bounds the memory of an evaluation whatever the device holds.
-_EVALUATION_BATCH = 256
 # A large power of two scales the step exactly and keeps its rounding far under the tolerance.
 _SELF_TEST_RATE = 16.0
+_SEEDS = 1 << 31
 
 Weights = npt.NDArray[np.float32]
 
 
-def _never() -> bool:
-    return False
-
-
-def _unheard(_done: int, _total: int) -> None:
-    pass
-
-
 class LiteRtTrainer:
-    """Trains ``bundle``'s model; belongs to the thread that made it.
+    """Trains ``bundle``'s model on ``threads`` threads; belongs to the thread that made it.
 
     Raises:
         MissingRuntimeError: no interpreter is installed.
         UnusableModelError, MissingSignatureError, TaskMismatchError: a model that cannot train.
     """
 
-    def __init__(self, bundle: TaskBundle) -> None:
+    def __init__(self, bundle: TaskBundle, threads: int = 1) -> None:
         self._bundle = bundle
-        self._interpreter = open_model(bundle.trainable)
-        self._runners = self._checked_runners()
+        self._interpreter = open_model(bundle.trainable, threads)
+        self._signatures = checked_signatures(self._interpreter, bundle)
         self._initial = initial_weights(bundle.parameters, bundle.reference.seed)
         self.set_weights(self._initial)
+
+    @property
+    def runtime(self) -> str:
+        """The interpreter's distribution and version."""
+        return runtime_name()
 
     @property
     def dimension(self) -> int:
@@ -79,12 +83,7 @@ class LiteRtTrainer:
             WeightShapeError: another length or dtype.
             NonFiniteWeightsError: NaN or infinity.
         """
-        if vector.shape != (self.dimension,) or vector.dtype != np.float32:
-            raise WeightShapeError(
-                f"weights {vector.dtype} of shape {vector.shape}, task {self._bundle.name} has "
-                f"float32 of ({self.dimension},): fetch the model of this task"
-            )
-        self._refuse_non_finite(vector)
+        self._check_vector(vector)
         self._run("set_weights", **split_weights(vector, self._bundle.parameters))
 
     def get_weights(self) -> Weights:
@@ -93,75 +92,50 @@ class LiteRtTrainer:
         Raises:
             NonFiniteWeightsError: training left NaN or infinity.
         """
-        parts = self._run("get_weights")
-        vector = np.concatenate([parts[one.name].reshape(-1) for one in self._bundle.parameters])
-        self._refuse_non_finite(vector)
+        vector = self._flat(self._run("get_weights"))
+        self._check_vector(vector)
         return vector
 
     def fit(
         self,
         x: npt.NDArray[Any],
         y: npt.NDArray[Any],
-        *,
-        epochs: int,
-        learning_rate: float,
-        batch_size: int,
+        options: FitOptions,
         rng: np.random.Generator,
-        privacy: ExamplePrivacy | None = None,
-        should_stop: Callable[[], bool] = _never,
-        on_progress: Callable[[int, int], None] = _unheard,
+        should_stop: ShouldStop = never,
+        on_progress: OnProgress = unheard,
     ) -> FitReport:
-        """Train with SGD on raw examples ``x`` (n, ...) and labels ``y`` (n,), shuffled by ``rng``.
-
-        ``should_stop`` is asked before each step; ``on_progress`` hears steps done and steps in all.
-        The last batch of an epoch may be smaller; its step follows the mean over what it holds. With
-        ``privacy`` each step is one of DP-SGD, with noise of its own from the system's generator.
+        """Train on raw examples ``x`` (n, ...) with targets ``y`` (n, ...), as the protocol says.
 
         Raises:
-            NoPrivateTrainingError: ``privacy`` is asked for, and the task cannot give it.
-            InvalidFitSettingsError: a setting that is no positive number.
+            InvalidFitSettingsError: a setting outside what makes sense.
+            UnsupportedTrainingError: the task was authored without what ``options`` ask for.
+            NoPrivateTrainingError: DP-SGD for a task without it.
             DataError: examples that do not fit the task, or none.
             FitCancelledError: ``should_stop`` said so.
             NonFiniteLossError, NonFiniteWeightsError: training diverged.
         """
-        if epochs < 1 or batch_size < 1 or not 0 < learning_rate < math.inf:
-            raise InvalidFitSettingsError(
-                f"epochs {epochs}, batch_size {batch_size}, learning_rate {learning_rate}: each must "
-                "be above zero; correct the round's plan"
-            )
-        signature, steps = "train", None
-        if privacy is not None:
-            signature, steps = self._private_signature(), PrivateSteps(privacy, self._bundle.parameters)
-        inputs, labels = self._checked_examples(x, y)
-        before = self._evaluate(inputs, labels)
-        rate = np.array([learning_rate], np.float32)
-        total = epochs * math.ceil(len(inputs) / batch_size)
-        step = 0
-        for _ in range(epochs):
-            order = rng.permutation(len(inputs))
-            for start in range(0, len(order), batch_size):
-                if should_stop():
-                    raise FitCancelledError(f"stopped after {step} of {total} steps: nothing to send")
-                batch = order[start : start + batch_size]
-                more = steps.inputs() if steps else {}
-                result = self._run(signature, x=inputs[batch], y=labels[batch], lr=rate, **more)
-                self._refuse_non_finite_loss(float(result["loss_sum"][0]), step)
-                step += 1
-                on_progress(step, total)
-        after = self._evaluate(inputs, labels)
-        self._refuse_non_finite_loss(after.loss_sum, step)
+        check_options(options)
+        step = self._step(options, rng)
+        self._check_examples(x, y)
+        before = self._evaluate(x, y)
+        batches = self._batches("train", x, y, options.batch_size)
+        steps = run_steps(batches, step, options, rng, should_stop, on_progress)
+        after = self._evaluate(x, y)
+        refuse_non_finite_loss(after.loss_sum, steps)
         self.get_weights()
-        return FitReport(step, len(inputs), before.mean_loss, after.mean_loss)
+        return FitReport(steps, len(x), before.mean_loss, after.mean_loss)
 
     def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
-        """Count over raw examples ``x`` (n, ...) with labels ``y`` (n,).
+        """Count over raw examples ``x`` (n, ...) with targets ``y`` (n, ...).
 
         Raises:
             DataError: examples that do not fit the task, or none.
             NonFiniteLossError: the model answers NaN or infinity.
         """
-        counts = self._evaluate(*self._checked_examples(x, y))
-        self._refuse_non_finite_loss(counts.loss_sum, 0)
+        self._check_examples(x, y)
+        counts = self._evaluate(x, y)
+        refuse_non_finite_loss(counts.loss_sum, 0)
         return counts
 
     def self_test(self) -> None:
@@ -174,105 +148,121 @@ class LiteRtTrainer:
         kept = self.get_weights()
         try:
             self.set_weights(self._initial)
-            counts = self._evaluate(reference.x.numpy().astype(np.float32), reference.y.numpy())
+            counts = self._evaluate(reference.x.numpy(), reference.y.numpy())
             check_gradients(self._bundle, counts, self._gradient)
         except (UnusableModelError, NonFiniteWeightsError) as error:
             raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
         finally:
             self.set_weights(kept)
 
-    def _gradient(self, signature: str, /, **batch: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Return what a step on ``batch`` follows, (D,), from the initial weights."""
+    def _gradient(
+        self, signature: str, /, x: npt.NDArray[Any], y: npt.NDArray[Any], **more: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return what a step on a batch follows, (D,), from the initial weights and without a pull."""
         self.set_weights(self._initial)
-        if signature == "train" and GRADIENTS_SIGNATURE in self._runners:
+        told = signature == "train" and GRADIENTS in self._signatures
+        name = GRADIENTS if told else signature
+        fixed = {
+            "lr": np.array([_SELF_TEST_RATE], np.float32),
+            "mu": np.zeros(1, np.float32),
+            "seed": np.array([REFERENCE_MASK_SEED], np.int32),
+        }
+        more |= {key: value for key, value in fixed.items() if key in self._signatures[name].inputs}
+        inputs, targets = self._batches(name, x, y, len(x)).cut(slice(None))
+        found = self._run(name, x=inputs, y=targets, **more)
+        if told:
             # Where the optimiser takes another way, the model tells its gradient.
-            parts = self._run(GRADIENTS_SIGNATURE, **batch)
-            flat = [parts[one.name].reshape(-1) for one in self._bundle.parameters]
-            return np.concatenate(flat).astype(np.float64)
-        self._run(signature, lr=np.array([_SELF_TEST_RATE], np.float32), **batch)
+            return self._flat(found).astype(np.float64)
         return (self._initial - self.get_weights()).astype(np.float64) / _SELF_TEST_RATE
 
     def _private_signature(self) -> str:
         if self._bundle.private is None:
             raise NoPrivateTrainingError(
-                f"task {self._bundle.name} has no {PRIVATE_SIGNATURE} with a reference: author it with both, "
+                f"task {self._bundle.name} has no {PRIVATE} with a reference: author it with both, "
                 "or set example_clip and example_noise to 0"
             )
-        return PRIVATE_SIGNATURE
+        return PRIVATE
 
-    def _evaluate(self, inputs: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> EvaluationCounts:
-        counts = EvaluationCounts()
-        for start in range(0, len(inputs), _EVALUATION_BATCH):
-            part = slice(start, start + _EVALUATION_BATCH)
-            sums = self._run("evaluate", x=inputs[part], y=labels[part])
-            counts += EvaluationCounts(len(labels[part]), int(sums["correct"][0]), float(sums["loss_sum"][0]))
+    def _step(self, options: FitOptions, rng: np.random.Generator) -> Step:
+        """Return what makes one step, with everything put that stays the same in all of them."""
+        name, noise = "train", None
+        if options.privacy is not None:
+            name, noise = self._private_signature(), PrivateSteps(options.privacy, self._bundle.parameters)
+        signature = self._signatures[name]
+        fixed = {"lr": np.array([options.learning_rate], np.float32)}
+        if "mu" in signature.inputs:
+            fixed["mu"] = np.array([options.mu], np.float32)
+        elif options.mu:
+            raise UnsupportedTrainingError(self._lacks("mu, which FedProx needs", "with FedProx"))
+        if options.correction is not None:
+            self._correct(options.correction)
+        seeded = "seed" in signature.inputs
+
+        def step(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
+            more: dict[str, npt.NDArray[Any]] = noise.inputs() if noise else {}
+            if seeded:
+                more["seed"] = rng.integers(0, _SEEDS, 1, dtype=np.int32)
+            try:
+                signature.put(x=x, y=y, **more)
+                signature.invoke()
+                return float(signature.read("loss_sum")[0])
+            except (ValueError, RuntimeError) as error:
+                raise self._refused(error) from error
+
+        signature.keep(**fixed)
+        return step
+
+    def _correct(self, correction: Weights) -> None:
+        if CORRECTION not in self._signatures:
+            raise UnsupportedTrainingError(self._lacks(CORRECTION, "with corrections"))
+        self._check_vector(correction)
+        self._run(CORRECTION, **split_weights(correction, self._bundle.parameters))
+
+    def _lacks(self, what: str, remedy: str) -> str:
+        return (
+            f"task {self._bundle.name} has no {what}: author it {remedy}, or choose an algorithm that does "
+            "without"
+        )
+
+    def _batches(self, signature: str, x: npt.NDArray[Any], y: npt.NDArray[Any], size: int) -> Batches:
+        details = self._signatures[signature].inputs
+        return Batches(x, y, size, x_dtype=details["x"]["dtype"], y_dtype=details["y"]["dtype"])
+
+    def _evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
+        size, counts = evaluation_size(x), EvaluationCounts()
+        batches = self._batches("evaluate", x, y, size)
+        for start in range(0, len(x), size):
+            inputs, targets = batches.cut(slice(start, start + size))
+            sums = self._run("evaluate", x=inputs, y=targets)
+            counts += EvaluationCounts(len(targets), int(sums["correct"][0]), float(sums["loss_sum"][0]))
         return counts
 
-    def _checked_examples(
-        self, x: npt.NDArray[Any], y: npt.NDArray[Any]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        check_examples(x, y, self._bundle.input, len(self._bundle.labels))
+    def _check_examples(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
+        check_examples(x, y, self._bundle.input, len(self._bundle.labels), self._bundle.target)
         if not len(x):
             raise TooFewExamplesError("no examples: let the device collect some first")
-        return x.astype(np.float32), y.astype(np.int32)
 
-    def _checked_runners(self) -> dict[str, Any]:
+    def _run(self, signature: str, /, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         try:
-            runners = {
-                name: self._interpreter.get_signature_runner(name)
-                for name in self._interpreter.get_signature_list()
-                if name in (*SIGNATURES, PRIVATE_SIGNATURE, GRADIENTS_SIGNATURE)
-            }
-            needed = SIGNATURES if self._bundle.private is None else (*SIGNATURES, PRIVATE_SIGNATURE)
-            missing = [name for name in needed if name not in runners]
-            if missing:
-                raise MissingSignatureError(
-                    f"task {self._bundle.name} lacks the signatures {', '.join(missing)}: author it "
-                    f"as a trainable model with {', '.join(needed)}"
-                )
-            sides = [
-                runners["set_weights"].get_input_details(),
-                runners["get_weights"].get_output_details(),
-            ]
-            if self._bundle.private is not None:
-                sides.append(_noise_of(runners[PRIVATE_SIGNATURE].get_input_details()))
+            return self._signatures[signature](**inputs)
         except (ValueError, RuntimeError) as error:
             raise self._refused(error) from error
-        wanted = {one.name: one.shape for one in self._bundle.parameters}
-        for details in sides:
-            found = {name: tuple(map(int, one["shape"])) for name, one in details.items()}
-            if found != wanted:
-                raise TaskMismatchError(
-                    f"task {self._bundle.name} describes weights {wanted}, its model has {found}: "
-                    "author the task again"
-                )
-        return runners
 
-    def _run(self, signature: str, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        try:
-            outputs: dict[str, npt.NDArray[Any]] = self._runners[signature](**inputs)
-        except (ValueError, RuntimeError) as error:
-            raise self._refused(error) from error
-        return outputs
+    def _flat(self, parts: dict[str, npt.NDArray[Any]]) -> Weights:
+        return np.concatenate([parts[one.name].reshape(-1) for one in self._bundle.parameters])
 
     def _refused(self, error: Exception) -> UnusableModelError:
         return UnusableModelError(
             f"the interpreter cannot run task {self._bundle.name} ({error}): update the agent"
         )
 
-    def _refuse_non_finite(self, vector: Weights) -> None:
+    def _check_vector(self, vector: Weights) -> None:
+        if vector.shape != (self.dimension,) or vector.dtype != np.float32:
+            raise WeightShapeError(
+                f"weights {vector.dtype} of shape {vector.shape}, task {self._bundle.name} has "
+                f"float32 of ({self.dimension},): fetch the model of this task"
+            )
         if not np.isfinite(vector).all():
             raise NonFiniteWeightsError(
                 "weights hold NaN or infinity: keep the earlier model; lower the learning rate"
             )
-
-    def _refuse_non_finite_loss(self, loss_sum: float, step: int) -> None:
-        if not math.isfinite(loss_sum):
-            raise NonFiniteLossError(f"the loss is {loss_sum} after {step} steps: lower the learning rate")
-
-
-def _noise_of(details: dict[str, Any]) -> dict[str, Any]:
-    """Return the noise inputs by the names of their parameters."""
-    return {
-        name.removeprefix(NOISE_PREFIX): one for name, one in details.items() if name.startswith(NOISE_PREFIX)
-    }

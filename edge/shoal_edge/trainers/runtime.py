@@ -27,8 +27,19 @@ def interpreter_class() -> Any:
     )
 
 
-def open_model(model: bytes) -> Any:
-    """Return an interpreter of one thread for ``model``, a .tflite file's bytes.
+def runtime_name() -> str:
+    """Return the installed interpreter's distribution and version."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - once in a process
+
+    package: str = interpreter_class().__module__.partition(".")[0].replace("_", "-")
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
+
+
+def open_model(model: bytes, threads: int = 1) -> Any:
+    """Return an interpreter of ``threads`` threads for ``model``, a .tflite file's bytes.
 
     The interpreter verifies the flatbuffer's structure, not its sense: only bytes whose digest was
     checked belong here.
@@ -41,7 +52,7 @@ def open_model(model: bytes) -> Any:
     if len(model) < _SMALLEST_MODEL or model[4:8] != b"TFL3":
         raise UnusableModelError(f"{len(model)} bytes that are no .tflite file (TFL3): fetch the file again")
     try:
-        return kind(model_content=model, num_threads=1)
+        return kind(model_content=model, num_threads=threads)
     except (ValueError, RuntimeError) as error:
         raise UnusableModelError(
             f"the interpreter refuses the model ({error}): fetch the file again, or update the agent"

@@ -22,8 +22,10 @@ _REMEDY = "do not train here; install the pinned interpreter of shoal[edge]"
 class Gradient(Protocol):
     """What a step on a batch follows, from the reference's weights."""
 
-    def __call__(self, signature: str, /, **batch: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Return the vector (D,) that ``signature`` multiplies with the learning rate."""
+    def __call__(
+        self, signature: str, /, x: npt.NDArray[Any], y: npt.NDArray[Any], **more: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return the vector (D,) that ``signature`` multiplies with the learning rate, on raw examples."""
         ...
 
 
@@ -34,7 +36,7 @@ def check_gradients(bundle: TaskBundle, counts: EvaluationCounts, gradient: Grad
         SelfTestError: this interpreter computes something else.
     """
     reference = bundle.reference
-    x, y = reference.x.numpy().astype(np.float32), reference.y.numpy()
+    x, y = reference.x.numpy(), reference.y.numpy()
     scales = np.repeat(reference.scales, [one.size for one in bundle.parameters])
     # In levels, so that each parameter is measured by its own largest gradient.
     off = gradient("train", x=x, y=y) / scales - reference.gradient.numpy()
@@ -51,7 +53,7 @@ def check_gradients(bundle: TaskBundle, counts: EvaluationCounts, gradient: Grad
 
 def _check_private(bundle: TaskBundle, private: PrivateReference, gradient: Gradient) -> None:
     """Compare ``train_private`` with each example's own gradient, and those with their stored lengths."""
-    x, y = bundle.reference.x.numpy().astype(np.float32), bundle.reference.y.numpy()
+    x, y = bundle.reference.x.numpy(), bundle.reference.y.numpy()
     singles = np.stack([gradient("train", x=x[n : n + 1], y=y[n : n + 1]) for n in range(len(y))])
     lengths = np.linalg.norm(singles, axis=1)
     if not np.allclose(lengths, private.norms, rtol=TOLERANCE, atol=0):
