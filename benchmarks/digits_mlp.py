@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.partition import dirichlet_split
 from shoal_coordinator.config import shipped
-from shoal_coordinator.demo.partition import dirichlet_split
 
 Vector = npt.NDArray[np.float32]
 Examples = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shoal_codecs.partition import dirichlet_split
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.security.identity import Identity, sealing_public_of
 from shoal_codecs.security.sealing import seal
@@ -32,7 +33,6 @@ from shoal_coordinator.aggregation import (
     vector_of,
 )
 from shoal_coordinator.config import shipped
-from shoal_coordinator.demo.partition import dirichlet_split
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_edge.data import Examples, split_held_out
 from shoal_edge.shares import clear_share

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from output import Figure, write
 
+from shoal_codecs.partition import dirichlet_split
 from shoal_codecs.privacy.charge import charge_of
 from shoal_codecs.privacy.plan_noise import device_variance
 from shoal_codecs.updates.bitpack import word_dtype
@@ -27,7 +28,6 @@ from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_codecs.wire.task import decode_task, initial_weights
 from shoal_coordinator.aggregation import open_update
 from shoal_coordinator.config import PrivacySettings, shipped
-from shoal_coordinator.demo.partition import dirichlet_split
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.privacy_terms import make_terms
 from shoal_edge.shares import clear_share

@@ -295,8 +295,8 @@ class RoundMachine:
     # --- candidate ------------------------------------------------------------------------------
 
     def _aggregated(self, _event: Aggregated, now_ms: int) -> Actions:
-        if self.facts.plan.privacy is not None:
-            # Hits and losses in clear would tell what the noise hides.
+        if self.facts.plan.privacy is not None or not self.timings.evaluate_ms:
+            # Under noise, hits and losses in clear would tell what it hides; else nobody wants them.
             return self._commit()
         self._enter(RoundState.EVALUATING, now_ms + self.timings.evaluate_ms, now_ms)
         return [Persist(self._snapshot()), AskEvaluation(self.facts.members)]

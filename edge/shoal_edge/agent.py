@@ -50,7 +50,7 @@ from shoal_edge.single_rounds import SingleRounds
 from shoal_edge.single_store import SingleStore
 from shoal_edge.store import DeviceStore
 from shoal_edge.telemetry import Telemetry
-from shoal_edge.worker_client import WorkerClient
+from shoal_edge.worker_client import Worker, WorkerClient
 
 WAITING_MESSAGES = 64
 BLOB_SILENCE_S = 2.0
@@ -61,12 +61,20 @@ log = structlog.get_logger()
 class EdgeAgent:
     """The agent of one device; ``clock`` gives seconds since the epoch.
 
+    ``worker`` does the heavy things; by default a process of its own, started when there is something to do.
+
     Raises:
         BadKeyFileError, BadRosterError, BadSignatureError, UnknownPartyError: it is not enrolled here.
         StoreError, BlobStorageError: its folder cannot be used.
     """
 
-    def __init__(self, settings: EdgeSettings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        clock: Callable[[], float] = time.time,
+        *,
+        worker: Worker | None = None,
+    ) -> None:
         self.settings = settings
         home, state = settings.home, settings.state
         roster = trusted_roster(home, state, settings.fleet)
@@ -85,7 +93,7 @@ class EdgeAgent:
         self.fetcher = BlobFetcher(
             self.link, topics, self.blobs, chunk_timeout_s=BLOB_SILENCE_S, on_missing=self._want_blob
         )
-        self.worker = WorkerClient(settings.worker_idle_s)
+        self.worker: Worker = worker or WorkerClient(settings.worker_idle_s)
         self._telemetry = Telemetry(state, shoal_codecs.__version__)
         self._last_fault = ""
         self._outgoing: deque[AnyMessage] = deque(maxlen=WAITING_MESSAGES)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from shoal_codecs.lifecycle import remember_signals, run_until_stopped
+from shoal_edge.swarm.command import add_swarm
 
 STOPPED, FAULT = 0, 2
 
@@ -42,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--print-config", action="store_true", help="print every setting as TOML and exit")
     run.set_defaults(command=_run)
+
+    add_swarm(commands)
 
     predict = commands.add_parser("predict", help="ask the deployed model about one example")
     _add_place(predict)

@@ -50,7 +50,7 @@ def load_shard(
         UnreadableDataError, MissingLabelsError, TooFewExamplesError, ExampleShapeError,
         ExampleTypeError, ExampleRangeError, LabelRangeError: what is wrong with the file.
     """
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     absent = [name for name in ("x", "y") if name not in arrays]
     if absent:
         raise MissingLabelsError(
@@ -118,13 +118,19 @@ def _check_labels(x: npt.NDArray[Any], y: npt.NDArray[Any], labels: int) -> None
         )
 
 
+def held_count(count: int, fraction: float) -> int:
+    """Return how many of ``count`` examples are held out."""
+    return max(round(count * fraction), int(count >= MINIMUM_EXAMPLES)) if fraction else 0
+
+
 def split_held_out(examples: Examples, fraction: float = HELD_OUT_FRACTION) -> tuple[Examples, Examples]:
     """Return (training part, held-out part); the same examples always split the same way.
 
-    The held-out part is ``fraction`` of the examples, rounded; at least one of five or more.
+    The held-out part is ``fraction`` of the examples, rounded; at least one of five or more, none where the
+    fraction is 0.
     """
     count = len(examples)
-    held = max(round(count * fraction), int(count >= MINIMUM_EXAMPLES))
+    held = held_count(count, fraction)
     order = np.random.default_rng(_SPLIT_SEED).permutation(count)
     aside, rest = np.sort(order[:held]), np.sort(order[held:])
     return (
@@ -133,7 +139,12 @@ def split_held_out(examples: Examples, fraction: float = HELD_OUT_FRACTION) -> t
     )
 
 
-def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays x and y of the .npz file at ``path``, those of them that are there.
+
+    Raises:
+        UnreadableDataError: no such file, or no archive of plain arrays.
+    """
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)

@@ -13,7 +13,7 @@ from shoal_codecs.wire.messages import AnyMessage, Evaluate, Evaluated
 from shoal_edge.config import EdgeSettings
 from shoal_edge.errors import fault_name
 from shoal_edge.models import ModelKeeper
-from shoal_edge.worker_client import WorkerClient
+from shoal_edge.worker_client import Worker
 
 MODEL_ID_BYTES = 8
 
@@ -28,7 +28,7 @@ class Evaluations:
         *,
         settings: EdgeSettings,
         post: Post,
-        worker: WorkerClient,
+        worker: Worker,
         keeper: ModelKeeper,
         say: Callable[[AnyMessage], None],
         note_fault: Callable[[str], None],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shoal_codecs.durable import replace_whole
 from shoal_edge.errors import StoreError
+from shoal_edge.swarm.part import PART_SUFFIX, read_part
 
 _TEMPORARY = ".new"
 
@@ -40,8 +41,12 @@ def remove_leftovers(folder: Path) -> None:
 def shard_counts(path: Path) -> tuple[int, int]:
     """Return how many (training, held-out) examples the .npz at ``path`` holds, (0, 0) if unreadable.
 
-    Reads the header of its label array only; the worker checks the file in full before it trains.
+    Reads the header of its label array only; the worker checks the file in full before it trains. A
+    virtual device's file tells its counts.
     """
+    if path.suffix == PART_SUFFIX:
+        part = read_part(path)
+        return part.training, part.testing
     # An agent without data, or one that is asked again, needs no zip reader in memory.
     import zipfile  # noqa: PLC0415
     import zlib  # noqa: PLC0415

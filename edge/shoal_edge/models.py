@@ -18,7 +18,7 @@ from shoal_codecs.wire.step import decode_step
 from shoal_edge.errors import StoreError, fault_name
 from shoal_edge.files import disk_faults
 from shoal_edge.store import DeviceStore
-from shoal_edge.worker_client import WorkerClient
+from shoal_edge.worker_client import Worker
 
 Fetch = Callable[[BlobRef], Awaitable[Path]]
 
@@ -60,7 +60,7 @@ class ModelKeeper:
     def __init__(
         self,
         store: DeviceStore,
-        worker: WorkerClient,
+        worker: Worker,
         fetch: Fetch,
         drop: Callable[[str], object],
         limit_s: float,

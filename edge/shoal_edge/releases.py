@@ -49,7 +49,7 @@ from shoal_edge.updater import (
     Withdrawn,
     Written,
 )
-from shoal_edge.worker_client import WorkerClient
+from shoal_edge.worker_client import Worker
 
 KINDS: tuple[ArtefactKind, ...] = ("int8", "float32")
 INBOX = 64
@@ -110,7 +110,7 @@ class ReleaseAgent:
         say: Callable[[AnyMessage], None],
         fetch_blob: Callable[[BlobRef], Awaitable[Path]],
         drop_blob: Callable[[str], object],
-        worker: WorkerClient,
+        worker: Worker,
         data_path: Path,
         metrics: Metrics = "clear",
         on_change: Callable[[], object] = lambda: None,

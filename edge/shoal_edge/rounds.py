@@ -63,7 +63,7 @@ from shoal_edge.round_events import (
 )
 from shoal_edge.single_rounds import SingleRounds
 from shoal_edge.store import DeviceStore
-from shoal_edge.worker_client import WorkerClient
+from shoal_edge.worker_client import Worker
 
 CLOCK_LOOK_S = 30.0
 """The plan's end is by the wall clock, which may be set meanwhile: looked at this often."""
@@ -88,7 +88,7 @@ class Rounds:
         post: Post,
         link: Link,
         store: DeviceStore,
-        worker: WorkerClient,
+        worker: Worker,
         keeper: ModelKeeper,
         evaluations: Evaluations,
         guard: PrivacyGuard,

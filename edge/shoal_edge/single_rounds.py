@@ -62,7 +62,7 @@ from shoal_edge.round_events import Event, Failed, Job, MembersKnown
 from shoal_edge.single_check import check_masks_closed, check_single
 from shoal_edge.single_records import Masks
 from shoal_edge.single_store import Session, SingleStore
-from shoal_edge.worker_client import WorkerClient
+from shoal_edge.worker_client import Worker
 
 WORK_LIMIT_S = 120.0
 MOST_WAIT_S = 30.0
@@ -84,7 +84,7 @@ class SingleRounds:
         post: Post,
         link: Link,
         store: SingleStore,
-        worker: WorkerClient,
+        worker: Worker,
         note_fault: Callable[[str], None],
     ) -> None:
         self.tell: Callable[[Event], None] = lambda _: None

@@ -23,6 +23,7 @@ from shoal_edge.worker_frames import encode_worker_frame, read_worker_frame
 REQUESTS = frozenset(
     {
         "prepare",
+        "count_parts",
         "apply_step",
         "single_shares",
         "single_boxes",

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,52 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_
 log = structlog.get_logger()
 
 
-class WorkerClient:
+class Worker(ABC):
+    """What an agent asks to do the heavy things: a process of its own, or one that it shares."""
+
+    @property
+    @abstractmethod
+    def pid(self) -> int | None:
+        """The process that works for this agent now, if one does."""
+
+    @abstractmethod
+    async def request(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
+        """Return the worker's answer to ``do``; cancelling the caller ends the request in the worker too.
+
+        Raises:
+            WorkerRefusedError: the worker met a fault, named in ``fault``.
+            WorkerTimeLimitError, WorkerCrashedError, WorkerStartError: there is no answer.
+        """
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Ask the worker to stop the present fit before its next step; it answers FitCancelledError."""
+
+    @abstractmethod
+    async def warm(self) -> None:
+        """Start the worker so that it loads while the agent does something else."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End what works for this agent alone."""
+
+    async def evaluate_artefact(
+        self, candidate: Path, replaced: Path | None, data: Path, limit_s: float = 120.0
+    ) -> dict[str, Any]:
+        """Count deployable models on this device's held-out examples.
+
+        Returns the fields of ``shoal_codecs.ota.health.PairedCounts``, for ``health_check.read_counts``.
+        """
+        return await self.request(
+            "evaluate_artefact",
+            limit_s,
+            candidate_path=str(candidate),
+            replaced_path=str(replaced) if replaced else "",
+            data_path=str(data),
+        )
+
+
+class WorkerClient(Worker):
     """Starts, asks and ends the worker; ``idle_s`` seconds without a request end it."""
 
     def __init__(self, idle_s: float, command: tuple[str, ...] = COMMAND) -> None:
@@ -101,23 +147,6 @@ class WorkerClient:
             self._idle.cancel()
         await self._kill()
         await asyncio.gather(*self._ending, return_exceptions=True)
-
-    # --- for releases and predictions -----------------------------------------------------------
-
-    async def evaluate_artefact(
-        self, candidate: Path, replaced: Path | None, data: Path, limit_s: float = 120.0
-    ) -> dict[str, Any]:
-        """Count deployable models on this device's held-out examples.
-
-        Returns the fields of ``shoal_codecs.ota.health.PairedCounts``, for ``health_check.read_counts``.
-        """
-        return await self.request(
-            "evaluate_artefact",
-            limit_s,
-            candidate_path=str(candidate),
-            replaced_path=str(replaced) if replaced else "",
-            data_path=str(data),
-        )
 
     # --- inside ---------------------------------------------------------------------------------
 

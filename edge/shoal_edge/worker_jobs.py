@@ -19,6 +19,8 @@ from shoal_edge.fitting import fit_update, nothing_fitted
 from shoal_edge.health_check import paired_counts
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
+from shoal_edge.swarm.part import PART_SUFFIX, Part
+from shoal_edge.swarm.part_source import PartSource
 from shoal_edge.trainers.errors import UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
 from shoal_edge.trainers.opening import open_trainer
@@ -46,6 +48,7 @@ class Jobs:
     def __init__(self) -> None:
         self._task: _Task | None = None
         self._examples: tuple[tuple[Any, ...], tuple[Examples, Examples]] | None = None
+        self._parts = PartSource()
 
     def prepare(self, *, task: bytes, task_path: str, data_path: str, should_stop: Stop) -> dict[str, Any]:
         """Decode and self-test the task, check the device's data against it."""
@@ -58,6 +61,11 @@ class Jobs:
             "held_out": len(held_out),
             "runtime": ready.trainer.runtime,
         }
+
+    def count_parts(self, *, part: bytes, should_stop: Stop) -> dict[str, Any]:
+        """Return how many (training, held-out) examples each part has; ``part`` is any one of a data set."""
+        del should_stop
+        return {"counts": self._parts.counts(msgspec.json.decode(part, type=Part))}
 
     def check_vector(self, *, path: str, digest: bytes, should_stop: Stop) -> dict[str, Any]:
         """Read a vector and make sure of its digest."""
@@ -236,6 +244,8 @@ class Jobs:
     def _shard(self, ready: _Task, data_path: str) -> tuple[Examples, Examples]:
         """Return (training, held-out), loaded again when the file changed."""
         path = Path(data_path)
+        if path.suffix == PART_SUFFIX:
+            return self._parts.shard(path, ready.bundle.input, len(ready.bundle.labels))
         try:
             about = path.stat()
         except OSError as error:

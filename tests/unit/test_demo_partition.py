@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal_coordinator.demo.partition import MIN_EXAMPLES, dirichlet_split, write_shards
+from shoal_codecs.partition import MIN_EXAMPLES, dirichlet_split
+from shoal_coordinator.demo.partition import write_shards
 
 
 @settings(max_examples=40, deadline=None)

@@ -125,6 +125,13 @@ def test_a_round_from_plan_to_version() -> None:
     assert machine.finished
 
 
+def test_without_time_for_evaluations_none_are_asked_for() -> None:
+    machine = RoundMachine(plan_bytes("plain"), on.RoundTimings(evaluate_ms=0))
+    for event in (on.Begun(), *(on.ReportStored(device) for device in COHORT)):
+        machine.handle(event, NOW)
+    assert kinds(machine.handle(on.Aggregated(), NOW)) == ["Commit"]
+
+
 def test_a_plain_round_has_no_hubs_to_ask() -> None:
     machine = new_machine("plain")
     assert kinds(machine.handle(on.Begun(), NOW)) == ["Persist", "PublishPlan", "Invite"]

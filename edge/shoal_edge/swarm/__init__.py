@@ -1,0 +1,1 @@
+"""Many virtual devices in one process: the agents of real boards, with one pool of workers among them."""

@@ -1,0 +1,97 @@
+"""``shoal-edge swarm``: its options, and how it starts and ends."""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from shoal_codecs.lifecycle import remember_signals, run_until_stopped
+
+_DESCRIPTION = (
+    "Runs the devices of a folder that `shoal fleet init FLEET --devices N` made, each with its own key, "
+    "state and connection, on one data set that is split among them."
+)
+
+
+def add_swarm(commands: Any) -> None:
+    """Add the command to an argument parser's ``commands``."""
+    swarm = commands.add_parser(
+        "swarm", help="run many virtual devices in one process", description=_DESCRIPTION
+    )
+    swarm.add_argument("--fleet", type=Path, required=True, metavar="DIR", help="the parties' folders")
+    swarm.add_argument("--data", type=Path, required=True, metavar="SOURCE", help="examples for all (.npz)")
+    swarm.add_argument("--devices", type=_count, default=0, metavar="N", help="the first N (default: all)")
+    swarm.add_argument(
+        "--partition", default="iid", metavar="HOW", help="iid, shards:2 or dirichlet:0.3 (default: iid)"
+    )
+    swarm.add_argument("--seed", type=_count, default=1, metavar="N", help="of the partition (default: 1)")
+    swarm.add_argument(
+        "--held-out", type=_share, default=0.2, metavar="SHARE", help="not trained on (default: 0.2)"
+    )
+    swarm.add_argument(
+        "--workers", type=_count, default=0, metavar="N", help="processes that train (default: one per core)"
+    )
+    swarm.add_argument("--broker", metavar="URL", help="instead of the settings' own")
+    swarm.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="warning", help="of all devices"
+    )
+    swarm.add_argument(
+        "--stop-on-stdin-eof", action="store_true", help="end when the parent that holds standard input ends"
+    )
+    swarm.set_defaults(command=run_swarm)
+
+
+def run_swarm(options: argparse.Namespace) -> int:
+    """Run the swarm until stopped.
+
+    Raises:
+        ShoalError: it cannot start, or no device is left.
+    """
+    # Before the imports that take time.
+    remember_signals()
+    from shoal_codecs.logs import configure_logs  # noqa: PLC0415
+    from shoal_edge.swarm.folders import device_settings  # noqa: PLC0415
+    from shoal_edge.swarm.swarm import SharedData, Swarm  # noqa: PLC0415
+
+    configure_logs(options.log_level)
+    settings = device_settings(options.fleet, options.devices, options.broker)
+    data = SharedData(
+        source=options.data,
+        partition=options.partition,
+        seed=options.seed,
+        held_out=options.held_out,
+    )
+    swarm = Swarm(settings, data, options.workers or os.cpu_count() or 1)
+
+    async def tell() -> None:
+        connected, failed = await swarm.ready()
+        sys.stdout.write(f"{connected} devices connected, {failed} failed\n")
+        sys.stdout.flush()
+
+    async def serve() -> None:
+        telling = asyncio.create_task(tell())
+        try:
+            await run_until_stopped(
+                swarm.run(), stop_on_stdin_eof=options.stop_on_stdin_eof, farewell=swarm.farewell
+            )
+        finally:
+            telling.cancel()
+
+    asyncio.run(serve())
+    return 0
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("below zero")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError("take 0 to under 1")
+    return number
