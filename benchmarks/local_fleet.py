@@ -28,7 +28,10 @@ ROUND_S = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class FleetPlan:
-    """What the fleet shall be; ``rounds`` and ``device`` are settings of coordinator and devices."""
+    """What the fleet shall be; ``rounds`` and ``device`` are settings of coordinator and devices.
+
+    The keys of ``damaged`` devices are open to all, which no agent accepts.
+    """
 
     folder: Path
     devices: int
@@ -40,7 +43,7 @@ class FleetPlan:
     task: Path | None = None
     rounds: dict[str, Any] = field(default_factory=dict)
     device: dict[str, Any] = field(default_factory=dict)
-    nice: int = 0
+    damaged: tuple[str, ...] = ()
 
     @property
     def mode(self) -> str:
@@ -91,13 +94,17 @@ async def local_fleet(plan: FleetPlan) -> AsyncIterator[Fleet]:
     names = [f"device-{number:03}" for number in range(1, plan.devices + 1)]
     folders = init_fleet(plan.folder / "fleet", FLEET, devices=names, hubs=hubs)
     async with contextlib.AsyncExitStack() as stack:
-        broker = await _start_broker(plan.folder / "broker")
+        place = plan.folder / "broker"
+        await asyncio.to_thread(place.mkdir, parents=True, exist_ok=True)
+        broker = await _start_broker(place)
         stack.push_async_callback(broker.stop)
         link = {"url": broker.url, "backoff_max_s": 1.0}
         common = {"fleet": FLEET, "link": link, "log_level": "warning"}
         for name in names:
             settings = {"name": name, "modes": [plan.mode], "worker_idle_s": 3600.0} | plan.device | common
             write_settings(folders[name] / "config.toml", settings)
+        for name in plan.damaged:
+            (folders[name] / "identity.key").chmod(0o644)
         rounds = {"mode": plan.mode, "window_s": ROUND_S, "evaluation_s": 0.0} | plan.rounds
         coordinator = common | {"stop_on_stdin_eof": True, "status_s": 0.2, "rounds": rounds}
         if plan.task is not None:
@@ -122,10 +129,9 @@ async def local_fleet(plan: FleetPlan) -> AsyncIterator[Fleet]:
 
 
 async def _start_broker(folder: Path) -> Any:
-    folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     # Without a database on disk: what is retained is put back by its writers after a start.
-    text = loopback_configuration(folder.resolve(), port).replace("persistence true", "persistence false")
+    text = loopback_configuration(folder, port).replace("persistence true", "persistence false")
     text = "\n".join(line for line in text.splitlines() if not line.startswith("autosave"))
     return await start_mosquitto(folder, port, configuration=text + "\n")
 
@@ -153,7 +159,8 @@ async def _until_present(fleet: Fleet) -> None:
             view = operator.view
             if (
                 view is not None
-                and sum(row.online and row.examples != 0 for row in view.devices) == plan.devices
+                and sum(row.online and row.examples != 0 for row in view.devices)
+                == plan.devices - len(plan.damaged)
                 and all(hub.online for hub in view.hubs)
             ):
                 return

@@ -34,8 +34,8 @@ class RoundTimings:
 
     ``sign_ms`` for the hubs' nonces, and again for their signatures; ``linger_ms`` after a plan's
     ``closes_ms`` for the first word of the hubs' agreement; ``let_go_ms`` for hubs to abandon a plan that is
-    given up; ``evaluate_ms`` for all evaluations (0: none are asked for), of which ``evaluate_patience_ms`` after
-    ``evaluate_share`` of them are in.
+    given up; ``evaluate_ms`` for all evaluations (0: none are asked for), of which ``evaluate_patience_ms``
+    after ``evaluate_share`` of them are in.
     """
 
     sign_ms: int = 5_000

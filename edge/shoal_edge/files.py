@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shoal_codecs.durable import replace_whole
 from shoal_edge.errors import StoreError
+from shoal_edge.swarm.errors import PartFileError
 from shoal_edge.swarm.part import PART_SUFFIX, read_part
 
 _TEMPORARY = ".new"
@@ -45,7 +46,10 @@ def shard_counts(path: Path) -> tuple[int, int]:
     virtual device's file tells its counts.
     """
     if path.suffix == PART_SUFFIX:
-        part = read_part(path)
+        try:
+            part = read_part(path)
+        except PartFileError:
+            return 0, 0
         return part.training, part.testing
     # An agent without data, or one that is asked again, needs no zip reader in memory.
     import zipfile  # noqa: PLC0415

@@ -127,7 +127,8 @@ def test_a_round_from_plan_to_version() -> None:
 
 def test_without_time_for_evaluations_none_are_asked_for() -> None:
     machine = RoundMachine(plan_bytes("plain"), on.RoundTimings(evaluate_ms=0))
-    for event in (on.Begun(), *(on.ReportStored(device) for device in COHORT)):
+    path: list[Any] = [on.Begun(), *map(on.ReportStored, COHORT)]
+    for event in path:
         machine.handle(event, NOW)
     assert kinds(machine.handle(on.Aggregated(), NOW)) == ["Commit"]
 

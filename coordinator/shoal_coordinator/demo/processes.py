@@ -54,6 +54,10 @@ class Children:
         self._commands[command.name] = command
         self._processes[command.name] = process
 
+    def pid(self, name: str) -> int:
+        """Return the process id of a child."""
+        return self._processes[name].pid
+
     async def kill(self, name: str) -> None:
         """End a child with SIGKILL, as a power cut would."""
         process = self._processes[name]
