@@ -19,6 +19,8 @@ from shoal_codecs.wire.task import (
     MAX_TASK_BYTES,
     TASK_FORMAT,
     TASK_MAGIC,
+    Architecture,
+    LayerDescription,
     Parameter,
     TargetDescription,
     TaskBundle,
@@ -133,6 +135,17 @@ VALUES = changed(
 )
 
 
+LAYERS = Architecture(
+    layers=(
+        LayerDescription("dense", "dense1", {"units": 128, "rate": 0.5, "kernel": (3, 3)}),
+        LayerDescription("activation", "activation1", {"function": "relu", "late": True, "limit": None}),
+    ),
+    optimiser=LayerDescription("momentum", "", {"decay": 0.9}),
+    mean=8.0,
+    deviation=4.0,
+)
+
+
 CONTRADICTIONS = {
     "an endless mean": changed(
         parameters=(
@@ -148,6 +161,13 @@ CONTRADICTIONS = {
     "an endless clip norm": preset(clip_norm=math.inf),
     "a kept share over one": preset(kept_share=1.5),
     "a negative weight cap": preset(weight_cap=-1),
+    "an architecture without layers": changed(architecture=Architecture(())),
+    "an architecture that divides by nothing": changed(
+        architecture=msgspec.structs.replace(LAYERS, deviation=0.0)
+    ),
+    "a variant's architecture with an endless mean": half(
+        architecture=msgspec.structs.replace(LAYERS, mean=math.inf)
+    ),
     "a local parameter that is not there": changed(local=("w3",)),
     "nothing that is shared": changed(local=tuple(one.name for one in DIGITS.parameters)),
     "an ability twice": changed(abilities=("mu", "mu")),
@@ -200,6 +220,12 @@ def test_parts_that_contradict_each_other_are_refused_on_both_sides(bundle: Task
 
 def test_a_task_of_values_survives_too() -> None:
     assert decode_task(encode_task(VALUES)) == VALUES
+
+
+def test_an_architecture_survives_word_for_word() -> None:
+    bundle = changed(architecture=LAYERS, variants=(msgspec.structs.replace(HALF, architecture=LAYERS),))
+    assert decode_task(encode_task(bundle)) == bundle
+    assert bundle.variant(0.25).architecture == LAYERS
 
 
 def test_a_variant_is_a_task_of_its_own() -> None:

@@ -32,6 +32,7 @@ DType = Literal["uint8", "int32", "float32"]
 StoredDType = Literal["uint8", "int16", "int32", "float32"]
 TargetKind = Literal["label", "values"]
 Ability = Literal["mu", "seed", "correction"]
+Setting = bool | int | float | str | tuple[int, ...] | None
 GRADIENT_LEVELS = 32767
 REFERENCE_MASK_SEED = 1
 """What ``seed`` is given where the reference's gradient is compared."""
@@ -156,6 +157,29 @@ class PrivateReference(msgspec.Struct, frozen=True):
     norms: tuple[float, ...]
 
 
+class LayerDescription(msgspec.Struct, frozen=True):
+    """One layer, or the optimiser, in plain words: its ``kind`` and ``settings``, as the model kit has them.
+
+    ``name`` begins the names of a layer's parameters.
+    """
+
+    kind: str
+    name: str = ""
+    settings: dict[str, Setting] = {}
+
+
+class Architecture(msgspec.Struct, frozen=True):
+    """How the model computes, for trainers that build it themselves.
+
+    Raw examples enter as (x - ``mean``) / ``deviation``, tokens as they are; the loss is the target's.
+    """
+
+    layers: tuple[LayerDescription, ...]
+    optimiser: LayerDescription = LayerDescription("sgd")
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
 class Variant(msgspec.Struct, frozen=True):
     """A narrower model of the same task, for devices that the full one is too much for (HeteroFL).
 
@@ -167,6 +191,7 @@ class Variant(msgspec.Struct, frozen=True):
     trainable: bytes
     parameters: tuple[Parameter, ...]
     reference: ReferenceGradients
+    architecture: Architecture | None = None
 
     @property
     def dimension(self) -> int:
@@ -196,7 +221,8 @@ class TaskBundle(msgspec.Struct, frozen=True):
     - ``gradients(x, y)`` -> weights: the mean loss's, there only where ``train`` moves weights by something
       else than ``lr`` times its gradient (Adam, running statistics); with ``seed`` it takes that too.
 
-    ``local`` names parameters that stay on the device by default; ``variants`` are narrower models.
+    ``local`` names parameters that stay on the device by default; ``variants`` are narrower models. Without
+    an ``architecture`` (a part of the model is not described by layers) only LiteRT trains it.
     """
 
     name: str
@@ -211,6 +237,7 @@ class TaskBundle(msgspec.Struct, frozen=True):
     private: PrivateReference | None = None
     local: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ()
+    architecture: Architecture | None = None
 
     @property
     def dimension(self) -> int:
@@ -232,6 +259,7 @@ class TaskBundle(msgspec.Struct, frozen=True):
                     reference=one.reference,
                     private=None,
                     variants=(),
+                    architecture=one.architecture,
                 )
         raise InvalidTaskError(
             f"task {self.name} has no variant of share {share:g}: use one of "

@@ -9,6 +9,7 @@ from shoal_codecs.wire.task_errors import InvalidTaskError
 
 if TYPE_CHECKING:
     from shoal_codecs.wire.task import (
+        Architecture,
         InputDescription,
         Parameter,
         ReferenceGradients,
@@ -33,6 +34,7 @@ def check_task(bundle: TaskBundle) -> None:
     _check_defaults(bundle.defaults)
     _check_reference(bundle, bundle.parameters, bundle.reference)
     _check_private(bundle)
+    _check_architecture(bundle.architecture)
     names = {one.name for one in bundle.parameters}
     if len(set(bundle.local)) != len(bundle.local) or not set(bundle.local) < names:
         raise InvalidTaskError("local names some, not all, of the parameters, each once: mend it")
@@ -121,6 +123,14 @@ def _check_private(bundle: TaskBundle) -> None:
         )
 
 
+def _check_architecture(architecture: Architecture | None) -> None:
+    if architecture is None:
+        return
+    scaling = (architecture.mean, architecture.deviation)
+    if not architecture.layers or not all(map(math.isfinite, scaling)) or scaling[1] <= 0:
+        raise InvalidTaskError("an architecture has layers and a positive deviation: author the task again")
+
+
 def _check_variants(bundle: TaskBundle) -> None:
     shares = [one.share for one in bundle.variants]
     if len(set(shares)) != len(shares) or not all(0 < share < 1 for share in shares):
@@ -136,6 +146,7 @@ def _check_variants(bundle: TaskBundle) -> None:
                 "parameter: author the task again"
             )
         _check_reference(bundle, variant.parameters, variant.reference)
+        _check_architecture(variant.architecture)
 
 
 def _are_prefixes(full: tuple[Parameter, ...], variant: Variant) -> bool:
