@@ -98,6 +98,14 @@ def test_only_the_transport_imports_an_mqtt_client() -> None:
     assert breaches(sorted(transport.rglob("*.py")), MQTT_CLIENTS)
 
 
+def test_only_the_authoring_kit_imports_tensorflow_and_not_to_describe_a_model() -> None:
+    kit = PACKAGES["shoal_coordinator"] / "authoring"
+    others = [path for package in PACKAGES for path in sources(package) if kit not in path.parents]
+    assert breaches(others, {"tensorflow"}) == []
+    assert breaches(sorted(kit.rglob("*.py")), {"tensorflow"})
+    assert loaded_by(["shoal_coordinator.authoring"], absent=("tensorflow",)) & HEAVY == set()
+
+
 @pytest.mark.parametrize("part", LIGHT)
 def test_what_every_party_speaks_with_is_light(part: str) -> None:
     assert loaded_by(modules_of("shoal_codecs", part), absent=NOT_ON_A_DEVICE) & HEAVY == set()

@@ -1,0 +1,125 @@
+"""The layers of a description put together: names, shapes, and where each parameter belongs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from shoal_codecs.wire.task import Parameter
+from shoal_coordinator.authoring.errors import DescriptionError, UnsupportedLayerError
+from shoal_coordinator.authoring.layer import Layer, Run, Shape, Tensor, Tensors
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A layer in its model: input and output shape without the batch axis, parameters by full names."""
+
+    layer: Layer
+    entry: Shape
+    exit: Shape
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def name(self) -> str:
+        """The layer's name in its model."""
+        return self.layer.name
+
+    def own(self, p: Tensors) -> dict[str, Tensor]:
+        """Return this layer's tensors of ``p`` by their short names."""
+        start = len(self.name) + 1
+        return {one.name[start:]: p[one.name] for one in self.parameters}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A chain of layers, each with a name of its own."""
+
+    placed: tuple[Placed, ...]
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """All parameters by full names, in the order of the flat weight vector."""
+        return tuple(parameter for one in self.placed for parameter in one.parameters)
+
+    @property
+    def output(self) -> Shape:
+        """Shape of what the last layer gives, without the batch axis."""
+        return self.placed[-1].exit
+
+    @property
+    def seeded(self) -> bool:
+        """Whether training draws masks."""
+        return any(one.layer.NEEDS_SEED for one in self.placed)
+
+    @property
+    def moves(self) -> bool:
+        """Whether training moves a parameter without a gradient."""
+        return any(one.layer.MOVES for one in self.placed)
+
+    def forward(self, run: Run, p: Tensors, x: Tensor) -> Tensor:
+        """Return the last layer's output for ``x`` (n, ...) with parameters ``p`` by full names."""
+        output = x
+        for _, output in self.walk(run, p, x):  # noqa: B007 - the last one is wanted
+            pass
+        return output
+
+    def walk(self, run: Run, p: Tensors, x: Tensor) -> Iterable[tuple[Placed, Tensor]]:
+        """Yield each layer with its output, in order."""
+        for one in self.placed:
+            run.layer = one.name
+            x = one.layer.forward(run, one.own(p), x)
+            yield one, x
+
+
+def build_model(layers: Iterable[Layer], shape: Shape) -> Model:
+    """Return the model of ``layers`` for examples of ``shape``.
+
+    Raises:
+        LayerShapeError, LayerSettingError: layers that do not fit together, or cannot be.
+        UnsupportedLayerError: something that is no layer of the kit.
+        DescriptionError: no layers, no parameters, or two layers of one name.
+    """
+    placed = []
+    for layer in _named(layers):
+        built = layer.build(shape)
+        parameters = tuple(
+            msgspec.structs.replace(one, name=f"{layer.name}_{one.name}") for one in built.parameters
+        )
+        placed.append(Placed(layer, shape, built.shape, parameters))
+        shape = built.shape
+    model = Model(tuple(placed))
+    if not model.parameters:
+        raise DescriptionError("no layer has a parameter to train: add a Dense layer at the end")
+    return model
+
+
+def narrow_layers(layers: Iterable[Layer], share: float) -> list[Layer]:
+    """Return the layers of a model with ``share`` of the width; what it gives stays (HeteroFL)."""
+    *hidden, last = list(layers)
+    return [*(one.narrow(share) for one in hidden), last]
+
+
+def _named(layers: Iterable[Layer]) -> list[Layer]:
+    simple: list[Layer] = []
+    for number, layer in enumerate(layers, start=1):
+        if not isinstance(layer, Layer):
+            raise UnsupportedLayerError(
+                f"layer {number} is a {type(layer).__name__}: use the layers of "
+                "shoal_coordinator.authoring, whose gradients convert"
+            )
+        simple.extend(layer.parts())
+    counts: Counter[str] = Counter()
+    named = []
+    for layer in simple:
+        counts[layer.KIND] += 1
+        named.append(layer if layer.name else replace(layer, name=f"{layer.KIND}{counts[layer.KIND]}"))
+    names = [one.name for one in named]
+    for name in names:
+        if not name.isidentifier() or names.count(name) > 1:
+            raise DescriptionError(
+                f"layer name {name!r} is no Python identifier, or given twice: give each layer another"
+            )
+    return named

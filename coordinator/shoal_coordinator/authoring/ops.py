@@ -1,0 +1,114 @@
+"""The operations that layers are made of; two classes have them (see the package).
+
+Shapes are without broadcasting unless said; n is the batch axis. What is added here is added to
+``plain_ops`` and ``builtin_ops``, and to the gradient tests.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+Tensor = Any
+
+
+class Ops(Protocol):
+    """What a layer may do to tensors that a gradient goes through."""
+
+    dtype: Any
+    """float32 or float64."""
+
+    def constant(self, values: Any) -> Tensor:
+        """Return an array as a tensor without a gradient."""
+        ...
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sum of two tensors of one shape."""
+        ...
+
+    def subtract(self, a: Tensor, b: Tensor) -> Tensor:
+        """Difference of two tensors of one shape."""
+        ...
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        """Product, element by element, of two tensors of one shape."""
+        ...
+
+    def affine(self, x: Tensor, factor: float, shift: float) -> Tensor:
+        """Return ``factor * x + shift`` with two numbers."""
+        ...
+
+    def add_channels(self, x: Tensor, b: Tensor) -> Tensor:
+        """Return ``x`` (..., c) plus ``b`` (c,)."""
+        ...
+
+    def multiply_channels(self, x: Tensor, g: Tensor) -> Tensor:
+        """Return ``x`` (..., c) times ``g`` (c,)."""
+        ...
+
+    def matmul(self, x: Tensor, w: Tensor) -> Tensor:
+        """Return ``x`` (n, i) times ``w`` (i, o)."""
+        ...
+
+    def dense(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        """Return ``x`` (n, i) times ``w`` (i, o) plus ``b`` (o,)."""
+        ...
+
+    def relu(self, x: Tensor) -> Tensor:
+        """The larger of x and 0."""
+        ...
+
+    def relu6(self, x: Tensor) -> Tensor:
+        """Return x within 0 and 6."""
+        ...
+
+    def tanh(self, x: Tensor) -> Tensor:
+        """Hyperbolic tangent."""
+        ...
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """Logistic function."""
+        ...
+
+    def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return ``x`` (n, ...) as (n, *shape)."""
+        ...
+
+    def transpose(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
+        """Axes in another ``order``, the batch's first."""
+        ...
+
+    def concat(self, parts: list[Tensor], axis: int) -> Tensor:
+        """Tensors one after another along ``axis``, which is not the batch's."""
+        ...
+
+    def cut(self, x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+        """Entries ``start`` to ``stop`` of ``axis``, which is not the batch's."""
+        ...
+
+    def mean(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Mean over ``axes``, which are dropped; the batch's is not among them."""
+        ...
+
+    def maximum(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Maximum over ``axes``, which are dropped; equal ones share the gradient."""
+        ...
+
+    def log_softmax(self, x: Tensor) -> Tensor:
+        """Return ``x`` (n, c) as logarithms of probabilities."""
+        ...
+
+    def row_squares(self, x: Tensor) -> Tensor:
+        """Squared length (n, 1) of each row of ``x`` (n, ...); only where no gradient goes through."""
+        ...
+
+    def stop(self, x: Tensor) -> Tensor:
+        """Return ``x``, but no gradient goes through."""
+        ...
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Softmax cross-entropy in nats (n, 1) of ``logits`` (n, c) and labels ``y`` (n,) int32."""
+        ...
+
+    def squared_error(self, values: Tensor, y: Tensor) -> Tensor:
+        """Mean over an example of its squared errors, (n, 1); ``values`` and ``y`` (n, ...)."""
+        ...

@@ -1,0 +1,116 @@
+"""TensorFlow's own operations: float64 for references, float32 for inference models."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+Tensor = Any
+
+
+class PlainOps:
+    """Operations whose gradients are TensorFlow's automatic ones; see ``ops.Ops`` for each."""
+
+    def __init__(self, dtype: Any = tf.float64) -> None:
+        self.dtype = dtype
+
+    def constant(self, values: Any) -> Tensor:
+        """See ``Ops``."""
+        return tf.constant(values, self.dtype)
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return a + b
+
+    def subtract(self, a: Tensor, b: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return a - b
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return a * b
+
+    def affine(self, x: Tensor, factor: float, shift: float) -> Tensor:
+        """See ``Ops``."""
+        scaled = x if factor == 1 else x * tf.constant(factor, self.dtype)
+        return scaled if shift == 0 else scaled + tf.constant(shift, self.dtype)
+
+    def add_channels(self, x: Tensor, b: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return x + b
+
+    def multiply_channels(self, x: Tensor, g: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return x * g
+
+    def matmul(self, x: Tensor, w: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.matmul(x, w)
+
+    def dense(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.matmul(x, w) + b
+
+    def relu(self, x: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.nn.relu(x)
+
+    def relu6(self, x: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.nn.relu6(x)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.tanh(x)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.sigmoid(x)
+
+    def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """See ``Ops``."""
+        return tf.reshape(x, (-1, *shape))
+
+    def transpose(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
+        """See ``Ops``."""
+        return tf.transpose(x, order)
+
+    def concat(self, parts: list[Tensor], axis: int) -> Tensor:
+        """See ``Ops``."""
+        return tf.concat(parts, axis)
+
+    def cut(self, x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+        """See ``Ops``."""
+        return x[(slice(None),) * axis + (slice(start, stop),)]
+
+    def mean(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """See ``Ops``."""
+        return tf.reduce_mean(x, axes)
+
+    def maximum(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """See ``Ops``."""
+        return tf.reduce_max(x, axes)
+
+    def log_softmax(self, x: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.nn.log_softmax(x)
+
+    def row_squares(self, x: Tensor) -> Tensor:
+        """See ``Ops``."""
+        flat = tf.reshape(x, (-1, math.prod(x.shape[1:])))
+        return tf.reduce_sum(flat * flat, axis=1, keepdims=True)
+
+    def stop(self, x: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.stop_gradient(x)
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)[:, None]
+
+    def squared_error(self, values: Tensor, y: Tensor) -> Tensor:
+        """See ``Ops``."""
+        count = math.prod(values.shape[1:])
+        return tf.reduce_mean(tf.reshape((values - y) ** 2, (-1, count)), axis=1, keepdims=True)

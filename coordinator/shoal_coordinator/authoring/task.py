@@ -1,0 +1,138 @@
+"""A task as its author describes it, before it is converted; needs no TensorFlow."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, get_args
+
+from shoal_codecs.wire.task import Ability, DType, InputDescription, TargetDescription, TrainingDefaults
+from shoal_coordinator.authoring.errors import DescriptionError
+from shoal_coordinator.authoring.layer import Layer, Shape
+from shoal_coordinator.authoring.losses import CrossEntropy, Loss
+from shoal_coordinator.authoring.model import Model, build_model, narrow_layers
+from shoal_coordinator.authoring.optimisers import Optimiser, Sgd
+
+NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+SEED = 2024
+
+
+@dataclass(frozen=True)
+class Input:
+    """What one raw example is, and how the model scales it: (x - ``mean``) / ``deviation``.
+
+    ``shape`` is without the batch axis; values are within ``minimum`` and ``maximum``. Tokens have
+    ``dtype`` "int32" and are not scaled.
+    """
+
+    shape: Shape
+    dtype: DType = "uint8"
+    minimum: float = 0.0
+    maximum: float = 255.0
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @property
+    def description(self) -> InputDescription:
+        """What devices are told."""
+        return InputDescription(tuple(self.shape), self.dtype, float(self.minimum), float(self.maximum))
+
+    @property
+    def tokens(self) -> bool:
+        """Whether examples are int32 tokens, fed as they are."""
+        return self.dtype == "int32"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A whole task: model, loss, optimiser, default plan and what training shall be able to do.
+
+    ``prox`` gives the ability ``mu`` (FedProx), ``correction`` that of SCAFFOLD, ``private`` DP-SGD.
+    ``local`` names layers, or parameters, that stay on devices. ``widths`` are the shares of width of
+    narrower variants. ``examples`` is a batch (x, y) of raw examples for the reference, at most a few; random
+    ones where it is left away. ``seed`` draws the weights of the reference.
+    """
+
+    name: str
+    input: Input
+    layers: Sequence[Layer]
+    labels: tuple[str, ...] = ()
+    loss: Loss = field(default_factory=CrossEntropy)
+    optimiser: Optimiser = field(default_factory=Sgd)
+    defaults: TrainingDefaults = field(default_factory=TrainingDefaults)
+    prox: bool = False
+    correction: bool = False
+    private: bool = False
+    local: tuple[str, ...] = ()
+    widths: tuple[float, ...] = ()
+    examples: tuple[Any, Any] | None = field(default=None, compare=False)
+    seed: int = SEED
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise DescriptionError(f"task name {self.name!r}: use a-z, 0-9, . and -, at most 64 of them")
+        about = self.input
+        if any(side < 1 for side in about.shape) or about.dtype not in get_args(DType):
+            raise DescriptionError(
+                f"input {about.shape} of {about.dtype}: sides are at least 1, dtype is one of "
+                f"{', '.join(get_args(DType))}"
+            )
+        if not about.minimum < about.maximum or not 0 < about.deviation < math.inf:
+            raise DescriptionError("the input needs a minimum under its maximum and a positive deviation")
+        if about.tokens and (about.mean != 0 or about.deviation != 1):
+            raise DescriptionError("tokens (int32) are not scaled: leave mean and deviation away")
+        if self.private and not self.optimiser.ALONG_GRADIENT:
+            raise DescriptionError(
+                f"private=True goes with Sgd() and Momentum(), not with {type(self.optimiser).__name__}: no "
+                "device could test what became of its clipped gradients"
+            )
+        if self.private and self.model.moves:
+            raise DescriptionError(
+                "private=True with running statistics that no noise protects: use LayerNorm for BatchNorm"
+            )
+        self.target  # noqa: B018 - refused now, not when a converter has run for a minute
+
+    @cached_property
+    def model(self) -> Model:
+        """The layers put together."""
+        return build_model(self.layers, tuple(self.input.shape))
+
+    @cached_property
+    def target(self) -> TargetDescription:
+        """What is learned."""
+        return self.loss.target(self.model.output, self.labels)
+
+    @property
+    def abilities(self) -> tuple[Ability, ...]:
+        """What training takes besides examples and learning rate."""
+        having: dict[Ability, bool] = {
+            "mu": self.prox,
+            "seed": self.model.seeded,
+            "correction": self.correction,
+        }
+        return tuple(name for name, there in having.items() if there)
+
+    @property
+    def local_parameters(self) -> tuple[str, ...]:
+        """Full names of the parameters that stay on devices.
+
+        Raises:
+            DescriptionError: ``local`` names what is not there.
+        """
+        names = []
+        for one in self.local:
+            mine = [each.name for each in self.model.parameters if one == each.name]
+            for placed in self.model.placed:
+                mine += [each.name for each in placed.parameters if placed.name == one]
+            if not mine:
+                known = ", ".join(placed.name for placed in self.model.placed if placed.parameters)
+                raise DescriptionError(f"local names {one!r}: name a layer with parameters ({known})")
+            names += mine
+        return tuple(dict.fromkeys(names))
+
+    def narrow(self, share: float) -> Task:
+        """Return the same task with ``share`` of its width, without variants and DP-SGD."""
+        return replace(self, layers=narrow_layers(self.layers, share), widths=(), private=False)
