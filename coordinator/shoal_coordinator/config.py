@@ -60,7 +60,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``bytes_per_day`` is each device's budget (0: none), ``device_bytes_per_day`` that of devices by
     name; with one the coordinator takes the best codec that fits.
     Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own. ``example_clip`` and
-    ``example_noise`` make devices train by DP-SGD.
+    ``example_noise`` make devices train by DP-SGD. ``local`` names the parameters that stay on each device.
     """
 
     mode: Literal["hubs", "single", "plain"] = "hubs"
@@ -80,6 +80,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     batch_size: Count = 0
     example_clip: NotNegative = 0.0
     example_noise: NotNegative = 0.0
+    local: tuple[str, ...] = ()
     minimum: AtLeastOne = 3
     floor_share: Share = 0.8
     norm_check: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0

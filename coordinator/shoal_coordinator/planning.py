@@ -49,7 +49,8 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     whose clocks are late. In mode ``single``, ``corrupt_share`` of a cohort may be corrupt and
     ``dropout_share`` of it vanish; shares are taken for ``shares_ms``, and ``unmask_ms`` of the window are
     left to take masks off. ``privacy`` are the terms of every round, None for rounds without noise.
-    ``example_clip`` and ``example_noise`` are DP-SGD on the devices, 0 for plain training.
+    ``example_clip`` and ``example_noise`` are DP-SGD on the devices, 0 for plain training. ``local`` names
+    the parameters that stay on each device.
     """
 
     fleet: str
@@ -65,6 +66,7 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int = 16
     example_clip: float = 0.0
     example_noise: float = 0.0
+    local: tuple[str, ...] = ()
     minimum: int = 3
     floor_share: float = 0.8
     norm_check: float = 0.0
@@ -147,6 +149,7 @@ def make_plan(
                 batch_size=settings.batch_size,
                 example_clip=settings.example_clip,
                 example_noise=settings.example_noise,
+                local=settings.local,
             ),
             n_min=floor,
             n_max=size,

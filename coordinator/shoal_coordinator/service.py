@@ -19,6 +19,7 @@ from shoal_codecs.transport.blobs import BlobPublisher
 from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.retained import RetainedShelf
 from shoal_codecs.transport.settings import LinkSettings
+from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.step import encode_step, initial_step
 from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
@@ -89,16 +90,17 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     task_bytes, bundle = await asyncio.to_thread(_read_task, settings.task_path)
     task_ref = await asyncio.to_thread(store.blobs.put, task_bytes)
     plans = plan_settings(settings, bundle, len(roster.names("device")))
+    part = SharedPart(bundle.parameters, plans.local)
     # Here, and not at each round, where only the log would tell.
     refuse_mode(plans, len(roster.names("hub")))
     publisher = BlobPublisher(link, topics, store.blobs, shelf)
     models = ModelShelf(publisher, announcer, task_ref, settings.rounds.longest_chain)
-    models.start(await _versions(store, settings, bundle, task_ref))
+    models.start(await _versions(store, settings, part, task_ref))
     traffic = TrafficMeter()
     byte_desk = ByteDesk(
         ByteDays(settings.rounds.bytes_per_day, settings.rounds.device_bytes_per_day),
         plans,
-        bundle.dimension,
+        part.dimension,
         hubs=len(roster.names("hub")),
         pause_ms=int(settings.rounds.pause_s * 1000),
         store=store,
@@ -106,7 +108,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     )
     await byte_desk.load()
     devices = roster.names("device")
-    book = await _privacy_book(plans, store, task_ref.digest, bundle.dimension, len(devices))
+    book = await _privacy_book(plans, store, task_ref.digest, part.dimension, len(devices))
     cohort = _wanted(settings.rounds, len(devices)) if settings.rounds.cohort_max else 0
     privacy = PrivacyDesk(book, devices, cohort, settings.rounds.minimum)
     told = ToldBook(store, _clip_rule(settings.rounds.privacy), plans.clip_norm)
@@ -146,7 +148,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             identity,
             roster,
             models,
-            bundle.dimension,
+            part.dimension,
             clip_norm=told.clip_norm,
             gather_ms=GATHER_MS,
             clock_ms=now_ms,
@@ -158,7 +160,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         prekeys=PrekeyDesk(roster),
         timings=RoundTimings(evaluate_ms=int(settings.rounds.evaluation_s * 1000)),
         folder=settings.data_folder,
-        dimension=bundle.dimension,
+        dimension=part.dimension,
         server=Server(settings.rounds.server_learning_rate, settings.rounds.level_rms),
         status_s=settings.status_s,
         clock_ms=now_ms,
@@ -196,6 +198,7 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         batch_size=rounds.batch_size or task.batch_size,
         example_clip=rounds.example_clip,
         example_noise=rounds.example_noise,
+        local=rounds.local,
         minimum=rounds.minimum,
         floor_share=rounds.floor_share,
         norm_check=rounds.norm_check,
@@ -256,7 +259,7 @@ def now_ms() -> int:
 
 
 async def _versions(
-    store: Store, settings: CoordinatorSettings, bundle: TaskBundle, task: BlobRef
+    store: Store, settings: CoordinatorSettings, part: SharedPart, task: BlobRef
 ) -> list[ModelVersion]:
     """Return the newest stored versions; the first start makes version 0 of the task's initial weights.
 
@@ -265,7 +268,7 @@ async def _versions(
     """
     record = await store.latest_version()
     if record is None:
-        data = vector_bytes(initial_weights(bundle.parameters, settings.initial_seed))
+        data = vector_bytes(part.of(initial_weights(part.parameters, settings.initial_seed)))
         ref = await asyncio.to_thread(store.blobs.put, data)
         record = VersionRecord(
             number=0,
@@ -278,10 +281,10 @@ async def _versions(
             created_ms=now_ms(),
         )
         await store.add_first_version(record)
-        log.info("first version made", version=0, parameters=bundle.dimension)
-    if record.whole.size != 4 * bundle.dimension:
+        log.info("first version made", version=0, parameters=part.dimension)
+    if record.whole.size != 4 * part.dimension:
         raise TaskFileError(
-            f"the stored model has {record.whole.size // 4} weights, the task {bundle.dimension}: "
+            f"the stored model has {record.whole.size // 4} weights, the task shares {part.dimension}: "
             "give this task a data folder of its own"
         )
     return [

@@ -9,6 +9,7 @@ import numpy as np
 
 from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
 from shoal_codecs.updates.ring_extras import DeviceMetrics
+from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.plan import Plan
 from shoal_edge.data import Examples
 from shoal_edge.trainers.base import ExamplePrivacy, FitOptions, Trainer
@@ -27,17 +28,22 @@ Shard = Callable[[], tuple[Examples, Examples]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
-    """What a fit made: ``update`` float32[D] of ``examples``, ``metrics`` of the base, ``said`` for a log."""
+    """What a fit made: ``update`` of the fleet's vector from ``examples``, ``metrics`` of the base.
+
+    ``weights`` are all weights (D,) after it, None where nothing was trained; ``said`` is for a log.
+    """
 
     update: Vector
     examples: int
     metrics: DeviceMetrics | None = None
+    weights: Vector | None = None
     said: dict[str, Any] = field(default_factory=dict)
 
 
 def fit_update(
     trainer: Trainer,
     base: Vector,
+    part: SharedPart,
     shard: Shard,
     plan: Plan,
     rng: np.random.Generator,
@@ -46,6 +52,8 @@ def fit_update(
     hide_faults: bool,
 ) -> Fitted:
     """Train on ``base`` (D,), which the trainer holds, with what ``shard`` gives, as ``plan`` says.
+
+    The update is that of the fleet's ``part``.
 
     With ``hide_faults`` a device that cannot train on its data for a round with noise moves nothing: it sends
     noise like all others. Whoever writes a task can make training fail on examples of his choice, so that to
@@ -56,22 +64,23 @@ def fit_update(
         FitCancelledError: ``should_stop`` said so.
     """
     try:
-        return _fitted(trainer, base, shard, plan, rng, should_stop)
+        return _fitted(trainer, base, part, shard, plan, rng, should_stop)
     except DATA_FAULTS as error:
         if not hide_faults or plan.privacy is None:
             raise
         # For this device's own log.
-        return nothing_fitted(base, fault=type(error).__name__, remedy=str(error))
+        return nothing_fitted(part, fault=type(error).__name__, remedy=str(error))
 
 
-def nothing_fitted(base: Vector, **said: Any) -> Fitted:
-    """Return the fit of a device that moves nothing."""
-    return Fitted(np.zeros_like(base), 1, said=said)
+def nothing_fitted(part: SharedPart, **said: Any) -> Fitted:
+    """Return the fit of a device that moves nothing of the fleet's ``part``."""
+    return Fitted(np.zeros(part.dimension, np.float32), 1, said=said)
 
 
 def _fitted(
     trainer: Trainer,
     base: Vector,
+    part: SharedPart,
     shard: Shard,
     plan: Plan,
     rng: np.random.Generator,
@@ -92,7 +101,8 @@ def _fitted(
         rng,
         should_stop,
     )
-    update = trainer.get_weights() - base
+    weights = trainer.get_weights()
+    update = part.of(weights) - part.of(base)
     norm = float(np.linalg.norm(update.astype(np.float64)))
     if not math.isfinite(norm):
         raise NonFiniteWeightsError("the weights moved out of float32: lower the learning rate")
@@ -105,7 +115,7 @@ def _fitted(
     }
     if training.example_noise:
         said["example_epsilon"] = example_charge(training).epsilon(EXAMPLE_DELTA)
-    return Fitted(update, len(train), metrics, said)
+    return Fitted(update, len(train), metrics, weights, said)
 
 
 def _example_privacy(plan: Plan) -> ExamplePrivacy | None:

@@ -86,6 +86,10 @@ class ModelKeeper:
             self._drop(earlier.hex())
         return path
 
+    def own_path(self, task: BlobRef) -> Path:
+        """Return where the tensors of ``task`` that stay on this device are kept."""
+        return self._store.own.path(task.digest)
+
     def forget_damaged(self, error: ShoalError, task: bytes, model: bytes) -> None:
         """Drop the file that the worker found damaged, so that it is fetched again."""
         fault = fault_name(error)
@@ -94,15 +98,26 @@ class ModelKeeper:
         if fault == "VectorFileError" and model:
             self._store.drop_model(model)
 
-    async def model(self, offer: ModelOffer, task: BlobRef, *, keep: frozenset[bytes] = frozenset()) -> Path:
+    async def model(
+        self,
+        offer: ModelOffer,
+        task: BlobRef,
+        *,
+        keep: frozenset[bytes] = frozenset(),
+        local: tuple[str, ...] = (),
+    ) -> Path:
         """Return the path of the vector of ``task`` that ``offer`` names; ``keep`` are not to be dropped.
+
+        It is the vector without ``local``, or without the tensors that this device keeps already.
 
         Raises:
             TransportError, WorkerError, StoreError: it cannot be had.
             TimeoutError: not within the limit.
         """
         async with self._turn, asyncio.timeout(self._limit_s):
-            if not self._store.holds_model(offer.digest) and not await self._by_steps(offer, task, keep):
+            if not self._store.holds_model(offer.digest) and not await self._by_steps(
+                offer, task, keep, local
+            ):
                 await self._whole(offer)
             await asyncio.to_thread(self._store.adopt_model, offer.digest, task.digest, keep=keep)
             return self._store.model_path(offer.digest)
@@ -128,7 +143,9 @@ class ModelKeeper:
             )
         return path
 
-    async def _by_steps(self, offer: ModelOffer, task: BlobRef, keep: frozenset[bytes]) -> bool:
+    async def _by_steps(
+        self, offer: ModelOffer, task: BlobRef, keep: frozenset[bytes], local: tuple[str, ...]
+    ) -> bool:
         """Apply what is offered of the steps from a vector that is held; on any fault the whole is the way.
 
         What is done of a chain is kept: a start in its midst, or another offer, goes on from there.
@@ -137,7 +154,7 @@ class ModelKeeper:
         try:
             steps = await self._steps(offer)
             for step in steps:
-                await self._apply(step, task)
+                await self._apply(step, task, local)
                 if step is not steps[-1]:
                     await asyncio.to_thread(self._store.adopt_model, step.child, task.digest, keep=keep)
                 elif step.parent:
@@ -177,7 +194,7 @@ class ModelKeeper:
                 return steps[::-1]
         return []
 
-    async def _apply(self, step: OfferedStep, task: BlobRef) -> None:
+    async def _apply(self, step: OfferedStep, task: BlobRef, local: tuple[str, ...]) -> None:
         """Make the step's child of its parent, or of a seed."""
         task_path = await self._fetch(task)
         try:
@@ -190,6 +207,8 @@ class ModelKeeper:
                 step=step.inline,
                 step_path=str(step.path or ""),
                 child_path=str(self._store.model_path(step.child)),
+                local=local,
+                own_path=str(self._store.own.path(task.digest)),
             )
         except ShoalError as error:
             self.forget_damaged(error, task.digest, step.parent)

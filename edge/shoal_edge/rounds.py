@@ -158,7 +158,7 @@ class Rounds:
         if restored is not None:
             job, report = restored
             if report is not None:
-                self._store.commit_residual(job.invitation.task.digest, job.plan_hash)
+                self._store.commit_pending(job.invitation.task.digest, job.plan_hash)
             log.info(
                 "round_restored", round=job.round, version=job.invitation.model.version, sent=bool(report)
             )
@@ -245,7 +245,7 @@ class Rounds:
                 self._stop_work()
             case PersistReport(job, report):
                 await asyncio.to_thread(self._store.persist_report, job, report)
-                self._store.commit_residual(job.invitation.task.digest, job.plan_hash)
+                self._store.commit_pending(job.invitation.task.digest, job.plan_hash)
                 await self._single.masked(job)
                 self._note_fault("")
             case SendReport(job, report, hubs):
@@ -359,7 +359,8 @@ class Rounds:
     async def _fetch(self, job: Job) -> Event:
         task, model = job.invitation.task, job.invitation.model
         await self._keeper.task(task)
-        await self._keeper.model(model, task, keep=frozenset({model.digest}))
+        local = job.plan.training.local if job.plan else ()
+        await self._keeper.model(model, task, keep=frozenset({model.digest}), local=local)
         await self._source(job)
         return ModelReady(job.plan_hash)
 
@@ -384,8 +385,10 @@ class Rounds:
             plan=job.plan_bytes,
             source_path=await self._source(job),
             device=self._post.identity.name,
-            residual_path=str(self._store.residual_path(task.digest)),
-            residual_next_path=str(self._store.residual_next_path(task.digest, job.plan_hash)),
+            residual_path=str(self._store.residual.path(task.digest)),
+            residual_next_path=str(self._store.residual.next_path(task.digest, job.plan_hash)),
+            own_path=str(self._store.own.path(task.digest)),
+            own_next_path=str(self._store.own.next_path(task.digest, job.plan_hash)),
             masks=self._single.masks(job) if plan.mode == "single" else b"",
             preview=self._settings.show_update_preview,
             hide_faults=silent,

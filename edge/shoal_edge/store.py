@@ -17,6 +17,7 @@ from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.packing import pack, unpack
 from shoal_edge.errors import DamagedStateError, EvaluationRefusedError, OutboxFullError, StoreError
 from shoal_edge.files import disk_faults, remove_leftovers, write_durably
+from shoal_edge.pending import PendingFile
 from shoal_edge.plan_check import Answer, answer_to
 from shoal_edge.round_events import Job, SealedReport
 
@@ -68,6 +69,9 @@ class DeviceStore:
             ) from error
         self._held = self._read(folder / "held.bin", _Held) or _Held()
         self._answers = self._load_answers()
+        # The codec's error feedback, and the tensors that stay here.
+        self.residual = PendingFile(folder, "residual")
+        self.own = PendingFile(folder, "own")
         self._scored = self._read(folder / "scored.bin", _Scored) or _Scored()
 
     # --- the accepted round and its report ------------------------------------------------------
@@ -218,33 +222,16 @@ class DeviceStore:
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}") from error
 
-    # --- error feedback -------------------------------------------------------------------------
+    # --- what changes with a report -------------------------------------------------------------
 
-    def residual_path(self, task: bytes) -> Path:
-        """Return where the codec's residual for ``task`` is kept."""
-        return self._folder / f"residual-{task.hex()[:16]}"
-
-    def residual_next_path(self, task: bytes, plan_hash: bytes) -> Path:
-        """Return where the worker leaves the residual that counts once the plan's report is persisted."""
-        path = self.residual_path(task)
-        return path.with_name(f"{path.name}.{plan_hash.hex()[:16]}.next")
-
-    def commit_residual(self, task: bytes, plan_hash: bytes) -> None:
-        """Let the residual of the plan whose report is persisted be the next one's start.
-
-        Does nothing the second time, so that it can be repeated after a power cut between the two writes;
-        residuals of plans whose reports were never made go.
+    def commit_pending(self, task: bytes, plan_hash: bytes) -> None:
+        """Let count what the fit left for the plan whose report is persisted.
 
         Raises:
             StoreError: the disk does not take it.
         """
-        path = self.residual_path(task)
-        following = self.residual_next_path(task, plan_hash)
-        with disk_faults(path):
-            if following.exists():
-                following.replace(path)
-            for stale in path.parent.glob(f"{path.name}.*.next"):
-                stale.unlink(missing_ok=True)
+        self.residual.commit(task, plan_hash)
+        self.own.commit(task, plan_hash)
 
     # --- inside ---------------------------------------------------------------------------------
 

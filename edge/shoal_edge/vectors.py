@@ -1,6 +1,7 @@
 """Model vectors on disk: little-endian float32, named by their BLAKE3 digest. Worker only: needs numpy."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import numpy.typing as npt
 
 from shoal_codecs.updates.levels import unpack_levels
 from shoal_codecs.updates.model_step import step_selection
+from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.updates.step import Step, apply_step
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.step import ModelStep
 from shoal_codecs.wire.step import decode_step as decode_model_step
-from shoal_codecs.wire.task import Parameter, initial_weights
+from shoal_codecs.wire.task import initial_weights
 from shoal_edge.errors import DivergedError, VectorFileError
 from shoal_edge.files import write_durably
 
@@ -83,8 +85,8 @@ def step_vector(base_path: Path, encoded: bytes) -> Vector:
     return _arrived(apply_step(base, chosen, levels), step)
 
 
-def first_vector(encoded: bytes, parameters: tuple[Parameter, ...]) -> Vector:
-    """Return the initial weights of a task with ``parameters`` that an encoded ``ModelStep`` draws.
+def first_vector(encoded: bytes, parts: Iterable[SharedPart]) -> Vector:
+    """Return the initial vector that an encoded ``ModelStep`` draws: of the one of ``parts`` that it means.
 
     Raises:
         VectorFileError: the seed leads elsewhere than the step says.
@@ -93,10 +95,17 @@ def first_vector(encoded: bytes, parameters: tuple[Parameter, ...]) -> Vector:
     step = decode_model_step(encoded)
     if step.kind != "initial":
         raise MalformedMessageError("a step without the parent it needs: fetch the whole model")
-    return _arrived(initial_weights(parameters, int.from_bytes(step.seed, "big")), step)
+    seed = int.from_bytes(step.seed, "big")
+    drawn = [part.of(initial_weights(part.parameters, seed)) for part in parts]
+    meant = [vector for vector in drawn if _digest(vector) == step.child]
+    return _arrived((meant or drawn)[0], step)
 
 
 def _arrived(child: Vector, step: ModelStep) -> Vector:
-    if digest_of(child.astype("<f4", copy=False).tobytes()) != step.child:
+    if _digest(child) != step.child:
         raise VectorFileError("the step does not lead to the version it names: fetch the whole model")
     return check_finite(child)
+
+
+def _digest(vector: Vector) -> bytes:
+    return digest_of(vector.astype("<f4", copy=False).tobytes())

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import Plan, decode_plan
 from shoal_codecs.wire.task import TaskBundle, decode_task
@@ -17,6 +19,7 @@ from shoal_edge.data import Examples, load_shard, split_held_out
 from shoal_edge.errors import ModelDimensionError, TaskFileError
 from shoal_edge.fitting import fit_update, nothing_fitted
 from shoal_edge.health_check import paired_counts
+from shoal_edge.own_tensors import begun, part_for, read_own, write_own
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
 from shoal_edge.swarm.part import PART_SUFFIX, Part
@@ -81,19 +84,25 @@ class Jobs:
         step: bytes,
         step_path: str = "",
         child_path: str,
+        local: Sequence[str] = (),
+        own_path: str = "",
         should_stop: Stop,
     ) -> dict[str, Any]:
         """Write the vector that a step makes of the one at ``base_path``; its digest must be the step's.
 
         The encoded step is ``step``, or else in the file at ``step_path``. Without a ``base_path`` it draws
-        the task's initial weights.
+        the task's initial weights, without those that stay here: ``local``, or what is kept at ``own_path``.
         """
         del should_stop
         step = step or read_step(Path(step_path))
         if base_path:
             child = step_vector(Path(base_path), step)
         else:
-            child = first_vector(step, self._ready(task, task_path).bundle.parameters)
+            bundle = self._ready(task, task_path).bundle
+            kept = local or (read_own(Path(own_path)).tensors if own_path else ())
+            child = first_vector(
+                step, [SharedPart(bundle.parameters, tuple(kept)), SharedPart(bundle.parameters)]
+            )
         write_vector(Path(child_path), child)
         return {"dimension": len(child)}
 
@@ -109,6 +118,8 @@ class Jobs:
         device: str,
         residual_path: str,
         residual_next_path: str,
+        own_path: str,
+        own_next_path: str,
         masks: bytes = b"",
         preview: bool,
         hide_faults: bool = False,
@@ -118,20 +129,24 @@ class Jobs:
         """Train on the plan's base and return the sealed shares and a few metrics, never the update.
 
         ``source_path`` has the encoded step that the plan takes coordinates from, ``masks`` (packed) are
-        those of mode ``single``; both are empty where the plan has none. ``hide_faults`` is as for
-        ``fit_update``; without ``train`` the device moves nothing.
+        those of mode ``single``; both are empty where the plan has none. What stays on the device is read at
+        ``own_path`` and left at ``own_next_path``. ``hide_faults`` is as for ``fit_update``; without
+        ``train`` the device moves nothing.
         """
         started = time.perf_counter()
         ready, promised = self._ready(task, task_path), decode_plan(plan)
-        base = self._model(ready, model_path, promised.base)
-        _check_dimension(promised, ready)
+        part = SharedPart(ready.bundle.parameters, promised.training.local)
+        _check_dimension(promised, part)
+        own = read_own(Path(own_path))
+        base = part.joined(_model(model_path, promised.base, part.dimension), begun(part, own, ready.bundle))
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
         ready.trainer.set_weights(base)
-        fitted = nothing_fitted(base)
+        fitted = nothing_fitted(part)
         if train:
             fitted = fit_update(
                 ready.trainer,
                 base,
+                part,
                 lambda: self._shard(ready, data_path),
                 promised,
                 rng,
@@ -139,6 +154,8 @@ class Jobs:
                 hide_faults=hide_faults,
             )
         update, examples = fitted.update, fitted.examples
+        if part.own and fitted.weights is not None:
+            write_own(Path(own_next_path), replace(own, tensors=part.own_of(fitted.weights)))
         if promised.shared:
             source = Path(source_path).read_bytes() if source_path else b""
             shared = ring_shares(update, examples, plan, device, rng, source, fitted.metrics, masks)
@@ -149,6 +166,7 @@ class Jobs:
         answer: dict[str, Any] = {
             "ciphertexts": seal_shares(shared, plan, device),
             **fitted.said,
+            **({"own_tensors": "damaged, begun anew"} if own.damaged else {}),
             "seconds": time.perf_counter() - started,
         }
         if preview and shared.tail is not None:
@@ -186,12 +204,17 @@ class Jobs:
         model_path: str,
         digest: bytes,
         data_path: str,
+        own_path: str,
         should_stop: Stop,
     ) -> dict[str, Any]:
-        """Count how the vector at ``model_path`` does on the held-out examples."""
+        """Count how the vector at ``model_path``, and the own tensors do on held-out examples."""
         del should_stop
         ready = self._ready(task, task_path)
-        ready.trainer.set_weights(self._model(ready, model_path, digest))
+        own = read_own(Path(own_path))
+        vector = read_vector(Path(model_path), digest)
+        part = part_for(ready.bundle, own, vector.size)
+        _check_length(vector, part.dimension)
+        ready.trainer.set_weights(part.joined(vector, begun(part, own, ready.bundle)))
         _, held_out = self._shard(ready, data_path)
         counts = ready.trainer.evaluate(held_out.x, held_out.y)
         return {"examples": counts.examples, "correct": counts.correct, "loss_sum": counts.loss_sum}
@@ -233,14 +256,6 @@ class Jobs:
             self._task = _Task(Path(path), digest)
         return self._task
 
-    def _model(self, ready: _Task, path: str, digest: bytes) -> Vector:
-        vector = read_vector(Path(path), digest)
-        if len(vector) != ready.trainer.dimension:
-            raise ModelDimensionError(
-                f"the model has {len(vector)} parameters, the task {ready.trainer.dimension}: plan anew"
-            )
-        return vector
-
     def _shard(self, ready: _Task, data_path: str) -> tuple[Examples, Examples]:
         """Return (training, held-out), loaded again when the file changed."""
         path = Path(data_path)
@@ -257,11 +272,23 @@ class Jobs:
         return self._examples[1]
 
 
-def _check_dimension(plan: Plan, ready: _Task) -> None:
-    if plan.codec.dimension != ready.trainer.dimension:
+def _model(path: str, digest: bytes, dimension: int) -> Vector:
+    vector = read_vector(Path(path), digest)
+    _check_length(vector, dimension)
+    return vector
+
+
+def _check_length(vector: Vector, dimension: int) -> None:
+    if vector.size != dimension:
         raise ModelDimensionError(
-            f"the plan is for {plan.codec.dimension} parameters, the task has "
-            f"{ready.trainer.dimension}: plan anew"
+            f"the model has {vector.size} parameters, the task shares {dimension}: plan anew"
+        )
+
+
+def _check_dimension(plan: Plan, part: SharedPart) -> None:
+    if plan.codec.dimension != part.dimension:
+        raise ModelDimensionError(
+            f"the plan is for {plan.codec.dimension} parameters, the task shares {part.dimension}: plan anew"
         )
 
 

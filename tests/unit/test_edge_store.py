@@ -249,14 +249,14 @@ def test_the_three_newest_models_are_kept(tmp_path: Path) -> None:
 
 def test_a_residual_counts_once_its_report_is_kept(tmp_path: Path) -> None:
     store = DeviceStore(tmp_path, CAP)
-    path = store.residual_path(b"t" * 32)
-    store.commit_residual(b"t" * 32, b"p" * 32)
+    path = store.residual.path(b"t" * 32)
+    store.commit_pending(b"t" * 32, b"p" * 32)
     assert not path.exists()
     # A fit whose report was lost to a power cut left one too: it belongs to nothing that was sent.
-    store.residual_next_path(b"t" * 32, b"o" * 32).write_bytes(b"never sent")
-    store.residual_next_path(b"t" * 32, b"p" * 32).write_bytes(b"left over")
+    store.residual.next_path(b"t" * 32, b"o" * 32).write_bytes(b"never sent")
+    store.residual.next_path(b"t" * 32, b"p" * 32).write_bytes(b"left over")
     for _ in range(2):
-        store.commit_residual(b"t" * 32, b"p" * 32)
+        store.commit_pending(b"t" * 32, b"p" * 32)
         assert path.read_bytes() == b"left over"
     assert not list(tmp_path.glob("*.next"))
 

@@ -92,6 +92,8 @@ class Device:
             "device": DEVICE,
             "residual_path": str(self.folder / "residual"),
             "residual_next_path": str(self.folder / "residual.next"),
+            "own_path": str(self.folder / "own"),
+            "own_next_path": str(self.folder / "own.next"),
             "preview": False,
         }
         return self.common | values | changes

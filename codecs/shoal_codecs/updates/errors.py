@@ -57,3 +57,11 @@ class RingSumRangeError(UpdateError):
 
 class UnledRoundError(UpdateError):
     """The step that a round takes coordinates from is not there, or not the one that led to its base."""
+
+
+class LocalParameterError(UpdateError):
+    """Parameters to keep on the device that the task does not have, or that leave nothing to share."""
+
+
+class SliceShapeError(UpdateError):
+    """A variant of a model whose parameters are no prefixes of the full ones."""

@@ -72,7 +72,8 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     With ``example_noise`` it trains by DP-SGD: each example's gradient is shortened to the L2 norm
     ``example_clip``, and a batch's sum gets Gaussian noise of ``example_noise * example_clip``. Both are 0
-    where it does not.
+    where it does not. ``local`` names the task's parameters that stay on each device; the plan's vector is
+    the others.
     """
 
     epochs: int
@@ -80,6 +81,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: int
     example_clip: float = 0.0
     example_noise: float = 0.0
+    local: tuple[str, ...] = ()
 
 
 class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -238,6 +240,10 @@ def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
                 f"example clip {training.example_clip:g} with noise {training.example_noise:g} protects "
                 "nothing: set both, or neither"
             ),
+        ),
+        (
+            len(set(training.local)) == len(training.local) and all(training.local),
+            "a parameter that stays on the device has a name, and is named once",
         ),
     )
 

@@ -1,0 +1,72 @@
+"""Sub-models that are prefixes of a larger one's tensors: which coordinates they have in its vector.
+
+HeteroFL (Diao et al. 2021, section 3): a narrower model's parameter is ``full[:s0, :s1, ...]``, so that every
+device trains the same coordinates as all narrower ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shoal_codecs.updates.base import Float32Vector, Indices, check_shape
+from shoal_codecs.updates.errors import SliceShapeError
+from shoal_codecs.wire.task import Parameter, dimension
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelSlice:
+    """``part`` cut out of ``full`` by prefixes; ``positions`` int64[d] are its places in the full vector.
+
+    They increase strictly, for both vectors are in C order.
+
+    Raises:
+        SliceShapeError: parameters with other names, in another order, or longer than the full ones.
+    """
+
+    full: tuple[Parameter, ...]
+    part: tuple[Parameter, ...]
+    positions: Indices = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_slice(self.full, self.part)
+        found, start = [], 0
+        for whole, cut in zip(self.full, self.part, strict=True):
+            places = np.arange(start, start + whole.size, dtype=np.int64).reshape(whole.shape)
+            found.append(places[tuple(slice(side) for side in cut.shape)].reshape(-1))
+            start += whole.size
+        object.__setattr__(self, "positions", np.concatenate(found))
+
+    @property
+    def dimension(self) -> int:
+        """Length d of the sub-model's vector."""
+        return self.positions.size
+
+    def cut(self, vector: Float32Vector) -> Float32Vector:
+        """Return the sub-model's vector (d,) out of the full ``vector`` (D,)."""
+        check_shape(vector, dimension(self.full))
+        return vector[self.positions]
+
+    def spread(self, vector: Float32Vector) -> Float32Vector:
+        """Return a full vector (D,) that is ``vector`` (d,) at the sub-model's places, and else zero."""
+        check_shape(vector, self.dimension)
+        out = np.zeros(dimension(self.full), np.float32)
+        out[self.positions] = vector
+        return out
+
+
+def check_slice(full: Sequence[Parameter], part: Sequence[Parameter]) -> None:
+    """Raise SliceShapeError unless ``part`` are the parameters ``full``, each cut to a prefix."""
+    names = [one.name for one in full]
+    if names != [one.name for one in part]:
+        raise SliceShapeError(
+            "a variant has other parameters than the task, or in another order: author it again"
+        )
+    for whole, cut in zip(full, part, strict=True):
+        fits = len(cut.shape) == len(whole.shape) and all(
+            0 < side <= most for side, most in zip(cut.shape, whole.shape, strict=True)
+        )
+        if not fits:
+            raise SliceShapeError(
+                f"a variant's {whole.name} of {cut.shape} is no prefix of {whole.shape}: author it again"
+            )
