@@ -60,7 +60,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``bytes_per_day`` is each device's budget (0: none), ``device_bytes_per_day`` that of devices by
     name; with one the coordinator takes the best codec that fits.
     Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own. ``example_clip`` and
-    ``example_noise`` make devices train by DP-SGD. ``local`` names the parameters that stay on each device.
+    ``example_noise`` make devices train by DP-SGD. ``local`` names the parameters that stay on each device;
+    empty: the task's, ``["none"]``: none.
     """
 
     mode: Literal["hubs", "single", "plain"] = "hubs"

@@ -56,6 +56,8 @@ from shoal_coordinator.traffic import TrafficMeter
 
 log = structlog.get_logger()
 GATHER_MS = 5_000
+SHARE_ALL = ("none",)
+"""As ``rounds.local``: every parameter is shared, whatever the task says."""
 
 
 async def run_coordinator(settings: CoordinatorSettings) -> None:
@@ -198,7 +200,7 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         batch_size=rounds.batch_size or task.batch_size,
         example_clip=rounds.example_clip,
         example_noise=rounds.example_noise,
-        local=rounds.local,
+        local=() if rounds.local == SHARE_ALL else rounds.local or bundle.local,
         minimum=rounds.minimum,
         floor_share=rounds.floor_share,
         norm_check=rounds.norm_check,

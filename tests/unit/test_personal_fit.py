@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -23,6 +24,8 @@ from shoal_codecs.wire.plan import Plan, TrainingPlan, encode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
 from shoal_codecs.wire.step import encode_step, initial_step
 from shoal_codecs.wire.task import initial_weights
+from shoal_coordinator.config import CoordinatorSettings, RoundSettings
+from shoal_coordinator.service import plan_settings
 from shoal_edge.errors import ModelDimensionError
 from shoal_edge.own_tensors import read_own
 from shoal_edge.worker_jobs import Jobs
@@ -175,3 +178,15 @@ def test_plans_that_do_not_fit_the_task_are_refused(device: Device) -> None:
         device.fit(plan_of(device, training=TrainingPlan(1, 0.2, 16, local=("nobody",))))
     with pytest.raises(ModelDimensionError, match=f"shares {TASK.dimension}"):
         device.fit(plan_of(device, training=TrainingPlan(1, 0.2, 16)))
+
+
+def test_the_operator_s_names_go_before_the_task_s() -> None:
+    task = msgspec.structs.replace(TASK, local=HEAD)
+
+    def local(*names: str) -> tuple[str, ...]:
+        rounds = RoundSettings(local=names)
+        return plan_settings(CoordinatorSettings(rounds=rounds), task, 10).local
+
+    assert local() == HEAD
+    assert local("none") == ()
+    assert local(HEAD[0]) == HEAD[:1]

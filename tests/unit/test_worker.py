@@ -331,7 +331,7 @@ async def test_a_seed_leads_to_the_first_version(worker: WorkerClient, device: D
 
 async def test_evaluation_counts_the_held_out_examples(worker: WorkerClient, device: Device) -> None:
     arguments = device.common | {"model_path": str(device.folder / "base"), "digest": device.digest}
-    counts = await worker.request("evaluate", LIMIT_S, **arguments)
+    counts = await worker.request("evaluate", LIMIT_S, own_path=str(device.folder / "own"), **arguments)
     assert counts["examples"] == 12
     assert 0 <= counts["correct"] <= 12
     assert counts["loss_sum"] > 0
