@@ -161,7 +161,7 @@ def test_evaluation_takes_the_device_s_own_tensors(device: Device) -> None:
 
 def test_the_first_vector_is_drawn_without_what_stays(device: Device) -> None:
     whole = initial_weights(TASK.parameters, 5)
-    paths = {"base_path": "", "child_path": str(device.folder / "child")}
+    paths: dict[str, Any] = {"base_path": "", "child_path": str(device.folder / "child")}
     for vector, local in ((PART.of(whole), HEAD), (whole, ())):
         step = encode_step(initial_step(5, digest_of(vector.astype("<f4").tobytes())))
         device.jobs.apply_step(step=step, local=local, **paths, **device.of_task)
