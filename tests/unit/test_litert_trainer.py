@@ -21,6 +21,7 @@ from shoal_codecs.wire.task import (
     initial_weights,
     split_weights,
 )
+from shoal_codecs.wire.task_check import GRADIENT_FOLD
 from shoal_coordinator.artefact_templates import decode_templates
 from shoal_edge.data import Examples, load_shard
 from shoal_edge.trainers import baseline, runtime
@@ -286,10 +287,10 @@ def other_reference(**fields: object) -> TaskBundle:
 def wrong_gradients() -> dict[str, TaskBundle]:
     right = DIGITS.reference.gradient.numpy()
     slightly, flipped, transposed, missing = (right.copy() for _ in range(4))
-    slightly[5000] += 33
-    flipped[: 64 * 128] *= -1
-    turned = split_weights(right, DIGITS.parameters)["w2"].T
-    transposed[64 * 128 + 128 : -10] = turned.ravel()
+    slightly[2000] += 33
+    flipped[:GRADIENT_FOLD] *= -1
+    turned = right[GRADIENT_FOLD + 128 : -10].reshape(128, 10).T
+    transposed[GRADIENT_FOLD + 128 : -10] = turned.ravel()
     missing[-10:] = 0
     wrong = {"slightly": slightly, "flipped": flipped, "transposed": transposed, "missing": missing}
     first, *others = DIGITS.reference.scales

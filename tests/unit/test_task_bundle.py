@@ -28,10 +28,12 @@ from shoal_codecs.wire.task import (
     Variant,
     decode_task,
     encode_task,
+    fold_gradient,
     gradient_levels,
     initial_weights,
     split_weights,
 )
+from shoal_codecs.wire.task_check import GRADIENT_FOLD
 from shoal_codecs.wire.task_errors import InvalidTaskError
 
 DATA = Path(shoal_coordinator.__file__).parent / "demo" / "data"
@@ -280,9 +282,32 @@ def test_levels_hold_a_gradient_to_their_last_place() -> None:
     gradient[64 * 128 :][:128] = 0
     levels, scales = gradient_levels(gradient, DIGITS.parameters)
     assert np.abs(levels).max() == 32767
-    read = levels * np.repeat(scales, [one.size for one in DIGITS.parameters])
-    assert np.abs(read - gradient).max() <= max(scales[0], *scales[2:]) / 2 * 1.0001
-    assert not read[64 * 128 :][:128].any()
+    read = levels * np.repeat(scales, [GRADIENT_FOLD, 128, 1280, 10])
+    small = gradient[64 * 128 :]
+    assert np.abs(read[GRADIENT_FOLD:] - small).max() <= max(scales[2:]) / 2 * 1.0001
+    large = gradient[: 64 * 128]
+    sums = [math.fsum(large[place::GRADIENT_FOLD]) for place in range(GRADIENT_FOLD)]
+    assert np.abs(read[:GRADIENT_FOLD] - sums).max() <= scales[0] / 2 * 1.0001
+    assert not read[GRADIENT_FOLD:][:128].any()
+
+
+@given(shape=st.sampled_from([(200, 200), (784, 200), (4096, 4), (5, 5, 32, 64)]), seed=st.integers(0, 99))
+def test_a_folded_gradient_shows_every_coordinate_and_every_exchange_of_rows(
+    shape: tuple[int, ...], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    parameter = (Parameter("w", shape),)
+    right = rng.normal(size=shape)
+    folded = fold_gradient(right.ravel(), parameter)
+    assert folded.shape == (GRADIENT_FOLD,)
+    assert folded.sum() == pytest.approx(right.sum())
+    one = right.ravel().copy()
+    one[rng.integers(one.size)] += 0.01
+    assert np.abs(fold_gradient(one, parameter) - folded).max() == pytest.approx(0.01)
+    first, second = rng.choice(shape[0], 2, replace=False)
+    swapped = right.copy()
+    swapped[[first, second]] = swapped[[second, first]]
+    assert np.abs(fold_gradient(swapped.ravel(), parameter) - folded).max() > 0.1
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32"])

@@ -16,7 +16,7 @@ import msgspec
 
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import pack, unpack
-from shoal_codecs.wire.task_check import check_task
+from shoal_codecs.wire.task_check import GRADIENT_FOLD, check_task
 from shoal_codecs.wire.task_errors import InvalidTaskError
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ class ReferenceGradients(msgspec.Struct, frozen=True):
 
     ``x`` (n and the input's shape) and ``y`` (n and the target's) are a batch of raw examples; ``loss_sum``
     is their summed loss, ``correct`` how many are right (0 where the target is values), both as ``evaluate``
-    finds them. The gradient of their mean loss in training is ``gradient`` (D,), int16 levels within
-    +-``GRADIENT_LEVELS``, times one entry of ``scales`` a parameter.
+    finds them. The gradient of their mean loss in training is folded by ``fold_gradient`` and stored as
+    ``gradient``, int16 levels within +-``GRADIENT_LEVELS``, times one entry of ``scales`` a parameter.
     """
 
     seed: int
@@ -301,16 +301,43 @@ def initial_weights(parameters: Iterable[Parameter], seed: int) -> npt.NDArray[n
     return np.concatenate(draws)
 
 
+def folded_sizes(parameters: Iterable[Parameter]) -> list[int]:
+    """Return how many entries each parameter has in a folded gradient."""
+    return [min(one.size, GRADIENT_FOLD) for one in parameters]
+
+
+def fold_gradient(gradient: npt.NDArray[Any], parameters: Iterable[Parameter]) -> npt.NDArray[np.float64]:
+    """Return ``gradient`` (D,) with each parameter folded into at most ``GRADIENT_FOLD`` entries.
+
+    Entry j of a larger parameter is the sum of its coordinates j, j + GRADIENT_FOLD, ...: every coordinate
+    counts, and the reference of a large model stays small.
+    """
+    import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
+
+    folded = []
+    for part in split_weights(gradient, parameters).values():
+        if part.size <= GRADIENT_FOLD:
+            folded.append(part.ravel().astype(np.float64))
+            continue
+        whole = part.size // GRADIENT_FOLD * GRADIENT_FOLD
+        sums = part.ravel()[:whole].reshape(-1, GRADIENT_FOLD).sum(axis=0, dtype=np.float64)
+        sums[: part.size - whole] += part.ravel()[whole:]
+        folded.append(sums)
+    return np.concatenate(folded)
+
+
 def gradient_levels(
     gradient: npt.NDArray[Any], parameters: Iterable[Parameter]
 ) -> tuple[npt.NDArray[np.int16], tuple[float, ...]]:
-    """Return ``gradient`` (D,) as int16 levels (D,) and one scale a parameter, for ``ReferenceGradients``."""
+    """Return ``gradient`` (D,), folded, as int16 levels and one scale a parameter, for a reference."""
     import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
 
+    parameters = tuple(parameters)
     levels, scales = [], []
-    for part in split_weights(gradient, parameters).values():
+    ends = np.cumsum(folded_sizes(parameters))
+    for part in np.split(fold_gradient(gradient, parameters), ends[:-1]):
         scales.append(float(np.abs(part).max()) / GRADIENT_LEVELS or 1.0)
-        levels.append(np.rint(part.ravel() / scales[-1]).astype(np.int16))
+        levels.append(np.rint(part / scales[-1]).astype(np.int16))
     return np.concatenate(levels), tuple(scales)
 
 

@@ -23,6 +23,8 @@ MAX_DIMENSION = 1 << 26
 MAX_SEED = 1 << 64
 MAX_VARIANTS = 16
 FLATBUFFER_IDENTIFIER = b"TFL3"
+GRADIENT_FOLD = 4093
+"""A prime, so that no row length hides an exchange of rows."""
 
 
 def check_task(bundle: TaskBundle) -> None:
@@ -100,7 +102,7 @@ def _check_reference(
         and reference.y.dtype == ("int32" if bundle.target.kind == "label" else "float32")
         and reference.x.shape == (count, *bundle.input.shape)
         and reference.x.dtype == bundle.input.dtype
-        and reference.gradient.shape == (sum(one.size for one in parameters),)
+        and reference.gradient.shape == (sum(min(one.size, GRADIENT_FOLD) for one in parameters),)
         and reference.gradient.dtype == "int16"
         and len(reference.scales) == len(parameters)
         and all(0 < scale < math.inf for scale in reference.scales)

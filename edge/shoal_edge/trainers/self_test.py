@@ -8,7 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.wire.task import GRADIENT_LEVELS, PrivateReference, TaskBundle
+from shoal_codecs.wire.task import (
+    GRADIENT_LEVELS,
+    PrivateReference,
+    TaskBundle,
+    fold_gradient,
+    folded_sizes,
+)
 from shoal_edge.trainers.base import EvaluationCounts
 from shoal_edge.trainers.errors import SelfTestError
 from shoal_edge.trainers.private import noise_inputs
@@ -37,9 +43,10 @@ def check_gradients(bundle: TaskBundle, counts: EvaluationCounts, gradient: Grad
     """
     reference = bundle.reference
     x, y = reference.x.numpy(), reference.y.numpy()
-    scales = np.repeat(reference.scales, [one.size for one in bundle.parameters])
+    scales = np.repeat(reference.scales, folded_sizes(bundle.parameters))
     # In levels, so that each parameter is measured by its own largest gradient.
-    off = gradient("train", x=x, y=y) / scales - reference.gradient.numpy()
+    found = fold_gradient(gradient("train", x=x, y=y), bundle.parameters)
+    off = found / scales - reference.gradient.numpy()
     fault = float(np.abs(off).max() / GRADIENT_LEVELS)
     same_loss = math.isclose(counts.loss_sum, reference.loss_sum, rel_tol=TOLERANCE)
     if not fault <= TOLERANCE or not same_loss or counts.correct != reference.correct:
