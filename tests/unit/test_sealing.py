@@ -1,14 +1,22 @@
 import hashlib
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 from hypothesis import given
 from hypothesis import strategies as st
 from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt, crypto_scalarmult
 
+from shoal_codecs.security import sealing
 from shoal_codecs.security.errors import BadKeyFileError, UnsealError
 from shoal_codecs.security.identity import sealing_public_of
 from shoal_codecs.security.sealing import (
+    AES_256_GCM,
+    CHACHA20_POLY1305,
     OVERHEAD_BYTES,
+    has_aes,
     new_sealing_key,
     public_sealing_key,
     seal,
@@ -62,7 +70,7 @@ def test_keys_that_are_none_are_refused(public: bytes) -> None:
     with pytest.raises(UnsealError, match="not a usable"):
         seal(public, b"share", b"")
     with pytest.raises(UnsealError):
-        unseal(PRIVATE, public.ljust(32, b"\x00") + bytes(40), b"")
+        unseal(PRIVATE, CHACHA20_POLY1305 + public.ljust(32, b"\x00") + bytes(40), b"")
 
 
 def test_sums_are_sealed_to_an_identity() -> None:
@@ -84,10 +92,51 @@ def test_derived_secrets_differ_by_purpose_and_party() -> None:
     assert len({hub.derive(b"offers"), hub.derive(b"sums"), identity("hub-2").derive(b"offers")}) == 3
 
 
-def test_another_library_opens_it_by_the_description() -> None:
-    sealed = seal(PUBLIC, b"a share", b"round 7")
-    sender = sealed[:32]
+def _gcm_opened(data: bytes, context: bytes, nonce: bytes, key: bytes) -> bytes:
+    decryptor = Cipher(AES(key), GCM(nonce, data[-16:])).decryptor()
+    decryptor.authenticate_additional_data(context)
+    return decryptor.update(data[:-16]) + decryptor.finalize()
+
+
+OPENED_BY = {CHACHA20_POLY1305: crypto_aead_chacha20poly1305_ietf_decrypt, AES_256_GCM: _gcm_opened}
+
+
+@pytest.mark.parametrize("cipher", [CHACHA20_POLY1305, AES_256_GCM])
+def test_another_library_opens_it_by_the_description(cipher: bytes) -> None:
+    sealed = seal(PUBLIC, b"a share", b"round 7", cipher)
+    assert sealed[:1] == cipher
+    sender = sealed[1:33]
     shared = crypto_scalarmult(PRIVATE, sender)
-    key = hashlib.blake2b(shared + sender + PUBLIC, digest_size=32, person=b"shoal/1 seal").digest()
-    opened = crypto_aead_chacha20poly1305_ietf_decrypt(sealed[32:], b"round 7", bytes(12), key)
-    assert opened == b"a share"
+    key = hashlib.blake2b(shared + sender + PUBLIC + cipher, digest_size=32, person=b"shoal/1 seal").digest()
+    assert OPENED_BY[cipher](sealed[33:], b"round 7", bytes(12), key) == b"a share"
+    assert unseal(PRIVATE, sealed, b"round 7") == b"a share"
+
+
+def test_a_cipher_nobody_knows_is_named() -> None:
+    sealed = seal(PUBLIC, b"a share", b"round 7")
+    with pytest.raises(UnsealError, match="cipher 9"):
+        unseal(PRIVATE, b"\x09" + sealed[1:], b"round 7")
+
+
+@pytest.mark.parametrize(
+    ("processor", "has"),
+    [
+        ("flags\t\t: fpu sse2 aes avx2\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd evtstrm aes pmull\n", True),
+        ("Features\t: fp asimd evtstrm crc32 cpuid\nModel\t: Raspberry Pi 4 aes\n", False),
+        (None, False),
+    ],
+)
+def test_the_cipher_follows_the_processor(
+    processor: str | None, *, has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "cpuinfo"
+    if processor is not None:
+        told.write_text(processor)
+    monkeypatch.setattr(sealing, "_PROCESSOR", told)
+    has_aes.cache_clear()
+    try:
+        assert has_aes() is has
+        assert seal(PUBLIC, b"", b"")[:1] == (AES_256_GCM if has else CHACHA20_POLY1305)
+    finally:
+        has_aes.cache_clear()
