@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 PEER = ROOT / ".peers" / "flower" / "bin" / "python"
 NO_PEER = "flwr cannot be imported: run benchmarks/peers/flower.sh first"
 NOT_AT_THIS_SIZE = "the peer runs at the first size only: it takes minutes of CPU at this one"
-CLAMP, WORD_CLAMP_SUM = 127, (1 << 15) - 1
+CLAMP, PACKED_CLAMP = 127, 63
 UNITS = {"cpu_s": "CPU s", "upload_bytes": "bytes"}
 
 
@@ -75,11 +75,11 @@ def measure(
     ours: dict[str, list[float]] = defaultdict(list)
     theirs: dict[str, list[float]] = defaultdict(list)
     name = NO_PEER if python else NOT_AT_THIS_SIZE
-    words = Case(case.devices, case.dimension, case.dropout, WORD_CLAMP_SUM // case.devices)
+    packed = Case(case.devices, case.dimension, case.dropout, PACKED_CLAMP)
     for _ in range(runs):
         fleet = Fleet(case)
         note(ours, "hubs", run_hubs(fleet))
-        note(ours, "hubs_whole_words", run_hubs(Fleet(words)))
+        note(ours, "hubs_packed", run_hubs(Fleet(packed)))
         note(ours, "single", run_single(fleet, found))
         peer = peer_round(python, case, found) if python else None
         if peer:
@@ -135,7 +135,7 @@ def main() -> None:
         "neighbours": found.neighbours,
         "threshold": found.threshold,
         "clamp": CLAMP,
-        "whole_words_clamp": WORD_CLAMP_SUM // options.devices,
+        "packed_clamp": PACKED_CLAMP,
     }
     write("secagg", settings, figures, options.json)
     for figure in figures:

@@ -40,7 +40,7 @@ class Hub:
         self._receiver = Receiver(self._hash, self.name, position, len(plan.hubs), private)
         self._share_bytes = share_bytes(plan, position)
         self._assembler = ReportAssembler(largest_report_bytes(self._share_bytes, len(plan.hubs)))
-        self._kept: dict[str, bytes] = {}
+        self._kept: dict[str, memoryview] = {}
         self._running = RunningSum(plan) if position == 0 else None
 
     def take(self, device: str, frames: list[bytes]) -> None:
@@ -69,11 +69,12 @@ class Hub:
 
     def _total(self) -> bytes:
         if self._running is not None and self._running.wanted(self._kept) == []:
-            return self._running.total(self._kept, self._kept.__getitem__)
-        shares = (
-            (device, open_share(sealed, device, self._receiver)) for device, sealed in self._kept.items()
-        )
+            return self._running.total(self._kept, self._opened)
+        shares = ((device, self._opened(device)) for device in self._kept)
         return add_shares(self.plan, self._hash, self.position, shares)
+
+    def _opened(self, device: str) -> bytes:
+        return open_share(self._kept[device], device, self._receiver)
 
 
 def hubs_plan(fleet: Fleet, keys: dict[str, tuple[bytes, bytes]], base: bytes) -> Plan:
@@ -116,9 +117,8 @@ def run_hubs(fleet: Fleet) -> Costs:
         update, post, watch = case.update(device), fleet.post(device), Stopwatch()
         with watch.running():
             shared = ring_shares(update, EXAMPLES, plan_bytes, device, rng)
-            report = sign_report(
-                post.identity, plan, plan_hash(plan_bytes), seal_shares(shared, plan_bytes, device)
-            )
+            digest = plan_hash(plan_bytes)
+            report = sign_report(post.identity, plan, digest, seal_shares(shared, plan, digest, device))
             frames = {
                 hub: [
                     post.encode(post.topics.report(hub, device), part)

@@ -28,7 +28,14 @@ from shoal_codecs.secagg.single.sharing import make_shares, open_delivery
 from shoal_codecs.security.sealing import new_sealing_key, seal, unseal
 from shoal_codecs.updates.bitpack import packed_size
 from shoal_codecs.updates.plan_ring import ring_spec
-from shoal_codecs.updates.ring import decode_sum, encode_ring, pack_ring, ring_bits_for, unpack_ring
+from shoal_codecs.updates.ring import (
+    decode_sum,
+    encode_ring,
+    handy_bits,
+    packed_ring,
+    ring_bits_for,
+    unpack_ring,
+)
 from shoal_codecs.updates.step import step_from_sum
 from shoal_codecs.wire.messages import AnyMessage, ReportPart, SingleConsent, SingleShares, SingleUnmask
 from shoal_codecs.wire.plan import CodecPlan, HubOffer, Plan, SinglePlan, TrainingPlan, encode_plan, plan_hash
@@ -68,7 +75,7 @@ def single_plan(fleet: Fleet, found: Neighbourhood, key: bytes, prekeys: Sequenc
             kept=case.dimension,
             clip_norm=CLIP_NORM,
             clamp=case.clamp,
-            ring_bits=ring_bits_for(case.devices, case.clamp),
+            ring_bits=handy_bits(ring_bits_for(case.devices, case.clamp)),
             weight_cap=EXAMPLES,
         ),
         training=TrainingPlan(epochs=1, learning_rate=0.1, batch_size=16),
@@ -169,7 +176,7 @@ class Device:
             prekeys=self.prekeys,
         )
         context = share_context(self.hash, self.name, COORDINATOR)
-        sealed = seal(self.plan.hubs[0].key, pack_ring(words, spec.ring_bits), context)
+        sealed = seal(self.plan.hubs[0].key, packed_ring(words, spec.ring_bits), context)
         report = sign_report(self.post.identity, self.plan, self.hash, [sealed])
         topic = self.post.topics.report(COORDINATOR, self.name)
         parts = report_messages(self.post, self.plan.round, report.parts[COORDINATOR])
@@ -191,7 +198,7 @@ class Server:
         self.share_bytes = packed_size(spec.words, spec.ring_bits)
         self.receiver = Receiver(self.hash, COORDINATOR, 0, 1, private)
         self.assembler = ReportAssembler(largest_report_bytes(self.share_bytes, 1))
-        self.kept: dict[str, bytes] = {}
+        self.kept: dict[str, memoryview] = {}
         self.running = RunningSum(plan)
         self.now_ms = plan.opens_ms + 1000
         self.outcome: tuple[str, ...] = ()

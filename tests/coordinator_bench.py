@@ -256,17 +256,18 @@ class Device:
         if plan.mode == "plain" and self.poison is not None:
             poisoned = np.full(plan.codec.dimension, self.poison, "<f4").tobytes()
             shared = type(shared)((pack([EXAMPLES, poisoned]),))
-        return self.sealed(plan, data, seal_shares(shared, data, self.name))
+        return self.sealed(plan, data, seal_shares(shared, plan, plan_hash(data), self.name))
 
     def sealed(self, plan: Plan, data: bytes, ciphertexts: list[bytes]) -> dict[str, bytes]:
         hashes = tuple(digest_of(one) for one in ciphertexts)
         digest = plan_hash(data)
         self.post.identity.sign(report_id(digest, self.name, hashes))
         signature = self.post.identity.sign(report_signing_bytes(digest, self.name, hashes))
-        return {
-            offer.hub: encode_report(Report(one, (*hashes[:place], *hashes[place + 1 :]), signature))
-            for place, (offer, one) in enumerate(zip(plan.hubs, ciphertexts, strict=True))
-        }
+        reports = {}
+        for place, (offer, one) in enumerate(zip(plan.hubs, ciphertexts, strict=True)):
+            others = (*hashes[:place], *hashes[place + 1 :])
+            reports[offer.hub] = encode_report(Report(memoryview(one), others, signature))
+        return reports
 
     async def _resend(self) -> None:
         """Send again what has no receipt, as an outbox does."""

@@ -157,7 +157,7 @@ class Update:
         self.id = report_id(digest, self.device, hashes)
         signature = fleet.people[self.device].sign(report_signing_bytes(digest, self.device, hashes))
         self.reports = {
-            offer.hub: Report(one, (*hashes[:n], *hashes[n + 1 :]), signature)
+            offer.hub: Report(memoryview(one), (*hashes[:n], *hashes[n + 1 :]), signature)
             for n, (offer, one) in enumerate(zip(self.plan.hubs, sealed, strict=True))
         }
 

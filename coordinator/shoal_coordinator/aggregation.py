@@ -182,7 +182,7 @@ def unmoved(plan: Plan, base: bytes, fault: str) -> Candidate:
     return replace(_stepped(plan, start, selection, step), fault=fault)
 
 
-def open_update(plan: Plan, share: bytes) -> PlainUpdate:
+def open_update(plan: Plan, share: bytes | memoryview) -> PlainUpdate:
     """Return a device's update from its share in clear, ``[examples, payload]`` packed.
 
     An update longer than honest devices send (``longest_update``) is shortened to that.
@@ -209,7 +209,7 @@ def open_update(plan: Plan, share: bytes) -> PlainUpdate:
 
 
 def aggregate_reports(
-    plan: Plan, base: bytes, shares: Mapping[str, bytes], server: Server = DEFAULT_SERVER
+    plan: Plan, base: bytes, shares: Mapping[str, bytes | memoryview], server: Server = DEFAULT_SERVER
 ) -> Candidate:
     """Apply the mean of the updates in ``shares`` (device to share in clear) to ``base``.
 

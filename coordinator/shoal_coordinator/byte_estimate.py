@@ -14,7 +14,7 @@ from shoal_codecs.updates.base import kept_for
 from shoal_codecs.updates.bitpack import packed_size
 from shoal_codecs.updates.blocks import INT4, INT8
 from shoal_codecs.updates.registry import INDEXED, SPARSE
-from shoal_codecs.updates.ring import ring_bits_for
+from shoal_codecs.updates.ring import handy_bits, ring_bits_for
 from shoal_coordinator.planning import RING_LEVELS, PlanSettings
 
 HUBS = 2
@@ -103,7 +103,7 @@ def share_bytes(settings: PlanSettings, dimension: int, devices: int) -> int:
     """Return the bytes of one device's share in clear: what the codec makes of ``dimension`` parameters."""
     kept = kept_for(dimension, settings.kept_share) if settings.codec in SPARSE else dimension
     if settings.mode != "plain":
-        bits = ring_bits_for(devices, settings.clamp)
+        bits = handy_bits(ring_bits_for(devices, settings.clamp))
         return packed_size(kept + _limbs(settings.weight_cap, bits, devices), bits)
     if settings.codec == "dense":
         return FLOAT_BYTES * dimension

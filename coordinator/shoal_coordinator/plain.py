@@ -132,13 +132,14 @@ class PlainCollector:
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _added(self, device: str, opened: OpenedReport) -> OpenedReport:
-        """Return what is held of a durable report; of a masked vector that is no more than its name."""
+        """Return what is held of a durable report: its share in clear; of a masked vector only its name."""
+        opened = replace(opened, ciphertext=memoryview(b""))
         if self._plan.mode != "single":
             return opened
         if opened.share:
             self._running = self._running or RunningSum(self._plan)
             self._running.add(device, opened.share)
-        return replace(opened, ciphertext=b"", share=b"")
+        return replace(opened, share=b"")
 
     def _open(self, device: str, data: bytes) -> OpenedReport:
         if self._plan.mode == "single":

@@ -17,7 +17,7 @@ from shoal_codecs.updates.bitpack import MAX_BITS
 from shoal_codecs.updates.blocks import INT4, INT8
 from shoal_codecs.updates.errors import RingOverflowError
 from shoal_codecs.updates.registry import SPARSE
-from shoal_codecs.updates.ring import ring_bits_for
+from shoal_codecs.updates.ring import handy_bits, ring_bits_for
 from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.plan import (
     LED_CODEC,
@@ -191,7 +191,7 @@ def refuse_mode(settings: PlanSettings, hubs: int | None = None) -> None:
 
 
 def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes = b"") -> CodecPlan:
-    """Return the codec of a plan for ``size`` devices, its ring as wide as it must be without noise.
+    """Return the codec of a plan for ``size`` devices, its ring wide enough without noise.
 
     Raises:
         InvalidRoundPlanError: a codec that the mode does not have.
@@ -205,7 +205,7 @@ def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes 
         kept=kept_for(dimension, settings.kept_share) if sparse else dimension,
         clip_norm=settings.clip_norm,
         clamp=settings.clamp,
-        ring_bits=ring_bits_for(size, settings.clamp) if shared else 0,
+        ring_bits=handy_bits(ring_bits_for(size, settings.clamp)) if shared else 0,
         weight_cap=settings.weight_cap,
         range_factor=settings.range_factor,
         source=source if settings.codec == LED_CODEC else b"",
@@ -246,7 +246,7 @@ def _with_norm_check(codec: CodecPlan, slack: float) -> CodecPlan:
             f"a norm check of {codec.kept} coordinates needs a ring of {bits} bits, {MAX_BITS} are the most: "
             "lower the clamp"
         )
-    return msgspec.structs.replace(codec, ring_bits=bits)
+    return msgspec.structs.replace(codec, ring_bits=handy_bits(bits))
 
 
 def _with_noise(codec: CodecPlan, privacy: PrivacyPlan | None, size: int, floor: int) -> CodecPlan:
@@ -256,7 +256,7 @@ def _with_noise(codec: CodecPlan, privacy: PrivacyPlan | None, size: int, floor:
     extra = extra_levels(privacy)
     drawn = privacy.noise / (floor - privacy.corrupt)
     bits = ring_bits_for(size, max(codec.clamp, *extra, 0), drawn, codec.kept + len(extra))
-    return msgspec.structs.replace(codec, ring_bits=bits)
+    return msgspec.structs.replace(codec, ring_bits=handy_bits(bits))
 
 
 def _share(size: int, share: float) -> int:

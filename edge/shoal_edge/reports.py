@@ -22,17 +22,18 @@ def sign_report(
     """Return the report of ``ciphertexts`` (one per hub, in plan order), signed once for all hubs."""
     digests = tuple(map(digest_of, ciphertexts))
     signature = identity.sign(report_signing_bytes(plan_hash, identity.name, digests))
-    parts = {
-        hub.hub: encode_report(Report(ciphertext, (*digests[:position], *digests[position + 1 :]), signature))
-        for position, (hub, ciphertext) in enumerate(zip(plan.hubs, ciphertexts, strict=True))
-    }
+    parts = {}
+    for position, (hub, ciphertext) in enumerate(zip(plan.hubs, ciphertexts, strict=True)):
+        others = (*digests[:position], *digests[position + 1 :])
+        parts[hub.hub] = encode_report(Report(memoryview(ciphertext), others, signature))
     return SealedReport(report_id(plan_hash, identity.name, digests), parts)
 
 
 def report_messages(post: Post, number: int, data: bytes) -> list[ReportPart]:
     """Return the encoded report ``data`` of round ``number`` as messages with fresh ids."""
     size = PART_BYTES if len(data) <= LONG_REPORT_BYTES else LONG_PART_BYTES
-    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    whole = memoryview(data)
+    pieces = [whole[start : start + size] for start in range(0, len(data), size)]
     return [
         post.compose(ReportPart, round=number, index=index, count=len(pieces), data=piece)
         for index, piece in enumerate(pieces)

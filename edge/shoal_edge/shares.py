@@ -16,7 +16,7 @@ from shoal_codecs.updates.base import EncodeContext, Float32Vector, Indices
 from shoal_codecs.updates.plain_noise import noise_on_device
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
-from shoal_codecs.updates.ring import RingSpec, encode_ring, pack_ring
+from shoal_codecs.updates.ring import RingSpec, encode_ring, packed_ring
 from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import Plan, coordinate_seed, decode_plan, plan_hash
@@ -35,7 +35,7 @@ class Shared:
     For a preview, in shared modes: the first share's words of the last coordinates, ``tail`` int64[8].
     """
 
-    plaintexts: tuple[bytes, ...]
+    plaintexts: tuple[bytes | memoryview, ...]
     tail: Indices | None = None
     tail_words: tuple[int, ...] = ()
 
@@ -70,7 +70,7 @@ def ring_shares(
     else:
         split_in_place(words, spec.ring_bits, len(plan.hubs), seeds, plan_hash(plan_bytes), device)
     last = words[: spec.kept][-PREVIEW_NUMBERS:]
-    return Shared((pack_ring(words, spec.ring_bits), *seeds), _tail(spec), tuple(map(int, last)))
+    return Shared((packed_ring(words, spec.ring_bits), *seeds), _tail(spec), tuple(map(int, last)))
 
 
 def clear_share(
@@ -111,9 +111,8 @@ def clear_share(
     return Shared((pack([examples if plan.privacy is None else 1, encoded.payload]),))
 
 
-def seal_shares(shared: Shared, plan_bytes: bytes, device: str) -> list[bytes]:
-    """Return each hub's ciphertext in plan order, bound to plan, device and hub."""
-    plan, digest = decode_plan(plan_bytes), plan_hash(plan_bytes)
+def seal_shares(shared: Shared, plan: Plan, digest: bytes, device: str) -> list[bytes]:
+    """Return each hub's ciphertext in plan order, bound to plan (and its hash ``digest``), device and hub."""
     return [
         seal(hub.key, plaintext, share_context(digest, device, hub.hub))
         for hub, plaintext in zip(plan.hubs, shared.plaintexts, strict=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.blob import digest_of
-from shoal_codecs.wire.plan import Plan, decode_plan
+from shoal_codecs.wire.plan import Plan, decode_plan, plan_hash
 from shoal_codecs.wire.task import TaskBundle, decode_task
 from shoal_edge.data import Examples, load_shard, split_held_out
 from shoal_edge.errors import ModelDimensionError, TaskFileError
@@ -164,7 +164,7 @@ class Jobs:
                 update, examples, promised, rng, Path(residual_path), Path(residual_next_path)
             )
         answer: dict[str, Any] = {
-            "ciphertexts": seal_shares(shared, plan, device),
+            "ciphertexts": seal_shares(shared, promised, plan_hash(plan), device),
             **fitted.said,
             **({"own_tensors": "damaged, begun anew"} if own.damaged else {}),
             "seconds": time.perf_counter() - started,

@@ -151,7 +151,7 @@ async def test_after_the_commit_key_and_ciphertexts_are_gone_from_the_file(bench
     digest = (await bench.lead.first(HubSumPart, "hub-1")).plan_hash
     await bench.lead.first(HubSumPart, "hub-2")
     folder = bench.fleet.root / "hub-1" / "data"
-    secret = updates[0].reports["hub-1"].ciphertext
+    secret = bytes(updates[0].reports["hub-1"].ciphertext)
     assert any(secret in file.read_bytes() for file in folder.iterdir())
     await bench.lead.tell_hubs(RoundCommitted, round=1, plan_hash=digest)
     await eventually(lambda: not any(secret in file.read_bytes() for file in folder.iterdir()))
@@ -223,7 +223,7 @@ async def test_reports_that_cannot_be_believed_are_refused_by_name_and_the_round
     first, fleet, field = updates[0], bench.fleet, bench.field
     good = first.reports["hub-1"]
 
-    flipped = bytes([good.ciphertext[0] ^ 1]) + good.ciphertext[1:]
+    flipped = memoryview(bytes([good.ciphertext[0] ^ 1]) + good.ciphertext[1:])
     tampered = msgspec.structs.replace(good, ciphertext=flipped)
     await field.report(first, "hub-1", report=tampered)
     await bench.refusal("BadSignatureError")
@@ -263,7 +263,7 @@ async def test_a_seal_for_another_plan_or_key_does_not_open(bench: Bench) -> Non
     await bench.refusal("BadSignatureError")
     # Signed for this plan, yet sealed to the key of the next.
     good = Update(bench.fleet, plan, DEVICES[0])
-    sealed = [update.reports[hub].ciphertext for hub in HUBS]
+    sealed = [bytes(update.reports[hub].ciphertext) for hub in HUBS]
     good._bind(bench.fleet, (await bench.lead.first(PlanSigned)).plan_hash, sealed)
     await bench.field.report(good, "hub-1")
     await bench.refusal("UnsealError")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shoal_codecs.updates.base import EncodeContext, kept_for
 from shoal_codecs.updates.levels import pack_levels
 from shoal_codecs.updates.registry import SPARSE, codec
-from shoal_codecs.updates.ring import RingSpec, encode_ring, pack_ring, ring_bits_for
+from shoal_codecs.updates.ring import RingSpec, encode_ring, handy_bits, pack_ring, ring_bits_for
 from shoal_codecs.updates.step import quantise
 from shoal_codecs.wire.packing import pack, unpack
 from shoal_coordinator.byte_budget import DAY_MS, MOST_BYTES, ByteDays, DayRow, pick_codec, smallest_cost
@@ -40,7 +40,7 @@ def test_shared_payloads_are_as_long_as_the_formula_says(
 ) -> None:
     settings = choice.applied(HUBS)
     kept = kept_for(dimension, settings.kept_share)
-    bits = ring_bits_for(devices, settings.clamp)
+    bits = handy_bits(ring_bits_for(devices, settings.clamp))
     spec = RingSpec(dimension, kept, 4.0, settings.clamp, bits, devices, settings.weight_cap, bytes(32))
     words = encode_ring(update(dimension), 50, spec, np.random.default_rng(0))
     assert len(pack_ring(words, bits)) == share_bytes(settings, dimension, devices)

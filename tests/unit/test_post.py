@@ -104,7 +104,7 @@ def test_a_bridge_may_move_the_fleet_under_another_prefix() -> None:
 def test_a_changed_word_is_not_believed() -> None:
     sender = post("device-01")
     frame = decode_frame(sender.encode(EVENTS, wanted(sender)))
-    changed = frame.content[:-1] + bytes([frame.content[-1] ^ 1])
+    changed = bytes(frame.content[:-1]) + bytes([frame.content[-1] ^ 1])
     with pytest.raises(BadSignatureError):
         post("coordinator").open(EVENTS, encode_frame(changed, frame.signature))
 

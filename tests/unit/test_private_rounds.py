@@ -86,7 +86,7 @@ def summed(made: Plan, given: dict[str, Float32Vector], metrics: DeviceMetrics |
     spec, m, rng = ring_spec(made), plan_hash(data), np.random.default_rng(1)
     first, second = ShareSum(spec.words, spec.ring_bits), SeedSum(spec.words, spec.ring_bits, m, 2)
     for name, update in given.items():
-        share, seed = ring_shares(update, 40, data, name, rng, metrics=metrics).plaintexts
+        share, seed = map(bytes, ring_shares(update, 40, data, name, rng, metrics=metrics).plaintexts)
         first.add(unpack_ring(share, spec.words, spec.ring_bits))
         second.add(name, seed)
     key = sealing_public_of(COORDINATOR.public)

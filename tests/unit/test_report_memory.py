@@ -10,7 +10,7 @@ from shoal_codecs.privacy.noise_table import skellam_table
 from shoal_codecs.privacy.plan_noise import device_variance
 from shoal_codecs.security.sealing import new_sealing_key
 from shoal_codecs.updates.plan_ring import ring_spec
-from shoal_codecs.wire.plan import HubOffer, encode_plan
+from shoal_codecs.wire.plan import HubOffer, decode_plan, encode_plan, plan_hash
 from shoal_edge.shares import ring_shares, seal_shares
 from wire_parts import codec_plan, plan, private_plan
 
@@ -38,7 +38,8 @@ def test_a_report_takes_at_most_three_times_the_ring_vector(bits: int, privacy: 
     rng = np.random.default_rng(0)
     update = rng.standard_normal(D, np.float32)
     tracemalloc.start()
-    sealed = seal_shares(ring_shares(update, 10, data, "device-01", rng), data, "device-01")
+    shared = ring_shares(update, 10, data, "device-01", rng)
+    sealed = seal_shares(shared, decode_plan(data), plan_hash(data), "device-01")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     vector = spec.words * (2 if bits <= 16 else 4)

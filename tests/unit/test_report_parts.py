@@ -104,7 +104,7 @@ def test_all_unfinished_reports_together_are_bounded(assembler: ReportAssembler)
 
 @given(share=st.integers(0, 5000) | st.sampled_from([70_000]), hubs=st.integers(1, 12))
 def test_the_largest_report_fits(share: int, hubs: int) -> None:
-    report = Report(bytes(share + 48), tuple(bytes(32) for _ in range(hubs - 1)), bytes(64))
+    report = Report(memoryview(bytes(share + 49)), tuple(bytes(32) for _ in range(hubs - 1)), bytes(64))
     assert len(encode_report(report)) <= largest_report_bytes(share, hubs)
 
 

@@ -24,11 +24,12 @@ from shoal_codecs.updates.ring import (
     RingSpec,
     decode_sum,
     encode_ring,
+    handy_bits,
     pack_ring,
     ring_bits_for,
     unpack_ring,
 )
-from shoal_codecs.updates.ring_levels import Chosen
+from shoal_codecs.updates.ring_levels import Chosen, write_levels
 from shoal_codecs.updates.step import step_from_sum
 
 SPEC = RingSpec(
@@ -313,3 +314,32 @@ def test_a_lone_value_beyond_the_clamp_is_cut_wherever_it_lies() -> None:
             words = encode_ring(update, 150, spec, np.random.default_rng(1))
             level = int(words[place])
             assert (level - 4096 if level >= 2048 else level) == sign * 127
+
+
+def test_a_ring_takes_whole_words_where_they_cost_less_than_an_eighth() -> None:
+    widened = {bits: handy_bits(bits) for bits in range(2, 33) if handy_bits(bits) != bits}
+    assert widened == {15: 16, 29: 32, 30: 32, 31: 32}
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([3, 127, 500]))
+def test_short_updates_round_alike_in_single_precision(seed: int, clamp: int) -> None:
+    """Up to 2**-14 of a level from the exact value: so near the same draws give neighbours at most."""
+    rng = np.random.default_rng(seed)
+    update = rng.standard_normal(3000).astype(np.float32) * np.float32(rng.uniform(1e-6, 2))
+    factor = float(rng.uniform(0.1, 3) * clamp)
+    longest = float(np.linalg.norm(update.astype(np.float64))) * factor
+    fine, coarse = np.empty(3000, np.uint16), np.empty(3000, np.uint16)
+    write_levels(fine, Chosen(update, None), factor, np.random.default_rng(seed), clamp=clamp, bits=16)
+    write_levels(
+        coarse,
+        Chosen(update, None),
+        factor,
+        np.random.default_rng(seed),
+        clamp=clamp,
+        bits=16,
+        longest=longest,
+    )
+    apart = np.abs(fine.view(np.int16).astype(int) - coarse.view(np.int16))
+    assert apart.max() <= 1
+    assert np.count_nonzero(apart) <= 10
+    assert np.abs(coarse.view(np.int16)).max() <= clamp

@@ -176,7 +176,7 @@ def test_what_travels_inside_messages_is_itself_or_a_named_fault(
 
 
 def test_reports_steps_and_views_come_back_as_they_were() -> None:
-    report = Report(b"sealed", (b"\x31" * 32,), b"\x32" * 64)
+    report = Report(memoryview(b"sealed"), (b"\x31" * 32,), b"\x32" * 64)
     step = ModelStep("randk", b"\x33" * 32, b"\x34" * 32, b"\x35" * 32, 5, 0.5, b"payload")
     view = FleetView(
         fleet=FLEET,
@@ -196,7 +196,7 @@ def test_reports_steps_and_views_come_back_as_they_were() -> None:
 
 
 def test_a_report_for_another_number_of_hubs_is_refused() -> None:
-    data = encode_report(Report(b"sealed", (b"\x31" * 32,), b"\x32" * 64))
+    data = encode_report(Report(memoryview(b"sealed"), (b"\x31" * 32,), b"\x32" * 64))
     with pytest.raises(MalformedMessageError, match="3 hubs"):
         decode_report(data, 3)
 
@@ -265,3 +265,20 @@ def test_offers_of_nothing_are_refused_as_they_come(changes: dict[str, Any]) -> 
     task = msgspec.to_builtins(describe(b"task"), builtin_types=(bytes,))
     with pytest.raises(MalformedMessageError):
         decode_message(msgpack.packb(["el", 1, "coordinator", bytes(8), 1, 7, task, offer]))
+
+
+@pytest.mark.parametrize("value", [msgpack.ExtType(5, b"code"), msgpack.Timestamp(1)])
+def test_extensions_and_odd_text_have_no_place(value: Any) -> None:
+    with pytest.raises(MalformedMessageError):
+        decode_message(msgpack.packb(["rp", 1, "device-01", bytes(8), 1, value, bytes(8), True]))
+    with pytest.raises(MalformedMessageError):
+        decode_message(msgpack.packb(["rp", 1, b"\xff\xfe", bytes(8), 1, 7, bytes(8), True]))
+    with pytest.raises(MalformedMessageError):
+        decode_message(b"\x98\xa2rp\x01\xa2\xff\xfe\xc4\x08" + bytes(8) + b"\x01\x07\xc4\x00\xc3")
+
+
+def test_a_frame_and_a_report_are_not_copied() -> None:
+    frame = encode_frame(b"content", bytes(64))
+    assert decode_frame(frame).content.obj is frame
+    data = encode_report(Report(memoryview(b"sealed"), (), b""))
+    assert decode_report(data, 1).ciphertext.obj is data

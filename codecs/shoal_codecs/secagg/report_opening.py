@@ -32,10 +32,10 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True)
 class OpenedReport:
-    """A believed report: its id, the ciphertext to keep, and the share in clear, never to be stored."""
+    """A believed report: its id, the ciphertext (a view) to keep, the share in clear never to be stored."""
 
     report_id: bytes
-    ciphertext: bytes
+    ciphertext: memoryview
     share: bytes
 
 
@@ -74,7 +74,7 @@ def open_report(
     return OpenedReport(report_id(receiver.plan_hash, device, digests), report.ciphertext, share)
 
 
-def open_share(ciphertext: bytes, device: str, receiver: Receiver) -> bytes:
+def open_share(ciphertext: bytes | memoryview, device: str, receiver: Receiver) -> bytes:
     """Return the share in clear.
 
     Raises:

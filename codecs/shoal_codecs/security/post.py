@@ -39,7 +39,7 @@ _UNSIGNED_AT: dict[str, type[Message]] = {"heartbeat": Heartbeat, "reports": Rep
 _SIGN_LABEL = b"shoal/1 message\x00"
 
 
-def signing_bytes(fleet: str, relative_topic: str, content: bytes) -> bytes:
+def signing_bytes(fleet: str, relative_topic: str, content: bytes | memoryview) -> bytes:
     """Return what a frame's signature covers: the message and where in which fleet it was said."""
     return _SIGN_LABEL + prefixed(fleet) + prefixed(relative_topic) + content
 

@@ -53,11 +53,20 @@ def pack_words(words: Words, bits: int) -> bytes:
 
     The unused bits of the last byte are zero. Raises VectorShapeError or WordWidthError.
     """
+    packed = packed_view(words, bits)
+    return packed if isinstance(packed, bytes) else packed.tobytes()
+
+
+def packed_view(words: Words, bits: int) -> bytes | memoryview:
+    """Return what `pack_words` does; of words as wide as their type the `words` themselves, uncopied.
+
+    Raises VectorShapeError or WordWidthError.
+    """
     count = words.size
     dtype = word_dtype(bits)
     check_words(words, count, bits)
     if bits == dtype.itemsize * 8:
-        return words.astype(dtype.newbyteorder("<"), copy=False).tobytes()
+        return words.astype(dtype.newbyteorder("<"), copy=False).view(np.uint8).data
     size = packed_size(count, bits)
     spare = -(-count // _GROUP) * bits * _LANE.itemsize + _LANE.itemsize - size
     return written(size, partial(_pack_into, words, bits), spare)

@@ -6,7 +6,7 @@ Every pass works in buffers that stay in the cache; the words are the only thing
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,13 @@ from shoal_codecs.updates.keystream import ZEROS, Words, stream_cipher
 from shoal_codecs.updates.rounding import KEY_BYTES
 from shoal_codecs.updates.selection import Selection
 
-PIECE = 1 << 15
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+PIECE = 1 << 16
 _DOT = 1 << 13
 _UNDERFLOW = 2.0**-126
 _FRACTION_BITS = 16
+# Up to levels of so many bits float32, at half the cost of float64, holds a level to 2**-14 or finer.
+_SINGLE_LEVEL_BITS = 9
 # Conditional rounding accepts a draw with probability 1 - exp(-1/2) or more: 64 draws do not fail.
 _DRAWS = 64
 
@@ -39,17 +42,21 @@ class Chosen:
         """How many travel."""
         return self.update.size if self.selection is None else self.selection.indices.size
 
-    def pieces(self) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
-        """Yield (position, rescaled values) of at most ``PIECE``; they share one buffer."""
-        buffer = np.empty(min(PIECE, self.size), np.float64)
+    def pieces(
+        self, kind: type[np.floating[Any]] = np.float64, factor: float = 1.0
+    ) -> Iterator[tuple[int, Floats]]:
+        """Yield (position, rescaled values times ``factor``) of at most ``PIECE``; they share one buffer."""
+        buffer: Floats = np.empty(min(PIECE, self.size), kind)
+        scale = kind(factor)
         for start in range(0, self.size, PIECE):
             part = slice(start, start + PIECE)
             values = buffer[: min(PIECE, self.size - start)]
             if self.selection is None:
-                np.copyto(values, self.update[part])
+                np.multiply(self.update[part], scale, out=values)
             else:
                 np.copyto(values, self.update[self.selection.indices[part]])
                 self.selection.rescale(values, part)
+                values *= scale
             yield start, values
 
     def surely_within(self, bound: float) -> bool:
@@ -68,8 +75,8 @@ class Chosen:
         return total if power == 1 else math.sqrt(total)
 
 
-def check_finite(update: Float32Vector) -> float:
-    """Return the largest absolute value of ``update``, found without a copy.
+def check_finite(update: Float32Vector) -> None:
+    """Refuse an update that holds NaN or infinity; no copy is made.
 
     Raises:
         NonFiniteUpdateError: it holds NaN or infinity.
@@ -80,7 +87,6 @@ def check_finite(update: Float32Vector) -> float:
         raise NonFiniteUpdateError(
             "the update holds NaN or infinity: training diverged; drop it and lower the step size"
         )
-    return largest
 
 
 def write_levels(
@@ -93,25 +99,26 @@ def write_levels(
     bits: int,
     bound: float = math.inf,
     power: int = 2,
-    largest: float = math.inf,
+    longest: float = math.inf,
 ) -> None:
     """Round ``factor`` times the chosen values, clamped to +-``clamp``, stochastically into ``words``.
 
-    ``words``: uint[k] modulo 2**``bits``, overwritten. ``largest``: no chosen value is larger. The whole is
-    rounded again until the sum of its levels to the ``power`` (1 or 2) is at most ``bound`` (Kairouz et al.
-    2021, section 4.2).
+    ``words``: uint[k] modulo 2**``bits``, overwritten. The whole is rounded again until the sum of its levels
+    to the ``power`` (1 or 2) is at most ``bound`` (Kairouz et al. 2021, section 4.2). ``longest``: no
+    value is further from 0, in levels, where that is known.
     """
     if bound == math.inf:
         power = 0
-    clipping = largest * factor > clamp
+    single = longest < math.inf and not power and clamp.bit_length() <= _SINGLE_LEVEL_BITS
+    kind: type[np.floating[Any]] = np.float32 if single else np.float64
     draws = _Draws(rng, min(PIECE, chosen.size))
     for _ in range(_DRAWS):
-        if _round_into(words, chosen, factor, draws, clamp, bits, power, clipping=clipping) <= bound:
+        if _round_into(words, chosen, factor, draws, clamp, bits, power, kind, longest) <= bound:
             return
-    _round_into(words, chosen, factor, None, clamp, bits, power, clipping=clipping)
+    _round_into(words, chosen, factor, None, clamp, bits, power, kind, longest)
 
 
-def _length(values: npt.NDArray[np.float64], power: int) -> float:
+def _length(values: Floats, power: int) -> float:
     """Return the sum of the absolute ``values`` to the ``power`` (1 or 2)."""
     if power == 1:
         return float(np.abs(values).sum())
@@ -128,8 +135,8 @@ def _round_into(
     clamp: int,
     bits: int,
     power: int,
-    *,
-    clipping: bool,
+    kind: type[np.floating[Any]],
+    longest: float,
 ) -> float:
     """Round once, towards zero without ``draws``; return the sum of the levels to the ``power`` (0: none).
 
@@ -143,29 +150,27 @@ def _round_into(
     )
     level = np.empty(length if power else 0, np.float64)
     mask = None if bits == 8 * words.dtype.itemsize else words.dtype.type((1 << bits) - 1)
-    unit = float(1 << _FRACTION_BITS)
+    unit = 1 << _FRACTION_BITS if draws else 1
+    limit = kind(clamp * unit)
+    # Whether every value fits the integers before it is clamped: of those a few are clamped at most, which
+    # is cheaper to look for.
+    fits = (longest + 1) * unit < 2.0 ** (8 * fixed.itemsize - 1)
     total = 0.0
-    for start, values in chosen.pieces():
-        count = values.size
-        integer = fixed[:count]
-        if draws is None:
-            np.multiply(values, factor, out=values)
-            np.clip(values, -clamp, clamp, out=values)
-            np.trunc(values, out=values)
-            np.copyto(integer, values, casting="unsafe")
-        else:
-            np.multiply(values, factor * unit, out=values)
-            # To look for the rare value beyond the clamp is cheaper than to clip them all.
-            if clipping and (values.max() > clamp * unit or values.min() < -clamp * unit):
-                np.clip(values, -clamp * unit, clamp * unit, out=values)
-            np.rint(values, out=values)
-            np.copyto(integer, values, casting="unsafe")
-            integer += draws.next(count)
+    for start, values in chosen.pieces(kind, factor * unit):
+        integer = fixed[: values.size]
+        if not fits:
+            np.clip(values, -limit, limit, out=values)
+        (np.rint if draws else np.trunc)(values, out=values)
+        np.copyto(integer, values, casting="unsafe")
+        if draws:
+            integer += draws.next(values.size)
             integer >>= _FRACTION_BITS
+        if fits and (integer.max() > clamp or integer.min() < -clamp):
+            np.clip(integer, -clamp, clamp, out=integer)
         if power:
-            np.copyto(level[:count], integer)
-            total += _length(level[:count], power)
-        written = words[start : start + count]
+            np.copyto(level[: values.size], integer)
+            total += _length(level[: values.size], power)
+        written = words[start : start + values.size]
         # Two's complement, cut to the word: what the ring holds modulo 2**w.
         np.copyto(written, integer, casting="unsafe")
         if mask is not None:
@@ -179,12 +184,13 @@ class _Draws:
     def __init__(self, rng: np.random.Generator, most: int) -> None:
         self._stream = stream_cipher(rng.bytes(KEY_BYTES))
         self._numbers = np.empty(most, np.uint16)
+        self._octets = self._numbers.view(np.uint8).data
 
     def next(self, count: int) -> npt.NDArray[np.uint16]:
         """Return ``count`` fresh numbers, never more than there is room for, in the same place each time."""
-        numbers = self._numbers[:count]
-        self._stream.update_into(ZEROS[: numbers.nbytes], numbers.view(np.uint8).data)
-        return numbers
+        size = 2 * count
+        self._stream.update_into(ZEROS[:size], self._octets[:size])
+        return self._numbers[:count]
 
 
 def add_noise(words: Words, table: NoiseTable, bits: int) -> None:

@@ -4,6 +4,8 @@ A frame is the MessagePack array ``[content, signature]``: ``content`` the packe
 never encoded again before it is verified), ``signature`` 64 bytes or nil.
 """
 
+from typing import Any
+
 import msgspec
 
 from shoal_codecs.wire.errors import (
@@ -13,18 +15,30 @@ from shoal_codecs.wire.errors import (
     UnknownMessageError,
 )
 from shoal_codecs.wire.messages import PROTOCOL_VERSION, AnyMessage
-from shoal_codecs.wire.packing import pack, unpack_plain
+from shoal_codecs.wire.packing import TypedDecoder, pack
 
 MAX_FRAME_BYTES = 2 * 1024 * 1024
-# One kind at a time: to convert into the union costs ten times as much, for it is looked through each time.
-_KINDS: dict[str, type[AnyMessage]] = {str(kind.__struct_config__.tag): kind for kind in AnyMessage.__args__}
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """A message as it travels; ``signature`` is over ``content`` and where it was said."""
+    """A message as it travels: ``content``, a view, and the signature over it and where it was said."""
 
-    content: bytes
+    content: memoryview
     signature: bytes | None = None
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """What every message of every version begins with."""
+
+    tag: str
+    protocol: Any
+
+
+_FRAMES = TypedDecoder(Frame)
+_HEADS = TypedDecoder(_Head)
+_DECODERS: dict[str, TypedDecoder[AnyMessage]] = {
+    str(kind.__struct_config__.tag): TypedDecoder(kind) for kind in AnyMessage.__args__
+}
 
 
 def encode_message(message: AnyMessage) -> bytes:
@@ -32,13 +46,13 @@ def encode_message(message: AnyMessage) -> bytes:
     return pack(message)
 
 
-def encode_frame(content: bytes, signature: bytes | None) -> bytes:
+def encode_frame(content: bytes | memoryview, signature: bytes | None) -> bytes:
     """Return the frame around ``content``."""
-    return pack(Frame(content, signature))
+    return pack(Frame(memoryview(content), signature))
 
 
 def decode_frame(payload: bytes) -> Frame:
-    """Return the frame in ``payload``.
+    """Return the frame in ``payload``, whose content is not copied.
 
     Raises:
         OversizedMessageError: longer than ``MAX_FRAME_BYTES``.
@@ -49,14 +63,14 @@ def decode_frame(payload: bytes) -> Frame:
             f"a message of {len(payload)} bytes is over {MAX_FRAME_BYTES}: send it as a blob"
         )
     try:
-        return msgspec.convert(unpack_plain(payload), Frame, builtin_types=(bytes,))
+        return _FRAMES.decode(payload)
     except msgspec.ValidationError as error:
         raise MalformedMessageError(
             f"not a frame of [content, signature] ({error}): look at what its sender runs"
         ) from error
 
 
-def decode_message(content: bytes) -> AnyMessage:
+def decode_message(content: bytes | memoryview) -> AnyMessage:
     """Return the message in a frame's ``content``.
 
     Raises:
@@ -64,22 +78,22 @@ def decode_message(content: bytes) -> AnyMessage:
         UnknownMessageError: a tag this party does not know.
         ProtocolVersionError: a version this party does not speak.
     """
-    plain = unpack_plain(content)
-    if not isinstance(plain, list) or len(plain) < 5 or not isinstance(plain[0], str):
-        raise MalformedMessageError(
-            "not a message of [tag, protocol, sender, id, time, ...]: look at what its sender runs"
-        )
-    kind = _KINDS.get(plain[0])
-    if kind is None:
-        raise UnknownMessageError(f"no message is called {plain[0][:16]!r}: update this party")
-    if plain[1] != PROTOCOL_VERSION:
-        raise ProtocolVersionError(
-            f"protocol version {plain[1]!r}, this party speaks {PROTOCOL_VERSION}: update the older one"
-        )
     try:
-        message: AnyMessage = msgspec.convert(plain, kind, builtin_types=(bytes,))
+        head = _HEADS.decode(content)
     except msgspec.ValidationError as error:
         raise MalformedMessageError(
-            f"not a {plain[0]!r} message ({error}): look at what its sender runs"
+            "not a message of [tag, protocol, sender, id, time, ...]: look at what its sender runs"
         ) from error
-    return message
+    decoder = _DECODERS.get(head.tag)
+    if decoder is None:
+        raise UnknownMessageError(f"no message is called {head.tag[:16]!r}: update this party")
+    if head.protocol != PROTOCOL_VERSION:
+        raise ProtocolVersionError(
+            f"protocol version {head.protocol!r}, this party speaks {PROTOCOL_VERSION}: update the older one"
+        )
+    try:
+        return decoder.decode(content)
+    except msgspec.ValidationError as error:
+        raise MalformedMessageError(
+            f"not a {head.tag!r} message ({error}): look at what its sender runs"
+        ) from error

@@ -1,6 +1,6 @@
-"""MessagePack with length limits, then typed structs: the one pair of functions that does it."""
+"""MessagePack into typed structs, within limits: the one place that does it."""
 
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgpack
 import msgspec
@@ -17,7 +17,7 @@ def pack(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
-def unpack(data: bytes, kind: type[T]) -> T:
+def unpack(data: bytes | memoryview, kind: type[T]) -> T:
     """Decode ``data`` into ``kind``; lengths inside are bounded by the length of ``data`` itself.
 
     Raises:
@@ -27,7 +27,35 @@ def unpack(data: bytes, kind: type[T]) -> T:
     return msgspec.convert(unpack_plain(data), kind, builtin_types=(bytes,))
 
 
-def unpack_plain(data: bytes) -> Any:
+class TypedDecoder(Generic[T]):
+    """Decodes MessagePack straight into ``kind``: for frames and messages, of which megabytes arrive.
+
+    What is declared a ``memoryview`` stays where it lies in the data.
+    """
+
+    def __init__(self, kind: type[T]) -> None:
+        self._decoder = msgspec.msgpack.Decoder(kind, ext_hook=_no_extension)
+
+    def decode(self, data: bytes | memoryview) -> T:
+        """Decode ``data``.
+
+        Raises:
+            MalformedMessageError: no MessagePack, or trailing bytes.
+            msgspec.ValidationError: MessagePack that is not a ``kind``.
+        """
+        try:
+            return self._decoder.decode(data)
+        except msgspec.ValidationError:
+            raise
+        except (ValueError, TypeError, RecursionError, msgspec.DecodeError) as error:
+            raise _malformed(error) from error
+
+
+def _no_extension(code: int, _data: memoryview) -> Any:
+    raise msgspec.ValidationError(f"MessagePack extension {code} has no place in this protocol")
+
+
+def unpack_plain(data: bytes | memoryview) -> Any:
     """Decode ``data`` into plain containers.
 
     Raises:
@@ -46,10 +74,14 @@ def unpack_plain(data: bytes) -> Any:
             max_ext_len=0,
         )
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
-        fault = str(error) or type(error).__name__
-        raise MalformedMessageError(
-            f"no MessagePack of this protocol ({fault}): look at what its sender runs, and who may write here"
-        ) from error
+        raise _malformed(error) from error
+
+
+def _malformed(error: Exception) -> MalformedMessageError:
+    fault = str(error) or type(error).__name__
+    return MalformedMessageError(
+        f"no MessagePack of this protocol ({fault}): look at what its sender runs, and who may write here"
+    )
 
 
 def prefixed(text: str) -> bytes:

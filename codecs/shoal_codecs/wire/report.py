@@ -6,7 +6,7 @@ import msgspec
 
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import MalformedMessageError
-from shoal_codecs.wire.packing import pack, prefixed, unpack
+from shoal_codecs.wire.packing import TypedDecoder, pack, prefixed
 
 _SIGN_LABEL = b"shoal/1 report\x00"
 _ID_LABEL = b"shoal/1 report id\x00"
@@ -17,12 +17,16 @@ class Report(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """One share, sealed to its hub.
 
     ``others`` are the BLAKE3 digests of the ciphertexts meant for the other hubs, in plan order; the
-    signature is the device's over all of them and the plan's hash, so one serves every hub.
+    signature is the device's over all of them and the plan's hash, so one serves every hub. The ciphertext is
+    a view of the report it was decoded from.
     """
 
-    ciphertext: bytes
+    ciphertext: memoryview
     others: tuple[bytes, ...]
     signature: bytes
+
+
+_REPORTS = TypedDecoder(Report)
 
 
 def ciphertext_digests(report: Report, position: int) -> tuple[bytes, ...]:
@@ -57,7 +61,7 @@ def decode_report(data: bytes, hubs: int) -> Report:
         MalformedMessageError: not a report for a round with ``hubs`` hubs.
     """
     try:
-        report = unpack(data, Report)
+        report = _REPORTS.decode(data)
     except msgspec.ValidationError as error:
         raise MalformedMessageError(f"not a report ({error}): update the device") from error
     if len(report.others) != hubs - 1 or any(len(digest) != 32 for digest in report.others):
