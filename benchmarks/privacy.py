@@ -26,8 +26,8 @@ from shoal_codecs.updates.ring_extras import DeviceMetrics, RoundTold
 from shoal_codecs.updates.step import apply_step, step_from_sum
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_codecs.wire.task import decode_task, initial_weights
-from shoal_coordinator.aggregation import open_update
 from shoal_coordinator.config import PrivacySettings, shipped
+from shoal_coordinator.plain_reports import open_update
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.privacy_terms import make_terms
 from shoal_edge.shares import clear_share

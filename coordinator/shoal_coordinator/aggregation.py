@@ -6,10 +6,9 @@ every party that applies the step holds the same bits.
 
 import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -17,40 +16,48 @@ from shoal_codecs.privacy.ring_width import noise_length
 from shoal_codecs.secagg.additive import combine
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.security.sealing import unseal
-from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
-from shoal_codecs.updates.errors import NonFiniteUpdateError, UpdateError
+from shoal_codecs.updates.base import Float32Vector
+from shoal_codecs.updates.errors import NonFiniteUpdateError
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.levels import pack_levels
 from shoal_codecs.updates.model_step import pack_leading
-from shoal_codecs.updates.plain_noise import longest_update, noised_mean
+from shoal_codecs.updates.plain_noise import noised_mean
 from shoal_codecs.updates.plan_ring import ring_spec
-from shoal_codecs.updates.registry import SEEDED, codec
+from shoal_codecs.updates.registry import SEEDED
 from shoal_codecs.updates.ring import RingSpec, RingSum, decode_sum, told_by, unpack_ring
 from shoal_codecs.updates.ring_extras import NOTHING_TOLD, RoundTold
 from shoal_codecs.updates.selection import Selection, select_coordinates
 from shoal_codecs.updates.step import LEAST_SCALE, Step, apply_step, quantise, step_from_sum
 from shoal_codecs.wire.blob import digest_of
-from shoal_codecs.wire.errors import MalformedMessageError
-from shoal_codecs.wire.packing import unpack
 from shoal_codecs.wire.plan import Plan, coordinate_seed
 from shoal_codecs.wire.step import ModelStep, encode_step
-from shoal_coordinator.round_errors import (
-    AggregationError,
-    InvalidReportError,
-    NoUsableReportError,
-)
+from shoal_coordinator.algorithms.averaging import FedAvg
+from shoal_coordinator.algorithms.base import Algorithm
+from shoal_coordinator.algorithms.state import AlgorithmState, decode_state, encode_state
+from shoal_coordinator.plain_reports import Reports
+from shoal_coordinator.round_errors import AggregationError, NoUsableReportError
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How the coordinator moves the model: by ``learning_rate`` times the mean update.
+    """How the coordinator moves the model: as ``algorithm`` says, at ``learning_rate``.
 
     One level of the step is ``level_rms`` (over 0, at most 1) times the root mean square of the move: larger
-    is coarser and takes fewer bytes down.
+    is coarser and takes fewer bytes down. ``memory`` is the algorithm's encoded state beside the base.
     """
 
     learning_rate: float = 1.0
     level_rms: float = 0.5
+    algorithm: Algorithm = field(default_factory=FedAvg)
+    memory: bytes = b""
+
+    def state(self, dimension: int) -> AlgorithmState:
+        """Return the algorithm's state for a model of ``dimension`` weights, to be changed.
+
+        Raises:
+            AlgorithmStateError: ``memory`` cannot be used.
+        """
+        return decode_state(self.memory, self.algorithm.name, dimension)
 
 
 DEFAULT_SERVER = Server()
@@ -63,7 +70,8 @@ class Candidate:
     ``data`` is the little-endian float32 vector, ``digest`` its BLAKE3, ``step`` an encoded ``ModelStep``
     (empty where it would be no shorter than the whole), ``norm`` the L2 norm of the move, ``bounded`` whether
     the move was shortened to what honest devices can add up to, ``fault`` why the round moved nothing (empty:
-    it did), ``told`` what the ring's further coordinates say.
+    it did), ``told`` what the ring's further coordinates say. ``state`` is the algorithm's, encoded, that
+    belongs to the version; ``update_norm`` the L2 norm of the mean update before the algorithm's step.
     """
 
     data: bytes
@@ -73,19 +81,8 @@ class Candidate:
     bounded: bool = False
     fault: str = ""
     told: RoundTold = NOTHING_TOLD
-
-
-class _PlainShare(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    examples: int
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlainUpdate:
-    """One device's update in mode ``plain``: ``weight`` min(n, W), ``update`` float32[D], bounded."""
-
-    weight: int
-    update: Float32Vector
+    state: bytes = b""
+    update_norm: float = 0.0
 
 
 def vector_of(data: bytes) -> Float32Vector:
@@ -182,56 +179,38 @@ def unmoved(plan: Plan, base: bytes, fault: str) -> Candidate:
     return replace(_stepped(plan, start, selection, step), fault=fault)
 
 
-def open_update(plan: Plan, share: bytes | memoryview) -> PlainUpdate:
-    """Return a device's update from its share in clear, ``[examples, payload]`` packed.
-
-    An update longer than honest devices send (``longest_update``) is shortened to that.
-
-    Raises:
-        InvalidReportError: not an update of this plan, or one with NaN or infinity.
-    """
-    try:
-        opened = unpack(share, _PlainShare)
-        update = to_dense(codec(plan.codec.name).decode(opened.payload, _context(plan)))
-    except (msgspec.ValidationError, MalformedMessageError, UpdateError) as error:
-        raise InvalidReportError(f"not an update of this round ({error}): update the device") from error
-    if opened.examples < 1:
-        raise InvalidReportError(f"an update of {opened.examples} examples: decline the round instead")
-    norm = float(np.linalg.norm(update.astype(np.float64)))
-    if not math.isfinite(norm):
-        raise InvalidReportError(
-            "the update holds NaN or infinity: lower the learning rate, or look at the device"
-        )
-    limit = longest_update(plan)
-    if norm > limit:
-        update = (update * np.float64(limit / norm)).astype(np.float32)
-    return PlainUpdate(min(opened.examples, plan.codec.weight_cap), update)
-
-
 def aggregate_reports(
     plan: Plan, base: bytes, shares: Mapping[str, bytes | memoryview], server: Server = DEFAULT_SERVER
 ) -> Candidate:
-    """Apply the mean of the updates in ``shares`` (device to share in clear) to ``base``.
+    """Apply what the server's algorithm makes of ``shares`` (device to share in clear) to ``base``.
 
-    It is weighted without noise; with noise the denominator is fixed and every device weighs the same.
+    With noise the denominator is fixed and every device weighs the same.
 
     Raises:
         NoUsableReportError: there is no usable update, or they add up to nothing.
         AggregationError: ``base`` is no vector, or the result is not finite.
     """
-    updates = (open_update(plan, share) for share in shares.values())
-    total = _weighted_mean(updates, plan) if plan.privacy is None else _even_mean(updates, plan)
-    if total is None:
-        raise NoUsableReportError("not one usable update: the version stays as it is")
-    total *= server.learning_rate
+    return aggregate_opened(Reports.of(plan, shares), base, server)
+
+
+def aggregate_opened(reports: Reports, base: bytes, server: Server = DEFAULT_SERVER) -> Candidate:
+    """Apply what the server's algorithm makes of ``reports`` to ``base``; raises as ``aggregate_reports``."""
+    plan = reports.plan
     start = vector_of(base)
-    if start.shape != total.shape:
-        raise AggregationError(f"the plan has {total.size} weights, the model {start.size}: plan anew")
+    if start.size != plan.codec.dimension:
+        raise AggregationError(
+            f"the plan has {plan.codec.dimension} weights, the model {start.size}: plan anew"
+        )
+    state = server.state(start.size)
+    mean = _even_mean(reports, plan) if plan.privacy else server.algorithm.combine(reports, state)
     selection = _drawn(plan) if plan.codec.name in SEEDED else None
-    if selection is not None:
-        total = total[selection.indices]
+    where = selection.indices if selection is not None else None
+    if where is not None:
+        mean = mean[where]
+    norm = float(np.linalg.norm(mean))
+    moved = server.algorithm.move(mean, server.learning_rate, state, where, start.size)
     try:
-        step = quantise(total, server.level_rms) if total.any() else None
+        step = quantise(moved, server.level_rms) if moved.any() else None
         candidate = _stepped(plan, start, selection, step) if step else None
     except NonFiniteUpdateError as error:
         raise AggregationError(
@@ -239,25 +218,16 @@ def aggregate_reports(
         ) from error
     if candidate is None or candidate.digest == plan.base:
         raise NoUsableReportError("the updates add up to nothing: the version stays as it is")
-    return candidate
+    return replace(candidate, state=encode_state(state), update_norm=norm)
 
 
-def _weighted_mean(updates: Iterable[PlainUpdate], plan: Plan) -> npt.NDArray[np.float64] | None:
-    total = np.zeros(plan.codec.dimension, dtype=np.float64)
-    weight = 0
-    for update in updates:
-        total += update.weight * update.update.astype(np.float64)
-        weight += update.weight
-    return total / weight if weight else None
-
-
-def _even_mean(updates: Iterable[PlainUpdate], plan: Plan) -> npt.NDArray[np.float64] | None:
+def _even_mean(reports: Reports, plan: Plan) -> npt.NDArray[np.float64]:
     """Return the mean over n_max under noise: who is missing counts as one that moved nothing."""
     if plan.privacy is not None and plan.privacy.mechanism == "central":
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
-        return noised_mean((one.update for one in updates), plan, rng)
+        return noised_mean((one.update for one in reports), plan, rng)
     total = np.zeros(plan.codec.dimension, dtype=np.float64)
-    for one in updates:
+    for one in reports:
         total += one.update
     return total / plan.n_max
 
@@ -318,7 +288,3 @@ def _stepped(
     )
     norm = float(np.linalg.norm(child.astype(np.float64) - start))
     return Candidate(data, digest, encoded if len(encoded) < len(data) else b"", norm, bounded)
-
-
-def _context(plan: Plan) -> EncodeContext:
-    return EncodeContext(dimension=plan.codec.dimension, kept=plan.codec.kept, seed=coordinate_seed(plan))

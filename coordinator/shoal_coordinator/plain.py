@@ -24,7 +24,7 @@ from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import unpack_ring
 from shoal_codecs.wire.messages import ReportPart
 from shoal_codecs.wire.plan import HubOffer, Plan
-from shoal_coordinator.aggregation import open_update
+from shoal_coordinator.plain_reports import open_update
 from shoal_coordinator.round_errors import DuplicateReportError, InvalidReportError, StrangerToRoundError
 from shoal_coordinator.running_sum import RunningSum
 from shoal_coordinator.store.errors import StoreWriteError

@@ -28,10 +28,10 @@ from shoal_coordinator.aggregation import (
     Server,
     aggregate_reports,
     aggregate_sums,
-    open_update,
     vector_bytes,
     vector_of,
 )
+from shoal_coordinator.plain_reports import open_update
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.round_errors import AggregationError, InvalidReportError, NoUsableReportError
 

@@ -40,10 +40,10 @@ from shoal_coordinator.aggregation import (
     Candidate,
     aggregate_reports,
     aggregate_sums,
-    open_update,
     vector_bytes,
     vector_of,
 )
+from shoal_coordinator.plain_reports import open_update
 from shoal_edge.shares import clear_share, ring_shares
 from wire_parts import plain_plan, plan
 

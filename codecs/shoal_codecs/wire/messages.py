@@ -178,7 +178,8 @@ class ModelOffer(msgspec.Struct, frozen=True, array_like=True):
 class Invitation(Message, frozen=True, kw_only=True, tag="in"):
     """Please take part in ``round``; the plan is retained on ``rounds/{round}``.
 
-    ``source`` is the encoded step that codec ``global_topk`` takes coordinates from, None for other codecs.
+    ``source`` is the encoded step that codec ``global_topk`` takes coordinates from, None for other codecs;
+    ``correction`` the fleet's control of SCAFFOLD, None for other algorithms.
     """
 
     round: int
@@ -186,6 +187,7 @@ class Invitation(Message, frozen=True, kw_only=True, tag="in"):
     task: BlobRef
     model: ModelOffer
     source: BlobRef | None = None
+    correction: BlobRef | None = None
 
 
 class Cancel(Message, frozen=True, kw_only=True, tag="cn"):

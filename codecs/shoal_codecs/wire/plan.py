@@ -13,8 +13,9 @@ import msgspec
 
 from shoal_codecs.wire.errors import InvalidPlanError, MalformedMessageError
 from shoal_codecs.wire.packing import pack, prefixed, unpack
+from shoal_codecs.wire.told import Tell
 
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 MAX_PLAN_BYTES = 1 << 20
 Mode: TypeAlias = Literal["hubs", "single", "plain"]
 SHARED_MODES = frozenset({"hubs", "single"})
@@ -74,6 +75,11 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``example_clip``, and a batch's sum gets Gaussian noise of ``example_noise * example_clip``. Both are 0
     where it does not. ``local`` names the task's parameters that stay on each device; the plan's vector is
     the others.
+    ``algorithm`` is the coordinator's, by name: for people and logs, for what it asks of a device stands in
+    the other fields. ``mu`` pulls the weights back to the base (FedProx); ``correction`` is the digest of the
+    blob with the fleet's control (SCAFFOLD), empty for none; with ``even_steps`` above 0 an update is
+    multiplied by that over the device's own number of steps (FedNova). ``tells`` is what a share says beside
+    the update (mode ``plain`` without noise).
     """
 
     epochs: int
@@ -82,6 +88,11 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     example_clip: float = 0.0
     example_noise: float = 0.0
     local: tuple[str, ...] = ()
+    algorithm: str = "fedavg"
+    mu: float = 0.0
+    correction: bytes = b""
+    even_steps: float = 0.0
+    tells: tuple[Tell, ...] = ()
 
 
 class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,7 +187,15 @@ def _form(plan: Plan) -> tuple[tuple[bool, str], ...]:
         plan.base,
         plan.roster,
         *(part for hub in plan.hubs for part in (hub.key, hub.nonce)),
-        *(part for part in (plan.codec.source, *(hub.challenge for hub in plan.hubs)) if part),
+        *(
+            part
+            for part in (
+                plan.codec.source,
+                plan.training.correction,
+                *(hub.challenge for hub in plan.hubs),
+            )
+            if part
+        ),
     )
     return (
         (plan.format == PLAN_FORMAT, f"plan format {plan.format} is not {PLAN_FORMAT}: update this party"),
@@ -249,6 +268,23 @@ def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
 
 
 def _extras(plan: Plan) -> Iterator[tuple[bool, str]]:
+    training = plan.training
+    yield (
+        0 <= training.mu < math.inf and 0 <= training.even_steps < math.inf,
+        f"mu {training.mu:g} and even steps {training.even_steps:g} must be finite and at least 0",
+    )
+    yield (
+        not training.tells or (plan.mode == "plain" and plan.privacy is None),
+        f"to tell {', '.join(training.tells)} beside an update is for mode 'plain' without noise",
+    )
+    yield (
+        len(set(training.tells)) == len(training.tells),
+        f"{', '.join(training.tells)}: each is told once",
+    )
+    yield (
+        bool(training.correction) == ("control" in training.tells),
+        "a correction and a control that is told of belong together",
+    )
     yield (
         (plan.single is not None) == (plan.mode == "single"),
         f"mode {plan.mode!r} and a part for mode 'single' do not belong together",

@@ -1,0 +1,88 @@
+"""What an algorithm is: how updates become one, and how one moves the model."""
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_codecs.updates.base import Indices
+from shoal_codecs.wire.plan import Mode
+from shoal_codecs.wire.told import Tell
+from shoal_coordinator.algorithms.settings import DEFAULT_OPTIONS, AlgorithmSettings
+from shoal_coordinator.algorithms.state import AlgorithmState
+from shoal_coordinator.plain_reports import PlainUpdate, Reports
+
+Float64Vector = npt.NDArray[np.float64]
+EVERY_MODE: frozenset[Mode] = frozenset({"hubs", "single", "plain"})
+PLAIN_ONLY: frozenset[Mode] = frozenset({"plain"})
+
+
+class Algorithm:
+    """One algorithm: ``combine`` sees single updates (mode ``plain``), ``move`` only what came of them.
+
+    ``paper`` names its source and ``formula`` what it computes, for the reference. ``modes`` are where it
+    works, ``noise`` says whether under differential privacy too, ``refused_codecs`` what it cannot be coded
+    in. ``tells`` is what it asks of devices beside the update. ``rate`` is the server's learning rate where
+    the settings name none, ``options`` the keys of ``AlgorithmSettings`` that it reads.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    formula: ClassVar[str]
+    modes: ClassVar[frozenset[Mode]] = EVERY_MODE
+    noise: ClassVar[bool] = True
+    refused_codecs: ClassVar[frozenset[str]] = frozenset()
+    tells: ClassVar[tuple[Tell, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ("weighting",)
+    rate: ClassVar[float] = 1.0
+
+    def __init__(self, settings: AlgorithmSettings = DEFAULT_OPTIONS) -> None:
+        self.settings = settings
+
+    def asks(self) -> tuple[Tell, ...]:
+        """Return what devices tell beside their updates under these settings."""
+        weighted = self.settings.weighting == "validation" and "weighting" in self.options
+        return (*self.tells, "score") if weighted else self.tells
+
+    def combine(self, reports: Reports, state: AlgorithmState) -> Float64Vector:
+        """Return the one update (float64[D]) that ``reports``, at least one, come to.
+
+        Raises:
+            NoUsableReportError: they come to nothing.
+        """
+        del state
+        return weighted_mean(reports, [self.weight(one) for one in reports.told()])
+
+    def weight(self, report: PlainUpdate) -> float:
+        """Return what ``report`` weighs in a mean, before that is divided by all weights."""
+        match self.settings.weighting:
+            case "uniform":
+                return 1.0
+            case "validation":
+                return report.told.score
+            case _:
+                return float(report.weight)
+
+    def move(
+        self, mean: Float64Vector, rate: float, state: AlgorithmState, where: Indices | None, dimension: int
+    ) -> Float64Vector:
+        """Return by how much the weights move, float64 like ``mean``; ``state`` is changed in place.
+
+        ``mean`` (float64[k]) is the update at the coordinates ``where`` (int64[k], None: all of the
+        ``dimension``), ``rate`` the server's learning rate. What is not among them is not observed: neither
+        it nor its state moves.
+        """
+        del state, where, dimension
+        return rate * mean
+
+
+def weighted_mean(reports: Reports, weights: list[float]) -> Float64Vector:
+    """Return the mean (float64[D]) of the updates; where nobody weighs anything all weigh alike."""
+    if not sum(weights):
+        weights = [1.0] * len(weights)
+    total = np.zeros(reports.dimension, np.float64)
+    for weight, one in zip(weights, reports, strict=True):
+        if weight:
+            total += weight * one.update.astype(np.float64)
+    total /= sum(weights)
+    return total

@@ -1,0 +1,149 @@
+"""Mode ``plain``: what devices sent, opened one at a time, so that memory holds one update and not all."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
+from shoal_codecs.updates.errors import UpdateError
+from shoal_codecs.updates.plain_noise import longest_update
+from shoal_codecs.updates.registry import codec
+from shoal_codecs.wire.errors import MalformedMessageError
+from shoal_codecs.wire.packing import unpack
+from shoal_codecs.wire.plan import Plan, coordinate_seed
+from shoal_codecs.wire.told import NOTHING_TOLD, PlainShare, Told
+from shoal_coordinator.round_errors import InvalidReportError, NoUsableReportError
+
+_MOST_STEPS = 1 << 40
+_EMPTY: Float32Vector = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainUpdate:
+    """One device's update: ``weight`` min(n, W), ``update`` float32[D], bounded, and what it told beside it.
+
+    ``staleness`` is how many versions are between its base and the present one.
+    """
+
+    weight: int
+    update: Float32Vector
+    told: Told = NOTHING_TOLD
+    device: str = ""
+    staleness: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """A device's share in clear, of ``plan``, which need not be the present one."""
+
+    device: str
+    plan: Plan
+    data: bytes | memoryview
+    staleness: int = 0
+
+
+class Reports:
+    """The reports of a round: iterating opens one update after another, as often as is asked for.
+
+    Raises:
+        NoUsableReportError: there is none.
+    """
+
+    def __init__(self, plan: Plan, shares: Sequence[Share]) -> None:
+        if not shares:
+            raise NoUsableReportError("not one usable update: the version stays as it is")
+        self.plan = plan
+        self._shares = tuple(shares)
+
+    @classmethod
+    def of(cls, plan: Plan, shares: Mapping[str, bytes | memoryview]) -> "Reports":
+        """Return the reports of ``plan`` whose ``shares`` are by device."""
+        return cls(plan, [Share(device, plan, data) for device, data in shares.items()])
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def __iter__(self) -> Iterator[PlainUpdate]:
+        for one in self._shares:
+            yield open_update(one.plan, one.data, one.device, one.staleness)
+
+    @property
+    def dimension(self) -> int:
+        """Length D of an update."""
+        return self.plan.codec.dimension
+
+    def told(self) -> list[PlainUpdate]:
+        """Return all reports without their updates."""
+        return [_opened(one.plan, one.data, one.device, one.staleness)[0] for one in self._shares]
+
+
+def open_update(plan: Plan, share: bytes | memoryview, device: str = "", staleness: int = 0) -> PlainUpdate:
+    """Return a device's update from its share in clear, a packed ``PlainShare``.
+
+    An update longer than honest devices send (``longest_update``) is shortened to that.
+
+    Raises:
+        InvalidReportError: not an update of this plan, one with NaN or infinity, or words not true.
+    """
+    about, payload = _opened(plan, share, device, staleness)
+    update = decode_payload(plan, payload)
+    norm = float(np.linalg.norm(update.astype(np.float64)))
+    limit = longest_update(plan)
+    if norm > limit:
+        update = (update * np.float64(limit / norm)).astype(np.float32)
+    return PlainUpdate(about.weight, update, about.told, device, staleness)
+
+
+def decode_payload(plan: Plan, payload: bytes) -> Float32Vector:
+    """Return the vector (float32[D]) that ``payload`` holds in the plan's codec.
+
+    Raises:
+        InvalidReportError: none of this plan, or one with NaN or infinity.
+    """
+    context = EncodeContext(dimension=plan.codec.dimension, kept=plan.codec.kept, seed=coordinate_seed(plan))
+    try:
+        vector = to_dense(codec(plan.codec.name).decode(payload, context))
+    except UpdateError as error:
+        raise InvalidReportError(f"not an update of this round ({error}): update the device") from error
+    if not math.isfinite(float(np.linalg.norm(vector.astype(np.float64)))):
+        raise InvalidReportError(
+            "the update holds NaN or infinity: lower the learning rate, or look at the device"
+        )
+    return vector
+
+
+def _opened(plan: Plan, share: bytes | memoryview, device: str, staleness: int) -> tuple[PlainUpdate, bytes]:
+    """Return a report without its update, and the update's payload."""
+    try:
+        opened = unpack(share, PlainShare)
+    except (msgspec.ValidationError, MalformedMessageError) as error:
+        raise InvalidReportError(f"not an update of this round ({error}): update the device") from error
+    if opened.examples < 1:
+        raise InvalidReportError(f"an update of {opened.examples} examples: decline the round instead")
+    check_told(plan, opened.told)
+    weight = min(opened.examples, plan.codec.weight_cap)
+    return PlainUpdate(weight, _EMPTY, opened.told, device, staleness), opened.payload
+
+
+def check_told(plan: Plan, told: Told) -> None:
+    """Refuse words of a device that cannot be true, or that its plan asked for and it does not give.
+
+    Raises:
+        InvalidReportError: with the word.
+    """
+    tells = plan.training.tells
+    sound = (
+        (1 if "steps" in tells else 0) <= told.steps <= _MOST_STEPS
+        and 0 <= told.loss < math.inf
+        and 0 <= told.score <= 1
+        and bool(told.control) == ("control" in tells)
+        and told.settled >= 0
+    )
+    if not sound:
+        raise InvalidReportError(
+            f"{told.steps} steps, a loss of {told.loss:g}, a score of {told.score:g} and a control of "
+            f"{len(told.control)} bytes are not what the plan asks for: update the device"
+        )
