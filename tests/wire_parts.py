@@ -206,6 +206,7 @@ _VALUES: dict[Any, Any] = {
     "signature": b"\x28" * 64,
     "signatures": {"hub-1": b"\x28" * 64},
     "source": describe(b"encoded step"),
+    "correction": describe(b"control"),
     "state": "confirmed",
     "task": describe(bytes(range(256)) * 8, 1024),
     "text": "round 7 made version 3",

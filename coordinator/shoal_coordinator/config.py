@@ -16,6 +16,7 @@ from shoal_codecs.settings import (
     Share,
 )
 from shoal_codecs.transport.settings import LinkSettings
+from shoal_coordinator.algorithms.settings import AlgorithmSettings
 
 
 class PrivacySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,26 +60,28 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shares are taken for ``shares_s``, and the last ``unmask_s`` of a round are for taking masks off.
     ``bytes_per_day`` is each device's budget (0: none), ``device_bytes_per_day`` that of devices by
     name; with one the coordinator takes the best codec that fits.
-    Zero ``epochs``, ``learning_rate`` and ``batch_size`` take the task's own. ``example_clip`` and
-    ``example_noise`` make devices train by DP-SGD. ``local`` names the parameters that stay on each device;
-    empty: the task's, ``["none"]``: none.
+    Zero ``epochs``, ``learning_rate``, ``batch_size``, ``mu``, ``clip_norm``, ``kept_share`` and
+    ``weight_cap`` take the task's own, a zero ``server_learning_rate`` the algorithm's. ``mu`` pulls devices
+    back to the base (FedProx). ``example_clip`` and ``example_noise`` make devices train by DP-SGD. ``local``
+    names the parameters that stay on each device; empty: the task's, ``["none"]``: none.
     """
 
     mode: Literal["hubs", "single", "plain"] = "hubs"
     codec: Literal["randk", "global_topk", "randk4", "topk", "topk4", "int8", "int4", "dense"] = "randk"
-    kept_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
-    clip_norm: Positive = 8.0
+    kept_share: Share = 0.0
+    clip_norm: NotNegative = 0.0
     levels: Literal[8, 4] = 8
     clamp: Count = 0
     range_factor: NotNegative = 0.0
-    weight_cap: AtLeastOne = 150
-    server_learning_rate: Positive = 1.0
+    weight_cap: Count = 0
+    server_learning_rate: NotNegative = 0.0
     longest_chain: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
     kept_versions: Annotated[int, msgspec.Meta(ge=2, le=1 << 53)] = 10
     level_rms: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     epochs: Count = 0
     learning_rate: NotNegative = 0.0
     batch_size: Count = 0
+    mu: NotNegative = 0.0
     example_clip: NotNegative = 0.0
     example_noise: NotNegative = 0.0
     local: tuple[str, ...] = ()
@@ -102,6 +105,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dropout_share: PartialShare = 0.2
     shares_s: Period = 15.0
     unmask_s: Period = 15.0
+    algorithm: AlgorithmSettings = AlgorithmSettings()
     privacy: PrivacySettings = PrivacySettings()
 
 

@@ -30,6 +30,7 @@ from shoal_codecs.wire.plan import (
     TrainingPlan,
 )
 from shoal_codecs.wire.single import Prekey
+from shoal_codecs.wire.told import Tell
 from shoal_coordinator.privacy_terms import PrivacyTerms
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
 from shoal_coordinator.single_planning import single_floor, single_part
@@ -50,7 +51,8 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``dropout_share`` of it vanish; shares are taken for ``shares_ms``, and ``unmask_ms`` of the window are
     left to take masks off. ``privacy`` are the terms of every round, None for rounds without noise.
     ``example_clip`` and ``example_noise`` are DP-SGD on the devices, 0 for plain training. ``local`` names
-    the parameters that stay on each device.
+    the parameters that stay on each device. ``algorithm`` is the coordinator's, and ``mu``, ``even_steps``
+    and ``tells`` what it asks of devices.
     """
 
     fleet: str
@@ -67,6 +69,10 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     example_clip: float = 0.0
     example_noise: float = 0.0
     local: tuple[str, ...] = ()
+    algorithm: str = "fedavg"
+    mu: float = 0.0
+    even_steps: float = 0.0
+    tells: tuple[Tell, ...] = ()
     minimum: int = 3
     floor_share: float = 0.8
     norm_check: float = 0.0
@@ -95,13 +101,15 @@ def make_plan(
     now_ms: int,
     source: bytes = b"",
     prekeys: Mapping[str, Prekey] = MappingProxyType({}),
+    correction: bytes = b"",
 ) -> Plan:
     """Return the plan of round ``number``.
 
     ``task``, ``base`` and ``roster`` are 32-byte digests, ``dimension`` the length of the model vector.
     ``hubs`` are the roster's hubs in their order (the coordinator alone in the other modes) and ``offers``
     what each offers now. ``source`` is the digest of the encoded step to the base, empty where there is none.
-    ``prekeys`` are the key bundles of everybody in the cohort (mode ``single``).
+    ``prekeys`` are the key bundles of everybody in the cohort (mode ``single``). ``correction`` is the digest
+    of the fleet's control, empty for algorithms without one.
 
     Raises:
         CohortTooSmallError: fewer devices than the floor.
@@ -150,6 +158,11 @@ def make_plan(
                 example_clip=settings.example_clip,
                 example_noise=settings.example_noise,
                 local=settings.local,
+                algorithm=settings.algorithm,
+                mu=settings.mu,
+                correction=correction,
+                even_steps=settings.even_steps,
+                tells=settings.tells,
             ),
             n_min=floor,
             n_max=size,

@@ -25,6 +25,7 @@ from shoal_codecs.wire.step import encode_step, initial_step
 from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.aggregation import Server, vector_bytes
+from shoal_coordinator.algorithms.choosing import chosen_algorithm, weight_cap
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.byte_budget import ByteDays
 from shoal_coordinator.byte_desk import ByteDesk
@@ -58,6 +59,8 @@ log = structlog.get_logger()
 GATHER_MS = 5_000
 SHARE_ALL = ("none",)
 """As ``rounds.local``: every parameter is shared, whatever the task says."""
+KEPT_SHARE, CLIP_NORM, WEIGHT_CAP = 0.05, 8.0, 150
+"""Where neither the settings nor the task say anything."""
 
 
 async def run_coordinator(settings: CoordinatorSettings) -> None:
@@ -91,6 +94,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     announcer = Announcer(link, post)
     task_bytes, bundle = await asyncio.to_thread(_read_task, settings.task_path)
     task_ref = await asyncio.to_thread(store.blobs.put, task_bytes)
+    algorithm = chosen_algorithm(settings.rounds, bundle)
     plans = plan_settings(settings, bundle, len(roster.names("device")))
     part = SharedPart(bundle.parameters, plans.local)
     # Here, and not at each round, where only the log would tell.
@@ -163,7 +167,9 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         timings=RoundTimings(evaluate_ms=int(settings.rounds.evaluation_s * 1000)),
         folder=settings.data_folder,
         dimension=part.dimension,
-        server=Server(settings.rounds.server_learning_rate, settings.rounds.level_rms),
+        server=Server(
+            settings.rounds.server_learning_rate or algorithm.rate, settings.rounds.level_rms, algorithm
+        ),
         status_s=settings.status_s,
         clock_ms=now_ms,
         releases=releases,
@@ -185,22 +191,27 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
     """
     rounds, task = settings.rounds, bundle.defaults
     _check_example_privacy(rounds, bundle)
+    algorithm = chosen_algorithm(rounds, bundle)
     clamp, range_factor = RING_LEVELS[rounds.levels]
     return PlanSettings(
         fleet=settings.fleet,
         mode=rounds.mode,
         codec=rounds.codec,
-        kept_share=rounds.kept_share,
-        clip_norm=rounds.clip_norm,
+        kept_share=rounds.kept_share or task.kept_share or KEPT_SHARE,
+        clip_norm=rounds.clip_norm or task.clip_norm or CLIP_NORM,
         clamp=rounds.clamp or clamp,
         range_factor=rounds.range_factor or range_factor,
-        weight_cap=rounds.weight_cap,
+        weight_cap=weight_cap(algorithm, rounds.weight_cap or task.weight_cap or WEIGHT_CAP),
         epochs=rounds.epochs or task.epochs,
         learning_rate=rounds.learning_rate or task.learning_rate,
         batch_size=rounds.batch_size or task.batch_size,
         example_clip=rounds.example_clip,
         example_noise=rounds.example_noise,
         local=() if rounds.local == SHARE_ALL else rounds.local or bundle.local,
+        algorithm=algorithm.name,
+        mu=rounds.mu or task.mu,
+        even_steps=algorithm.even_steps(rounds.mode),
+        tells=algorithm.asks(rounds.mode),
         minimum=rounds.minimum,
         floor_share=rounds.floor_share,
         norm_check=rounds.norm_check,

@@ -11,8 +11,9 @@ from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
 from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.plan import Plan
+from shoal_codecs.wire.told import NOTHING_TOLD, Told
 from shoal_edge.data import Examples
-from shoal_edge.trainers.base import ExamplePrivacy, FitOptions, Trainer
+from shoal_edge.trainers.base import ExamplePrivacy, FitOptions, FitReport, Trainer
 from shoal_edge.trainers.errors import (
     DataError,
     NonFiniteLossError,
@@ -30,7 +31,8 @@ Shard = Callable[[], tuple[Examples, Examples]]
 class Fitted:
     """What a fit made: ``update`` of the fleet's vector from ``examples``, ``metrics`` of the base.
 
-    ``weights`` are all weights (D,) after it, None where nothing was trained; ``said`` is for a log.
+    ``weights`` are all weights (D,) after it, None where nothing was trained. ``told`` goes beside the update
+    where the plan asks for it, ``said`` into the device's log.
     """
 
     update: Vector
@@ -38,6 +40,7 @@ class Fitted:
     metrics: DeviceMetrics | None = None
     weights: Vector | None = None
     said: dict[str, Any] = field(default_factory=dict)
+    told: Told = NOTHING_TOLD
 
 
 def fit_update(
@@ -96,6 +99,7 @@ def _fitted(
             epochs=training.epochs,
             learning_rate=training.learning_rate,
             batch_size=training.batch_size,
+            mu=training.mu,
             privacy=_example_privacy(plan),
         ),
         rng,
@@ -113,9 +117,23 @@ def _fitted(
         "loss_after": fit.loss_after,
         "norm": norm,
     }
+    if training.even_steps:
+        # FedNova where single updates are not seen: each device brings its own to the same number of steps.
+        update *= np.float32(training.even_steps / fit.steps)
     if training.example_noise:
         said["example_epsilon"] = example_charge(training).epsilon(EXAMPLE_DELTA)
-    return Fitted(update, len(train), metrics, weights, said)
+    return Fitted(update, len(train), metrics, weights, said, _told(plan, trainer, held_out, fit))
+
+
+def _told(plan: Plan, trainer: Trainer, held_out: Examples, fit: FitReport) -> Told:
+    """Return what the plan asks for beside the update."""
+    words: dict[str, Any] = {"steps": fit.steps, "loss": fit.loss_before}
+    tells = plan.training.tells
+    if "score" in tells and len(held_out):
+        counts = trainer.evaluate(held_out.x, held_out.y)
+        # Values have no hits: the smaller their error, the nearer to 1.
+        words["score"] = counts.accuracy if counts.correct else 1 / (1 + counts.mean_loss)
+    return Told(**{name: word for name, word in words.items() if name in tells})
 
 
 def _example_privacy(plan: Plan) -> ExamplePrivacy | None:

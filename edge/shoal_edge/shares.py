@@ -21,6 +21,7 @@ from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import Plan, coordinate_seed, decode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
+from shoal_codecs.wire.told import NOTHING_TOLD, PlainShare, Told
 from shoal_edge.files import write_durably
 from shoal_edge.single_jobs import put_masks_on
 
@@ -80,8 +81,9 @@ def clear_share(
     rng: np.random.Generator,
     residual_path: Path,
     residual_next_path: Path,
+    told: Told = NOTHING_TOLD,
 ) -> Shared:
-    """Return the coded update for the coordinator, clipped to the plan's norm; mode ``plain``.
+    """Return the coded update for the coordinator, clipped to its norm, beside ``told``; mode ``plain``.
 
     Under the local mechanisms it is noised here, before anything else happens to it. No plan with noise says
     how many examples there were.
@@ -108,7 +110,9 @@ def clear_share(
     encoded = own.encode(bounded, context)
     if encoded.residual is not None:
         write_durably(residual_next_path, encoded.residual.astype("<f4", copy=False).tobytes())
-    return Shared((pack([examples if plan.privacy is None else 1, encoded.payload]),))
+    # No plan with noise asks to be told anything.
+    count = examples if plan.privacy is None else 1
+    return Shared((pack(PlainShare(count, encoded.payload, told)),))
 
 
 def seal_shares(shared: Shared, plan: Plan, digest: bytes, device: str) -> list[bytes]:

@@ -160,9 +160,8 @@ class Jobs:
             source = Path(source_path).read_bytes() if source_path else b""
             shared = ring_shares(update, examples, plan, device, rng, source, fitted.metrics, masks)
         else:
-            shared = clear_share(
-                update, examples, promised, rng, Path(residual_path), Path(residual_next_path)
-            )
+            paths = (Path(residual_path), Path(residual_next_path))
+            shared = clear_share(update, examples, promised, rng, *paths, fitted.told)
         answer: dict[str, Any] = {
             "ciphertexts": seal_shares(shared, promised, plan_hash(plan), device),
             **fitted.said,

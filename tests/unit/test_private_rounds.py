@@ -301,7 +301,8 @@ def test_local_noise_is_there_before_anything_leaves_the_device(
     share = clear_share(
         update, 40, made, np.random.default_rng(2), tmp_path / "r", tmp_path / "n"
     ).plaintexts[0]
-    examples, payload = unpack_plain(share)
+    examples, payload, told = unpack_plain(share)
+    assert told == {}
     assert examples == 1
     context = EncodeContext(dimension=D, kept=kept, seed=coordinate_seed(made))
     sent = to_dense(codec(name).decode(payload, context)).astype(np.float64)

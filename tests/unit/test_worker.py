@@ -246,7 +246,8 @@ async def test_mode_plain_carries_the_coded_update(worker: WorkerClient, device:
     )
     data = encode_plan(plan)
     answer = await worker.request("fit_and_report", LIMIT_S, **device.fit(data))
-    examples, payload = unpack_plain(opened(answer, data, "coordinator", 0))
+    examples, payload, told = unpack_plain(opened(answer, data, "coordinator", 0))
+    assert told == {}
     assert examples == 48
     context = EncodeContext(dimension=TASK.dimension, kept=kept, seed=coordinate_seed(plan))
     update = to_dense(codec(name).decode(payload, context))
@@ -263,7 +264,7 @@ async def test_what_top_k_left_out_comes_with_the_next_report(worker: WorkerClie
     device.put("residual", residual)
     data = encode_plan(plan)
     answer = await worker.request("fit_and_report", LIMIT_S, **device.fit(data))
-    _, payload = unpack_plain(opened(answer, data, "coordinator", 0))
+    _, payload, _ = unpack_plain(opened(answer, data, "coordinator", 0))
     update = to_dense(codec("topk").decode(payload, EncodeContext(dimension=TASK.dimension, kept=5)))
     # The clip norm of 4 bounds what this round adds and not what earlier rounds left.
     assert update[17] == pytest.approx(100, abs=1)

@@ -39,10 +39,17 @@ class Algorithm:
     def __init__(self, settings: AlgorithmSettings = DEFAULT_OPTIONS) -> None:
         self.settings = settings
 
-    def asks(self) -> tuple[Tell, ...]:
-        """Return what devices tell beside their updates under these settings."""
+    def asks(self, mode: Mode) -> tuple[Tell, ...]:
+        """Return what devices tell beside their updates in ``mode`` under these settings."""
+        if mode != "plain":
+            return ()
         weighted = self.settings.weighting == "validation" and "weighting" in self.options
         return (*self.tells, "score") if weighted else self.tells
+
+    def even_steps(self, mode: Mode) -> float:
+        """Return the number of steps that devices bring their updates to, 0 where they do not."""
+        del mode
+        return 0.0
 
     def combine(self, reports: Reports, state: AlgorithmState) -> Float64Vector:
         """Return the one update (float64[D]) that ``reports``, at least one, come to.

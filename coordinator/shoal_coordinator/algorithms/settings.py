@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from shoal_codecs.settings import Count, NotNegative, PartialShare, Positive, Share
+from shoal_codecs.settings import Count, NotNegative, PartialShare, Positive
 
 Momentum = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
@@ -30,7 +30,6 @@ class AlgorithmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     buffer: Count = 0
     staleness_limit: Count = 10
     staleness_power: NotNegative = 0.5
-    control_share: Share = 1.0
 
 
 DEFAULT_OPTIONS = AlgorithmSettings()

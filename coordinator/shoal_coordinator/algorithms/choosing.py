@@ -1,0 +1,94 @@
+"""Which algorithm settings and task ask for, and whether it works where it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoal_codecs.wire.task import TaskBundle
+from shoal_coordinator.algorithms.base import Algorithm
+from shoal_coordinator.algorithms.errors import IncompatibleAlgorithmError
+from shoal_coordinator.algorithms.registry import make_algorithm
+
+if TYPE_CHECKING:
+    from shoal_coordinator.config import RoundSettings
+
+DEFAULT_ALGORITHM = "fedavg"
+
+
+def chosen_algorithm(rounds: RoundSettings, bundle: TaskBundle) -> Algorithm:
+    """Return the algorithm of ``rounds``, or where they name none the task's.
+
+    Raises:
+        UnknownAlgorithmError: there is none of that name.
+        IncompatibleAlgorithmError: it does not work in this mode, with this codec, under noise or on this
+            task; the text says what does.
+    """
+    name = rounds.algorithm.name or bundle.defaults.algorithm or DEFAULT_ALGORITHM
+    algorithm = make_algorithm(name, rounds.algorithm)
+    for holds, fault in _rules(algorithm, rounds, bundle):
+        if not holds:
+            raise IncompatibleAlgorithmError(fault)
+    return algorithm
+
+
+def weight_cap(algorithm: Algorithm, cap: int) -> int:
+    """Return the examples beyond which a device weighs no more: with one, all weigh alike in every mode."""
+    return 1 if algorithm.settings.weighting == "uniform" else cap
+
+
+def _rules(algorithm: Algorithm, rounds: RoundSettings, bundle: TaskBundle) -> tuple[tuple[bool, str], ...]:
+    name, mu = algorithm.name, rounds.mu or bundle.defaults.mu
+    weighting = rounds.algorithm.weighting
+    with_noise = rounds.privacy.mechanism != "none"
+    return (
+        (
+            rounds.mode in algorithm.modes,
+            (
+                f"algorithm {name} does not work in mode {rounds.mode}: set rounds.mode to "
+                f"{' or '.join(sorted(algorithm.modes))}, or take another algorithm"
+            ),
+        ),
+        (
+            rounds.codec not in algorithm.refused_codecs,
+            (
+                f"algorithm {name} does not work with codec {rounds.codec}: use another than "
+                f"{', '.join(sorted(algorithm.refused_codecs))}"
+            ),
+        ),
+        (
+            algorithm.noise or not with_noise,
+            (
+                f"algorithm {name} looks at single updates, which noise of rounds.privacy hides: set its "
+                "mechanism to none, or take another algorithm"
+            ),
+        ),
+        (
+            weighting != "validation" or (rounds.mode == "plain" and not with_noise),
+            (
+                f"weighting by validation in mode {rounds.mode} would tell what is hidden: use mode plain "
+                "without noise, or weigh by examples"
+            ),
+        ),
+        (
+            weighting == "examples" or "weighting" in algorithm.options,
+            f"algorithm {name} has weights of its own: leave rounds.algorithm.weighting at examples",
+        ),
+        (
+            not mu or "mu" in bundle.abilities,
+            (
+                f"task {bundle.name} has no input mu and mu is {mu:g}: author it with the ability mu, or set "
+                "rounds.mu to 0"
+            ),
+        ),
+        (
+            name != "fedprox" or mu > 0,
+            "algorithm fedprox with a mu of 0 is fedavg: set rounds.mu, 0.001 to 1",
+        ),
+        (
+            "control" not in algorithm.tells or "correction" in bundle.abilities,
+            (
+                f"algorithm {name} corrects every gradient and task {bundle.name} cannot: author it with the "
+                "ability correction"
+            ),
+        ),
+    )

@@ -1,0 +1,23 @@
+"""The coordinator's algorithms, by the name that settings and plans use."""
+
+from shoal_coordinator.algorithms.averaging import FedAvg, FedProx
+from shoal_coordinator.algorithms.base import Algorithm
+from shoal_coordinator.algorithms.errors import UnknownAlgorithmError
+from shoal_coordinator.algorithms.settings import DEFAULT_OPTIONS, AlgorithmSettings
+
+ALGORITHMS: dict[str, type[Algorithm]] = {kind.name: kind for kind in (FedAvg, FedProx)}
+"""The one registry; docs/reference/algorithms.md is held to it by a test."""
+
+
+def make_algorithm(name: str, settings: AlgorithmSettings = DEFAULT_OPTIONS) -> Algorithm:
+    """Return the algorithm called ``name``.
+
+    Raises:
+        UnknownAlgorithmError: there is none.
+    """
+    try:
+        return ALGORITHMS[name](settings)
+    except KeyError:
+        raise UnknownAlgorithmError(
+            f"no algorithm is called {name!r}: set rounds.algorithm.name to one of {', '.join(ALGORITHMS)}"
+        ) from None
