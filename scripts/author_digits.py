@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Author the digits task: trainable model, templates, data. Workstation only, needs TensorFlow.
+"""Author the digits task: trainable model and data. Workstation only, needs TensorFlow.
 
     pip install -e '.[authoring]' && scripts/author_digits.py
 
@@ -7,7 +7,6 @@ writes into coordinator/shoal_coordinator/demo/data/ (or the folder named as fir
 
     digits.task              what devices download: MLP 64-128-10 with train, train_private, evaluate,
                              infer, get_weights and set_weights, and reference gradients
-    digits.templates         inference models the coordinator fills with weights
     digits.npz               1,697 examples that are split among devices
     digits_calibration.npz   100 examples that never go to a device and stand for public data
 
@@ -28,7 +27,6 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
-from tensorflow.lite.python import schema_py_generated as schema
 
 from shoal_codecs.wire.task import (
     InputDescription,
@@ -41,15 +39,6 @@ from shoal_codecs.wire.task import (
     gradient_levels,
     initial_weights,
     split_weights,
-)
-from shoal_coordinator.artefact_templates import (
-    ActivationPlace,
-    BiasPlace,
-    FloatTemplate,
-    Int8Template,
-    Templates,
-    WeightPlace,
-    encode_templates,
 )
 
 FOLDER = Path(__file__).parents[1] / "coordinator/shoal_coordinator/demo/data"
@@ -215,38 +204,15 @@ class TrainableDigits(tf.Module):
         return {"tensors": tf.constant([len(PARAMETERS)], tf.int32)}
 
 
-def convert(module: Any, signatures: tuple[str, ...], sample: Any = None) -> bytes:
-    """Convert ``module`` with builtin operators only; with a ``sample`` to int8 in and out."""
+def convert(module: Any, signatures: tuple[str, ...]) -> bytes:
+    """Convert ``module`` with builtin operators only."""
     with tempfile.TemporaryDirectory() as folder:
         concrete = {name: getattr(module, name).get_concrete_function() for name in signatures}
         tf.saved_model.save(module, folder, signatures=concrete)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = True
-        if sample is not None:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = lambda: ([one[None]] for one in sample)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            # tflite-runtime 2.14 knows one scale for the weights of a dense layer, not one a channel.
-            converter._experimental_disable_per_channel_quantization_for_dense_layers = True  # noqa: SLF001
-            converter.inference_input_type = tf.int8
-            converter.inference_output_type = tf.int8
         return bytes(converter.convert())
-
-
-class DeployedDigits(tf.Module):
-    """The inference model with constant weights and one example a call."""
-
-    def __init__(self, start: dict[str, np.ndarray]) -> None:
-        super().__init__()
-        self.start = start
-
-    @tf.function(input_signature=[tf.TensorSpec((1, PIXELS), tf.float32, name="x")])
-    def infer(self, x: Any) -> dict[str, Any]:
-        """Probabilities (1, 10); the pixel scale is folded into w1."""
-        p = {name: tf.constant(value) for name, value in self.start.items()}
-        hidden = tf.nn.relu(tf.matmul(x, p["w1"]) + p["b1"])
-        return {"probabilities": tf.nn.softmax(tf.matmul(hidden, p["w2"]) + p["b2"])}
 
 
 def reference_of(start: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> ReferenceGradients:
@@ -287,57 +253,8 @@ def private_reference_of(start: dict[str, np.ndarray], x: np.ndarray, y: np.ndar
     return PrivateReference(clip=float(np.float32(np.median(norms))), norms=tuple(norms))
 
 
-def layers_of(model: bytes) -> list[tuple[list[int], int]]:
-    """Return (inputs, output) tensor indices of each operator, checking the order expected here."""
-    graph = schema.Model.GetRootAs(model, 0).Subgraphs(0)
-    operators = [graph.Operators(index) for index in range(graph.OperatorsLength())]
-    layers = [(one.InputsAsNumpy().tolist(), int(one.Outputs(0))) for one in operators]
-    if [len(inputs) for inputs, _ in layers] != [3, 3, 1]:
-        raise SystemExit(f"expected dense, dense, softmax and got {layers}")
-    return layers
-
-
-def templates_of(start: dict[str, np.ndarray], sample: np.ndarray) -> Templates:
-    """Convert both inference models and note where each parameter and activation sits."""
-    filled = {name: value + 0.01 for name, value in start.items()}
-    module = DeployedDigits(filled)
-    float_model = convert(module, ("infer",))
-    int8_model = convert(module, ("infer",), sample.astype(np.float32))
-    wide, narrow = layers_of(float_model)[:2], layers_of(int8_model)[:2]
-    factors = (1 / GREATEST_PIXEL, 1.0)
-
-    def weights(layers: list[tuple[list[int], int]]) -> tuple[WeightPlace, ...]:
-        return tuple(
-            WeightPlace(f"w{n}", inputs[1], transpose=True, factor=factor)
-            for n, ((inputs, _), factor) in enumerate(zip(layers, factors, strict=True), start=1)
-        )
-
-    return Templates(
-        name=NAME,
-        parameters=PARAMETERS,
-        input=INPUT,
-        float32=FloatTemplate(
-            model=float_model,
-            places=weights(wide)
-            + tuple(WeightPlace(f"b{n}", inputs[2]) for n, (inputs, _) in enumerate(wide, 1)),
-        ),
-        int8=Int8Template(
-            model=int8_model,
-            input_tensor=narrow[0][0][0],
-            weights=weights(narrow),
-            biases=tuple(
-                BiasPlace(f"b{n}", inputs[2], input_tensor=inputs[0], weight_tensor=inputs[1])
-                for n, (inputs, _) in enumerate(narrow, 1)
-            ),
-            activations=tuple(
-                ActivationPlace(mine, theirs) for (_, mine), (_, theirs) in zip(narrow, wide, strict=True)
-            ),
-        ),
-    )
-
-
 def main(folder: Path) -> None:
-    """Write the four files and print their sizes."""
+    """Write the three files and print their sizes."""
     folder.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     x, y = digits.data.astype(np.uint8), digits.target.astype(np.uint8)
@@ -360,7 +277,6 @@ def main(folder: Path) -> None:
         private=private_reference_of(start, x[reference_rows], y[reference_rows]),
     )
     (folder / "digits.task").write_bytes(encode_task(bundle))
-    (folder / "digits.templates").write_bytes(encode_templates(templates_of(start, x[public])))
     for path in sorted(folder.glob("digits*")):
         print(f"{path.stat().st_size:8,} {path.name}")
 

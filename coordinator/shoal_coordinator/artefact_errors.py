@@ -25,3 +25,7 @@ class MissingCalibrationError(ArtefactError):
 
 class StaleScalesError(ArtefactError):
     """Activation ranges measured with other weights than those to be quantised."""
+
+
+class UnsupportedGraphError(ArtefactError):
+    """An ``infer`` signature that no deployable file can be made of."""

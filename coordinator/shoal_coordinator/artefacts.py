@@ -1,24 +1,24 @@
 """Deployable float32 and int8 models from a flat weight vector, without TensorFlow.
 
-The numbers of a template's flatbuffer are overwritten in place: weights and biases, and for int8
-every scale and zero point that depends on them (affine quantisation as in the LiteRT 8-bit
-specification). Activation scales come from running the float model on public calibration examples;
-scales measured with other weights ruin the model and are refused.
+The templates come from the task file alone (``deployable``); filling them overwrites numbers in place.
+Activation scales come from running the float model on public calibration examples; scales measured with
+other weights ruin the model and are refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from shoal_codecs.wire.task import InputDescription, dimension, split_weights
+from shoal_codecs.wire.task import InputDescription, decode_task, dimension, split_weights
 from shoal_coordinator.artefact_errors import (
     InvalidTemplateError,
     MissingCalibrationError,
@@ -26,20 +26,16 @@ from shoal_coordinator.artefact_errors import (
     StaleScalesError,
     WeightLengthError,
 )
-from shoal_coordinator.artefact_templates import Templates
+from shoal_coordinator.deployable.patch import INT8_HIGH, INT8_LOW, Patch
+from shoal_coordinator.deployable.templates import Preparation, Templates, make_templates
 
 Weights = npt.NDArray[np.float32]
-_INT8_STEPS = 255
-_INT8_LOW = -128
-_WEIGHT_LIMIT = 127
-# Scales under this make the kernels' fixed-point multipliers underflow; a silent layer gets it.
-_SMALLEST_SCALE = 1e-8
 
 
 class ActivationRanges(msgspec.Struct, frozen=True):
-    """Least and greatest value of every activation, and the digest of the weights they belong to.
+    """Least and greatest value of every group of activations, and the digest of the weights they belong to.
 
-    ``ranges`` has one (minimum, maximum) for each entry of the int8 template's ``activations``.
+    ``ranges`` has one (minimum, maximum) for each entry of the int8 template's ``groups``.
     """
 
     weights_digest: bytes
@@ -51,13 +47,33 @@ class ActivationRanges(msgspec.Struct, frozen=True):
 class Artefacts:
     """Both deployable files of one model.
 
-    ``agreement`` is the share of calibration examples, 0 to 1, on which both give the same label.
+    ``agreement``, 0 to 1, of the two on the calibration examples: the share that gets the same label; for
+    a task of values 1 less the mean distance between them, in standard deviations of what float answers.
     """
 
     float32: bytes
     int8: bytes
     ranges: ActivationRanges
     agreement: float
+
+
+def templates_of_file(path: Path) -> Templates:
+    """Return the templates of the task file at ``path``; of the last file they are kept.
+
+    Raises:
+        InvalidTaskError, InvalidTemplateError, UnsupportedGraphError: none can be made of it.
+    """
+    try:
+        return _templates(path.read_bytes())
+    except OSError as error:
+        raise InvalidTemplateError(
+            f"cannot read the task {path} ({error.strerror}): mend the setting task"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _templates(task: bytes) -> Templates:
+    return make_templates(decode_task(task))
 
 
 def make_artefacts(templates: Templates, weights: Weights, calibration: npt.NDArray[Any]) -> Artefacts:
@@ -68,20 +84,22 @@ def make_artefacts(templates: Templates, weights: Weights, calibration: npt.NDAr
         MissingCalibrationError: no examples, or examples of another shape or range.
         InvalidTemplateError: a template the interpreter cannot load or that lacks a place.
     """
+    examples = _checked_calibration(templates.input, calibration)
     float_model = float_artefact(templates, weights)
-    ranges = measure_ranges(templates, weights, calibration)
+    ranges = measure_ranges(templates, weights, examples)
     int8_model = int8_artefact(templates, weights, ranges)
-    same = label_indices(float_model, calibration) == label_indices(int8_model, calibration)
-    return Artefacts(float_model, int8_model, ranges, float(np.mean(same)))
+    agreement = _agreement(
+        answers(float_model, examples), answers(int8_model, examples), labels=templates.labels
+    )
+    return Artefacts(float_model, int8_model, ranges, agreement)
 
 
 def float_artefact(templates: Templates, weights: Weights) -> bytes:
     """Return the float32 .tflite that holds ``weights`` (D,)."""
-    parts = _split(templates, weights)
-    patch = _Patch(templates.float32.model)
+    values = _values(templates, weights)
+    patch = Patch(templates.float32.model)
     for place in templates.float32.places:
-        values = parts[place.parameter] * np.float32(place.factor)
-        patch.set_values(place.tensor, values.T if place.transpose else values)
+        patch.set_values(place.tensor, values[place.source])
     return patch.finish()
 
 
@@ -89,21 +107,25 @@ def measure_ranges(templates: Templates, weights: Weights, calibration: npt.NDAr
     """Run the float model of ``weights`` on raw ``calibration`` examples and keep the extremes."""
     examples = _checked_calibration(templates.input, calibration)
     interpreter = _interpreter(float_artefact(templates, weights), preserve=True)
-    tensors = [place.float_tensor for place in templates.int8.activations]
-    low = np.zeros(len(tensors))
-    high = np.zeros(len(tensors))
+    groups = templates.int8.groups
+    extremes = np.zeros((len(groups), 2))
     entry = interpreter.get_input_details()[0]["index"]
     for example in examples:
         interpreter.set_tensor(entry, example[None])
         interpreter.invoke()
-        for position, tensor in enumerate(tensors):
-            values = interpreter.get_tensor(tensor)
-            low[position] = min(low[position], values.min())
-            high[position] = max(high[position], values.max())
+        for row, tensors in enumerate(groups):
+            for tensor in tensors:
+                values = interpreter.get_tensor(tensor)
+                extremes[row, 0] = min(extremes[row, 0], values.min())
+                extremes[row, 1] = max(extremes[row, 1], values.max())
+    about, own = templates.input, templates.int8.example_group
+    if own >= 0 and about.dtype == "uint8":
+        # Of whole numbers every one of the declared range may come; of floats those that did.
+        extremes[own] = min(extremes[own, 0], about.minimum), max(extremes[own, 1], about.maximum)
     return ActivationRanges(
         weights_digest=_digest(weights),
         examples=len(examples),
-        ranges=tuple(zip(low.tolist(), high.tolist(), strict=True)),
+        ranges=tuple((low, high) for low, high in extremes.tolist()),
     )
 
 
@@ -116,103 +138,56 @@ def int8_artefact(templates: Templates, weights: Weights, ranges: ActivationRang
     Raises:
         StaleScalesError: ``ranges`` were measured with other weights.
     """
-    parts = _split(templates, weights)
+    values = _values(templates, weights)
     template = templates.int8
-    if ranges.weights_digest != _digest(weights) or len(ranges.ranges) != len(template.activations):
+    if ranges.weights_digest != _digest(weights) or len(ranges.ranges) != len(template.groups):
         raise StaleScalesError(
             "the activation ranges are of other weights: measure them again with these weights"
         )
-    patch = _Patch(template.model)
-    about = templates.input
-    patch.set_activation(template.input_tensor, about.minimum, about.maximum)
-    for activation, (low, high) in zip(template.activations, ranges.ranges, strict=True):
-        patch.set_activation(activation.tensor, low, high)
-    for place in template.weights:
-        values = parts[place.parameter] * np.float32(place.factor)
-        patch.set_weights(place.tensor, values.T if place.transpose else values)
+    patch = Patch(template.model)
+    for tensor, group in template.activations:
+        patch.set_activation(tensor, *ranges.ranges[group])
+    for place in template.symmetric:
+        patch.set_symmetric(place.tensor, values[place.source])
+    for place in template.asymmetric:
+        patch.set_asymmetric(place.tensor, values[place.source])
+    for place in template.floats:
+        patch.set_values(place.tensor, values[place.source])
+    for row, table in template.rows:
+        patch.copy_scale(row, table)
     for bias in template.biases:
-        patch.set_bias(bias.tensor, parts[bias.parameter], bias.input_tensor, bias.weight_tensor)
+        patch.set_bias(bias.tensor, values[bias.source], bias.input_tensor, bias.weight_tensor)
     return patch.finish()
+
+
+def answers(model: bytes, examples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return what a deployable model answers, (n, ...), to raw examples (n, ...): probabilities or values."""
+    interpreter = _interpreter(model)
+    entry, leave = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    scale, zero = entry["quantization"]
+    raw = examples.astype(np.int32 if entry["dtype"] == np.int32 else np.float32)
+    if scale:
+        raw = np.clip(np.rint(raw / scale) + zero, INT8_LOW, INT8_HIGH).astype(np.int8)
+    found = np.empty((len(raw), *leave["shape"][1:]), np.float32)
+    for row, example in enumerate(raw):
+        interpreter.set_tensor(entry["index"], example[None])
+        interpreter.invoke()
+        found[row] = interpreter.get_tensor(leave["index"])[0]
+    scale, zero = leave["quantization"]
+    return (found - np.float32(zero)) * np.float32(scale) if scale else found
 
 
 def label_indices(model: bytes, examples: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Return the most probable label (n,) of each raw example (n, ...) under a deployable model."""
-    interpreter = _interpreter(model)
-    entry, leave = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    scale, zero = entry["quantization"]
-    raw = examples.astype(np.float32)
-    if scale:
-        raw = np.clip(np.rint(raw / scale) + zero, _INT8_LOW, 127).astype(np.int8)
-    labels = np.empty(len(raw), np.intp)
-    for row, example in enumerate(raw):
-        interpreter.set_tensor(entry["index"], example[None])
-        interpreter.invoke()
-        labels[row] = np.argmax(interpreter.get_tensor(leave["index"]))
+    labels: npt.NDArray[np.intp] = answers(model, examples).argmax(axis=-1)
     return labels
 
 
-class _Patch:
-    """A private copy of a flatbuffer whose vectors are overwritten in place."""
-
-    def __init__(self, model: bytes) -> None:
-        self._data = bytearray(model)
-        self._model = schema.Model.GetRootAs(self._data, 0)
-        self._graph = self._model.Subgraphs(0)
-
-    def set_values(self, tensor: int, values: npt.NDArray[Any]) -> None:
-        """Write ``values``, already of the tensor's dtype, into the tensor's buffer."""
-        target = self._tensor(tensor)
-        raw = self._model.Buffers(target.Buffer()).DataAsNumpy()
-        fresh = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
-        if isinstance(raw, int) or raw.shape != fresh.shape:
-            raise InvalidTemplateError(
-                f"tensor {tensor} of the template has no room for its weights: author it again"
-            )
-        raw[:] = fresh
-
-    def set_activation(self, tensor: int, low: float, high: float) -> None:
-        """Set scale and zero point so that int8 covers low to high, zero included exactly."""
-        low, high = min(low, 0.0), max(high, 0.0)
-        scale = max((high - low) / _INT8_STEPS, _SMALLEST_SCALE)
-        zero = int(np.clip(np.rint(_INT8_LOW - low / scale), _INT8_LOW, 127))
-        self._scales(tensor)[:] = scale
-        self._tensor(tensor).Quantization().ZeroPointAsNumpy()[:] = zero
-
-    def set_weights(self, tensor: int, values: Weights) -> None:
-        """Quantise ``values`` symmetrically, per tensor or per channel as the template has it."""
-        scales = self._scales(tensor)
-        axis = self._tensor(tensor).Quantization().QuantizedDimension()
-        across: tuple[int, ...] | None = None
-        if len(scales) > 1:
-            across = tuple(one for one in range(values.ndim) if one != axis)
-        greatest = np.abs(values).max(axis=across, keepdims=True)
-        step = np.maximum(greatest / _WEIGHT_LIMIT, _SMALLEST_SCALE).astype(np.float32)
-        scales[:] = step.reshape(-1)
-        quantised = np.clip(np.rint(values / step), -_WEIGHT_LIMIT, _WEIGHT_LIMIT)
-        self.set_values(tensor, quantised.astype(np.int8))
-
-    def set_bias(self, tensor: int, values: Weights, input_tensor: int, weight_tensor: int) -> None:
-        """Quantise a bias to int32 at the scales its layer now has."""
-        step = self._scales(input_tensor) * self._scales(weight_tensor)
-        self._scales(tensor)[:] = step
-        limits = np.iinfo(np.int32)
-        quantised = np.clip(np.rint(values / step.astype(np.float64)), limits.min, limits.max)
-        self.set_values(tensor, quantised.astype(np.int32))
-
-    def finish(self) -> bytes:
-        return bytes(self._data)
-
-    def _tensor(self, index: int) -> Any:
-        if not 0 <= index < self._graph.TensorsLength():
-            raise InvalidTemplateError(f"the template has no tensor {index}: author it again")
-        return self._graph.Tensors(index)
-
-    def _scales(self, tensor: int) -> npt.NDArray[np.float32]:
-        quantisation = self._tensor(tensor).Quantization()
-        scales: Any = None if quantisation is None else quantisation.ScaleAsNumpy()
-        if not isinstance(scales, np.ndarray) or quantisation.ZeroPointIsNone():
-            raise InvalidTemplateError(f"tensor {tensor} of the template has no scale: author it again")
-        return scales
+def _agreement(wide: npt.NDArray[np.float32], narrow: npt.NDArray[np.float32], *, labels: bool) -> float:
+    if labels:
+        return float(np.mean(wide.argmax(axis=-1) == narrow.argmax(axis=-1)))
+    spread = max(float(wide.std()), float(np.finfo(np.float32).tiny))
+    return max(0.0, 1.0 - float(np.abs(wide - narrow).mean()) / spread)
 
 
 def _interpreter(model: bytes, *, preserve: bool = False) -> Any:
@@ -231,7 +206,8 @@ def _interpreter(model: bytes, *, preserve: bool = False) -> Any:
     return interpreter
 
 
-def _split(templates: Templates, weights: Weights) -> dict[str, Weights]:
+def _values(templates: Templates, weights: Weights) -> dict[str, Weights]:
+    """Return the value of every source: parameters, what the preparation makes of them, constants."""
     expected = dimension(templates.parameters)
     if weights.shape != (expected,):
         raise WeightLengthError(
@@ -240,10 +216,25 @@ def _split(templates: Templates, weights: Weights) -> dict[str, Weights]:
         )
     if not np.isfinite(weights).all():
         raise NonFiniteWeightsError("the weights hold NaN or infinity: release an earlier version")
-    return split_weights(weights.astype(np.float32, copy=False), templates.parameters)
+    values = split_weights(weights.astype(np.float32, copy=False), templates.parameters)
+    if templates.preparation is not None:
+        values |= _prepared(templates.preparation, values)
+    return values | templates.constants
 
 
-def _checked_calibration(about: InputDescription, examples: npt.NDArray[Any]) -> Weights:
+def _prepared(preparation: Preparation, values: dict[str, Weights]) -> dict[str, Weights]:
+    interpreter = _interpreter(preparation.model)
+    for detail, name in zip(interpreter.get_input_details(), preparation.inputs, strict=True):
+        interpreter.set_tensor(detail["index"], values[name])
+    interpreter.invoke()
+    details = interpreter.get_output_details()
+    return {
+        name: interpreter.get_tensor(detail["index"])
+        for name, detail in zip(preparation.outputs, details, strict=True)
+    }
+
+
+def _checked_calibration(about: InputDescription, examples: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if examples.shape[1:] != about.shape or not len(examples):
         raise MissingCalibrationError(
             f"calibration examples of shape {examples.shape}: give at least one example of shape "
@@ -253,7 +244,7 @@ def _checked_calibration(about: InputDescription, examples: npt.NDArray[Any]) ->
         raise MissingCalibrationError(
             f"calibration examples outside {about.minimum:g} to {about.maximum:g}: give raw examples"
         )
-    return examples.astype(np.float32)
+    return examples.astype(np.int32 if about.dtype == "int32" else np.float32)
 
 
 def _digest(weights: Weights) -> bytes:

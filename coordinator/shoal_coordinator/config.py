@@ -132,8 +132,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """The coordinator's fleet, folder, broker, task and rules.
 
     ``folder`` holds ``identity.key``, ``publisher.key``, ``authority.pub`` and ``roster.bin``; the
-    store lies in ``data_dir``, ``data`` inside the folder unless set. ``task``, ``templates`` and
-    ``calibration`` are files; empty means the digits that come with Shoal. ``initial_seed`` draws
+    store lies in ``data_dir``, ``data`` inside the folder unless set. ``task`` and ``calibration`` are
+    files; an empty task means the digits that come with Shoal. ``initial_seed`` draws
     version 0. ``heartbeat_s`` is what the devices were told: three missed ones mean offline. An empty
     ``prefix`` is ``shoal/{fleet}``.
     """
@@ -144,7 +144,6 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     data_dir: str = ""
     prefix: str = ""
     task: str = ""
-    templates: str = ""
     calibration: str = ""
     initial_seed: Count = 1
     heartbeat_s: Period = 60.0
@@ -171,14 +170,11 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         return Path(self.task) if self.task else shipped("digits.task")
 
     @property
-    def templates_path(self) -> Path:
-        """The inference templates of the task."""
-        return Path(self.templates) if self.templates else shipped("digits.templates")
-
-    @property
-    def calibration_path(self) -> Path:
-        """Public examples from which the int8 artefact's ranges are measured."""
-        return Path(self.calibration) if self.calibration else shipped("digits_calibration.npz")
+    def calibration_path(self) -> Path | None:
+        """Public examples from which the int8 artefact's ranges are measured; None where there are none."""
+        if self.calibration:
+            return Path(self.calibration)
+        return None if self.task else shipped("digits_calibration.npz")
 
 
 def shipped(name: str) -> Path:

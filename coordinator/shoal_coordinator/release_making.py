@@ -21,13 +21,13 @@ DAY_MS = 86_400_000
 class Recipe:
     """What all releases of a task have in common.
 
-    ``templates_path`` and ``calibration_path`` are files (the latter an .npz with raw public examples x);
+    ``task_path`` is the task file, ``calibration_path`` an .npz with raw public examples x, None for none;
     ``hardware`` names the architectures, none for all; ``valid_days`` until a release expires.
     """
 
     fleet: str
-    templates_path: Path
-    calibration_path: Path
+    task_path: Path
+    calibration_path: Path | None
     gate: HealthGate = field(default_factory=HealthGate)
     hardware: tuple[str, ...] = ()
     valid_days: float = 30.0
@@ -47,8 +47,9 @@ async def make_release(
     """Make the int8 artefact of ``version``, keep it in ``store``; return manifest, its bytes and signature.
 
     Raises:
-        CalibrationFileError, InvalidTemplateError, MissingCalibrationError: a file that cannot be used.
-        WeightLengthError, NonFiniteWeightsError: a version that is no model of the templates' task.
+        CalibrationFileError, MissingCalibrationError: examples that are not there or cannot be used.
+        InvalidTaskError, InvalidTemplateError, UnsupportedGraphError: a task no artefact can be made of.
+        WeightLengthError, NonFiniteWeightsError: a version that is no model of this task.
         PrunedVersionError: the version's vector is no longer kept.
         BlobStorageError: the vector is damaged, or there is no room for the artefact.
     """
@@ -83,17 +84,18 @@ async def make_release(
 
 def _int8(recipe: Recipe, weights: npt.NDArray[np.float32]) -> bytes:
     # The interpreter is heavy: a coordinator that releases nothing does without.
-    from shoal_coordinator.artefact_templates import decode_templates  # noqa: PLC0415
-    from shoal_coordinator.artefacts import make_artefacts  # noqa: PLC0415
+    from shoal_coordinator.artefacts import make_artefacts, templates_of_file  # noqa: PLC0415
 
-    try:
-        templates = decode_templates(recipe.templates_path.read_bytes())
-    except OSError as error:
-        raise CalibrationFileError(f"cannot read {error.filename}: {error.strerror}") from error
-    return make_artefacts(templates, weights, _calibration(recipe.calibration_path)).int8
+    calibration = _calibration(recipe.calibration_path)
+    return make_artefacts(templates_of_file(recipe.task_path), weights, calibration).int8
 
 
-def _calibration(path: Path) -> npt.NDArray[Any]:
+def _calibration(path: Path | None) -> npt.NDArray[Any]:
+    if path is None:
+        raise CalibrationFileError(
+            "this task has no calibration examples: save about a hundred public ones with "
+            "numpy.savez(FILE, x=...) and name the file in the coordinator's settings (calibration)"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             examples: npt.NDArray[Any] = archive["x"]

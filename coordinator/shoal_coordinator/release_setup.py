@@ -85,7 +85,7 @@ def recipe_of(settings: CoordinatorSettings) -> Recipe:
     )
     return Recipe(
         fleet=settings.fleet,
-        templates_path=settings.templates_path,
+        task_path=settings.task_path,
         calibration_path=settings.calibration_path,
         gate=gate,
         valid_days=said.valid_days,

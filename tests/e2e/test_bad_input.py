@@ -27,7 +27,7 @@ from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_codecs.wire.report import share_context
 from shoal_codecs.wire.single import Prekey
 from shoal_codecs.wire.task import decode_task, encode_task
-from shoal_coordinator.artefact_templates import decode_templates
+from shoal_coordinator.artefacts import templates_of_file
 from shoal_coordinator.config import shipped
 from shoal_coordinator.demo.fleet import FLEET, DemoFleet
 from shoal_coordinator.demo.state import DemoOptions
@@ -475,7 +475,7 @@ async def test_nothing_was_lost_in_all_this(fleet: LiveFleet) -> None:
 async def test_a_model_without_signatures_and_weights_that_are_not_finite(tmp_path: Path) -> None:
     """One small fleet, its coordinator started three times: each time the devices say what is wrong."""
     task = decode_task(shipped("digits.task").read_bytes())
-    templates = decode_templates(shipped("digits.templates").read_bytes())
+    templates = templates_of_file(shipped("digits.task"))
     unsigned = msgspec.structs.replace(task, trainable=templates.float32.model)
     (tmp_path / "unsigned.task").write_bytes(encode_task(unsigned))
 

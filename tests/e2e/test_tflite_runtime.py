@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from shoal_codecs.wire.task import decode_task
-from shoal_coordinator.artefact_templates import decode_templates
-from shoal_coordinator.artefacts import make_artefacts
+from shoal_coordinator.artefacts import make_artefacts, templates_of_file
 from shoal_edge.data import load_shard, split_held_out
 from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
@@ -75,7 +74,7 @@ def test_it_trains_and_predicts_as_well(python: Path, tmp_path: Path) -> None:
         train.x, train.y, FitOptions(epochs=40, learning_rate=0.2, batch_size=16), np.random.default_rng(1)
     )
     with np.load(DATA / "digits_calibration.npz") as calibration:
-        templates = decode_templates((DATA / "digits.templates").read_bytes())
+        templates = templates_of_file(DATA / "digits.task")
         artefact = tmp_path / "int8.tflite"
         artefact.write_bytes(make_artefacts(templates, trainer.get_weights(), calibration["x"]).int8)
     paths = os.pathsep.join(str(ROOT / folder) for folder in ("codecs", "edge"))

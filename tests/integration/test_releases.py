@@ -262,11 +262,10 @@ def models() -> tuple[bytes, bytes, bytes]:
     """Int8 files of the untrained, half-trained and trained model."""
     import numpy as np  # noqa: PLC0415 - only here
 
-    from shoal_coordinator.artefact_templates import decode_templates  # noqa: PLC0415
-    from shoal_coordinator.artefacts import make_artefacts  # noqa: PLC0415
+    from shoal_coordinator.artefacts import make_artefacts, templates_of_file  # noqa: PLC0415
     from shoal_coordinator.config import shipped  # noqa: PLC0415
 
-    templates = decode_templates(shipped("digits.templates").read_bytes())
+    templates = templates_of_file(shipped("digits.task"))
     with np.load(shipped("digits_calibration.npz")) as archive:
         calibration = archive["x"]
     files = [make_artefacts(templates, vector, calibration).int8 for vector in trained_versions()]

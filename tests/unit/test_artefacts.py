@@ -1,6 +1,8 @@
 """Deployable models without TensorFlow: as good as the weights they were made from."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,11 +18,6 @@ from shoal_coordinator.artefact_errors import (
     StaleScalesError,
     WeightLengthError,
 )
-from shoal_coordinator.artefact_templates import (
-    Templates,
-    decode_templates,
-    encode_templates,
-)
 from shoal_coordinator.artefacts import (
     Artefacts,
     float_artefact,
@@ -28,7 +25,9 @@ from shoal_coordinator.artefacts import (
     label_indices,
     make_artefacts,
     measure_ranges,
+    templates_of_file,
 )
+from shoal_coordinator.deployable.templates import Templates
 from shoal_edge.data import load_shard, split_held_out
 from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.errors import (
@@ -42,7 +41,7 @@ from shoal_edge.trainers.litert import LiteRtTrainer
 
 DATA = Path(shoal_coordinator.__file__).parent / "demo" / "data"
 DIGITS = decode_task((DATA / "digits.task").read_bytes())
-TEMPLATES = decode_templates((DATA / "digits.templates").read_bytes())
+TEMPLATES = templates_of_file(DATA / "digits.task")
 FIELD = load_shard(DATA / "digits.npz", DIGITS.input, 10)
 TRAIN, HELD_OUT = split_held_out(FIELD)
 CALIBRATION = load_shard(DATA / "digits_calibration.npz", DIGITS.input, 10).x
@@ -175,37 +174,18 @@ def test_weights_of_another_length_are_refused(weights: npt.NDArray[np.float32])
         float_artefact(TEMPLATES, weights[:-1])
 
 
-def test_templates_survive_the_way_through_bytes() -> None:
-    assert encode_templates(TEMPLATES) == (DATA / "digits.templates").read_bytes()
-    assert TEMPLATES.parameters == DIGITS.parameters
+def changed(**fields: Any) -> Templates:
+    return dataclasses.replace(TEMPLATES, **fields)
 
 
-def changed(**fields: object) -> Templates:
-    return msgspec.structs.replace(TEMPLATES, **fields)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        changed(format=2),
-        changed(parameters=TEMPLATES.parameters[:2]),
-        changed(float32=msgspec.structs.replace(TEMPLATES.float32, model=b"nothing")),
-        changed(int8=msgspec.structs.replace(TEMPLATES.int8, biases=())),
-    ],
-)
-def test_templates_that_contradict_themselves_are_refused(bad: Templates) -> None:
+def test_a_task_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidTemplateError):
-        encode_templates(bad)
-
-
-def test_a_template_file_of_noise_is_refused() -> None:
-    with pytest.raises(InvalidTemplateError):
-        decode_templates((DATA / "digits.task").read_bytes())
+        templates_of_file(tmp_path / "absent.task")
 
 
 def misplaced(tensor: int) -> Templates:
-    places = tuple(msgspec.structs.replace(place, tensor=tensor) for place in TEMPLATES.float32.places)
-    return changed(float32=msgspec.structs.replace(TEMPLATES.float32, places=places))
+    places = tuple(dataclasses.replace(place, tensor=tensor) for place in TEMPLATES.float32.places)
+    return changed(float32=dataclasses.replace(TEMPLATES.float32, places=places))
 
 
 @pytest.mark.parametrize("tensor", [0, 1, -1, 99])
@@ -215,7 +195,7 @@ def test_a_place_that_does_not_fit_is_refused(weights: npt.NDArray[np.float32], 
 
 
 def test_a_scale_the_template_lacks_is_refused(weights: npt.NDArray[np.float32]) -> None:
-    unscaled = changed(int8=msgspec.structs.replace(TEMPLATES.int8, model=TEMPLATES.float32.model))
+    unscaled = changed(int8=dataclasses.replace(TEMPLATES.int8, model=TEMPLATES.float32.model))
     ranges = measure_ranges(TEMPLATES, weights, CALIBRATION)
     with pytest.raises(InvalidTemplateError):
         int8_artefact(unscaled, weights, ranges)

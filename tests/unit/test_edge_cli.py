@@ -10,8 +10,7 @@ from edge_parts import DEMO_DATA, FLEET, TASK_BYTES, TASK_REF, base_vector, enro
 from shoal_codecs.ota.manifest import Artefact, Manifest, Provenance, sign_manifest
 from shoal_codecs.settings import SettingsError
 from shoal_codecs.wire.blob import describe
-from shoal_coordinator.artefact_templates import decode_templates
-from shoal_coordinator.artefacts import float_artefact
+from shoal_coordinator.artefacts import float_artefact, templates_of_file
 from shoal_edge.cli import main
 from shoal_edge.config import EdgeSettings, load_edge_settings
 from shoal_edge.predict import predict
@@ -28,7 +27,7 @@ def home(folder: Path, settings: str = "") -> Path:
 def deploy(folder: Path) -> None:
     """Install a release as the updater does."""
     fleet = make_fleet()
-    data = float_artefact(decode_templates((DEMO_DATA / "digits.templates").read_bytes()), base_vector())
+    data = float_artefact(templates_of_file(DEMO_DATA / "digits.task"), base_vector())
     source = folder / "artefact"
     source.write_bytes(data)
     artefact = Artefact("float32", describe(data))

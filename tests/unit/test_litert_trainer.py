@@ -22,7 +22,7 @@ from shoal_codecs.wire.task import (
     split_weights,
 )
 from shoal_codecs.wire.task_check import GRADIENT_FOLD
-from shoal_coordinator.artefact_templates import decode_templates
+from shoal_coordinator.artefacts import templates_of_file
 from shoal_edge.data import Examples, load_shard
 from shoal_edge.trainers import baseline, runtime
 from shoal_edge.trainers.base import EvaluationCounts, FitOptions, Trainer
@@ -252,7 +252,7 @@ def test_data_of_another_task_is_refused(
 
 
 def test_a_model_without_the_signatures_cannot_be_trained() -> None:
-    templates = decode_templates((DATA / "digits.templates").read_bytes())
+    templates = templates_of_file(DATA / "digits.task")
     with pytest.raises(MissingSignatureError, match="train, evaluate, get_weights, set_weights"):
         LiteRtTrainer(changed(trainable=templates.float32.model))
 

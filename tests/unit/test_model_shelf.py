@@ -209,7 +209,7 @@ async def test_files_of_old_versions_go_and_released_ones_stay(bench: Bench) -> 
 async def test_a_version_that_is_gone_is_not_released(bench: Bench, tmp_path: Path) -> None:
     await bench.grow(6)
     await Pruner(bench.store, bench.publisher, kept=2).prune(5, bench.shelf.first_step)
-    recipe = Recipe(fleet="f", templates_path=tmp_path / "none", calibration_path=tmp_path / "none")
+    recipe = Recipe(fleet="f", task_path=tmp_path / "none", calibration_path=tmp_path / "none")
     publisher = Identity("publisher", b"p" * 32)
     for number, error in ((1, PrunedVersionError), (5, CalibrationFileError)):
         with pytest.raises(error):

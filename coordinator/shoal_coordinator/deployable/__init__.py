@@ -1,0 +1,1 @@
+"""Inference models out of a task's own ``infer`` signature, by numpy and flatbuffers alone."""

@@ -1,0 +1,190 @@
+"""A task's ``infer`` signature as one graph: one example and the parameters in, the answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from shoal_codecs.wire.task import Parameter, TaskBundle
+from shoal_coordinator.artefact_errors import InvalidTemplateError, UnsupportedGraphError
+from shoal_coordinator.deployable.graph import (
+    DTYPES,
+    FLOAT32,
+    Graph,
+    Tensor,
+    constant,
+    parse,
+    read_subgraph,
+    write,
+)
+
+_SHAPE_KINDS = frozenset({"SHAPE", "RANK"})
+_STATE_KINDS = frozenset({"CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE"})
+
+
+@dataclass
+class Inference:
+    """The graph of ``infer`` for one example.
+
+    ``parameters`` are the tensors that hold the task's parameters, by name; ``example`` is the raw example.
+    What depends on no example is computed once for each set of weights, by ``made``'s operators.
+    """
+
+    graph: Graph
+    example: Tensor
+    parameters: dict[str, Tensor]
+
+    def fixed(self) -> set[Tensor]:
+        """Return the tensors that depend on constants alone."""
+        return _reach(self.graph, (self.example, *self.parameters.values()))[1]
+
+    def of_example(self, *more: Tensor) -> set[Tensor]:
+        """Return the tensors that depend on the example, or on a tensor of ``more``."""
+        return _reach(self.graph, (self.example, *more))[0]
+
+
+def inference_of(bundle: TaskBundle) -> Inference:
+    """Return the inference graph of ``bundle``, every shape known, nothing left to compute of constants.
+
+    Raises:
+        InvalidTemplateError: the trainable model cannot be read or lacks ``infer``.
+        UnsupportedGraphError: ``infer`` has loops, operators that are no builtins, or no fixed shape.
+    """
+    tree = parse(bundle.trainable)
+    graph = read_subgraph(tree, _signature(tree, "infer").subgraphIndex)
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise UnsupportedGraphError(
+            f"infer has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs: give it x and one answer"
+        )
+    example = graph.inputs[0]
+    example.shape, example.name = (1, *bundle.input.shape), "x"
+    graph.outputs[0].name = _signature(tree, "infer").outputs[0].name.decode()
+    parameters = _bind_variables(tree, graph, bundle.parameters)
+    found = Inference(graph, example, parameters)
+    _learn_shapes(found)
+    fold_constants(found)
+    return found
+
+
+def _signature(tree: Any, name: str) -> Any:
+    for one in tree.signatureDefs or []:
+        if one.signatureKey == name.encode():
+            return one
+    raise InvalidTemplateError(f"the trainable model has no signature {name}: author the task again")
+
+
+def _bind_variables(tree: Any, graph: Graph, parameters: Iterable[Parameter]) -> dict[str, Tensor]:
+    """Replace what ``graph`` reads of variables: by parameters, and other variables by their first value."""
+    handles = {one.output: one.options.sharedName for one in graph.operators if one.kind == "VAR_HANDLE"}
+    names = _names_of_variables(tree)
+    first = _first_values(tree, graph)
+    bound = {one.name: Tensor(one.shape, FLOAT32, one.name) for one in parameters}
+    for operator in graph.operators:
+        if operator.kind != "READ_VARIABLE":
+            continue
+        handle = operator.inputs[0]
+        variable = handles[handle] if handle is not None else b""
+        name = names.get(variable, "")
+        if name in bound:
+            graph.replace_uses(operator.output, bound[name])
+        elif variable in first:
+            graph.replace_uses(operator.output, first[variable])
+        else:
+            raise UnsupportedGraphError(
+                f"infer reads the variable {variable.decode(errors='replace')}, no parameter and without "
+                "a first value: make it a parameter"
+            )
+    graph.operators = [one for one in graph.operators if one.kind not in _STATE_KINDS]
+    return bound
+
+
+def _names_of_variables(tree: Any) -> dict[bytes, str]:
+    """Return the parameter that ``set_weights`` assigns to each variable."""
+    signature = _signature(tree, "set_weights")
+    setter = read_subgraph(tree, signature.subgraphIndex)
+    told = tree.subgraphs[signature.subgraphIndex]
+    position = {int(index): place for place, index in enumerate(told.inputs)}
+    name_of = {setter.inputs[position[one.tensorIndex]]: one.name.decode() for one in signature.inputs}
+    return {variable: name_of[value] for variable, value in _assigned(setter) if value in name_of}
+
+
+def _first_values(tree: Any, graph: Graph) -> dict[bytes, Tensor]:
+    values: dict[bytes, Tensor] = {}
+    for operator in graph.operators:
+        if operator.kind == "CALL_ONCE":
+            start = read_subgraph(tree, operator.options.initSubgraphIndex)
+            values.update((name, value) for name, value in _assigned(start) if value.data is not None)
+    return values
+
+
+def _assigned(graph: Graph) -> list[tuple[bytes, Tensor]]:
+    handles = {one.output: one.options.sharedName for one in graph.operators if one.kind == "VAR_HANDLE"}
+    return [
+        (handles[one.inputs[0]], one.inputs[1])
+        for one in graph.operators
+        if one.kind == "ASSIGN_VARIABLE" and one.inputs[0] is not None and one.inputs[1] is not None
+    ]
+
+
+def _learn_shapes(found: Inference) -> None:
+    """Run the graph once and keep every tensor's shape; shapes of tensors become constants."""
+    graph = found.graph
+    trial = Graph([found.example, *found.parameters.values()], graph.outputs, graph.operators)
+    values = run(trial, [], keep_all=True)
+    for tensor, value in values.items():
+        tensor.shape = value.shape
+    for operator in [one for one in graph.operators if one.kind in _SHAPE_KINDS]:
+        graph.replace_uses(operator.output, constant(values[operator.output]))
+        graph.operators.remove(operator)
+
+
+def fold_constants(found: Inference) -> None:
+    """Compute once what depends on constants alone, and drop what no answer depends on."""
+    graph, fixed = found.graph, found.fixed()
+    used = {one for operator in graph.operators for one in operator.inputs if operator.output not in fixed}
+    folded = [one for operator in graph.operators for one in operator.outputs if one in fixed and one in used]
+    if folded:
+        trial = Graph([], folded, [one for one in graph.operators if one.output in fixed])
+        for tensor, value in run(trial, []).items():
+            graph.replace_uses(tensor, constant(value))
+    graph.drop_unused()
+
+
+def run(graph: Graph, values: list[Any], *, keep_all: bool = False) -> dict[Tensor, Any]:
+    """Run ``graph`` on ``values``, zeros where it has none; return its outputs, or every tensor's value.
+
+    Raises:
+        UnsupportedGraphError: the interpreter cannot run it.
+    """
+    data, order = write(graph, "run")
+    try:
+        interpreter = Interpreter(
+            model_content=data,
+            num_threads=1,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_preserve_all_tensors=keep_all,
+        )
+        interpreter.allocate_tensors()
+        for place, tensor in enumerate(graph.inputs):
+            value = values[place] if values else np.zeros(tensor.shape, DTYPES[tensor.dtype])
+            interpreter.set_tensor(order[tensor], value)
+        interpreter.invoke()
+        wanted = [one for one in order if one.data is None] if keep_all else graph.outputs
+        return {one: np.array(interpreter.get_tensor(order[one])) for one in wanted}
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UnsupportedGraphError(
+            f"infer does not run on one example ({error}): author the task with a batch of any size"
+        ) from error
+
+
+def _reach(graph: Graph, roots: Iterable[Tensor]) -> tuple[set[Tensor], set[Tensor]]:
+    """Return the tensors that depend on ``roots``, and the others that operators make."""
+    reached, others = set(roots), set[Tensor]()
+    for operator in graph.operators:
+        hit = any(one in reached for one in operator.inputs)
+        (reached if hit else others).update(operator.outputs)
+    return reached, others
