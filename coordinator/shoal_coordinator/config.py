@@ -63,7 +63,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Zero ``epochs``, ``learning_rate``, ``batch_size``, ``mu``, ``clip_norm``, ``kept_share`` and
     ``weight_cap`` take the task's own, a zero ``server_learning_rate`` the algorithm's. ``mu`` pulls devices
     back to the base (FedProx). ``example_clip`` and ``example_noise`` make devices train by DP-SGD. ``local``
-    names the parameters that stay on each device; empty: the task's, ``["none"]``: none.
+    names the parameters that stay on each device; empty: the task's, ``["none"]``: none. With ``ditto`` over
+    0 each device trains a model of its own beside, pulled to the fleet's that strongly.
     """
 
     mode: Literal["hubs", "single", "plain"] = "hubs"
@@ -85,6 +86,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     example_clip: NotNegative = 0.0
     example_noise: NotNegative = 0.0
     local: tuple[str, ...] = ()
+    ditto: NotNegative = 0.0
     minimum: AtLeastOne = 3
     floor_share: Share = 0.8
     norm_check: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0

@@ -29,7 +29,7 @@ from shoal_coordinator.commands import (
 from shoal_coordinator.device_words import check_counts, check_model, check_round, is_present
 from shoal_coordinator.hub_desk import HubDesk, HubWord
 from shoal_coordinator.inbox import Inbox
-from shoal_coordinator.ledger import totals
+from shoal_coordinator.ledger import personal_accuracy, totals
 from shoal_coordinator.organs import Organs
 from shoal_coordinator.round_errors import NothingToSkipError, ReleasesUnavailableError, RoundError
 from shoal_coordinator.round_parts import Outcome, RunnerParts
@@ -228,16 +228,19 @@ class CoordinatorService:
             organs.fleet.took_part(outcome.members)
             await organs.privacy.book.took_part(outcome.plan_hash, outcome.members)
             examples, accuracy, loss = totals(outcome)
+            personal, own_accuracy = personal_accuracy(outcome)
             organs.announcer.event(
                 "round.committed",
                 f"round {outcome.round} made version {version.number} of {len(outcome.members)} devices"
                 # Under noise nobody evaluates in clear.
-                + (f", accuracy {accuracy:.3f}" if examples else ""),
+                + (f", accuracy {accuracy:.3f}" if examples else "")
+                + (f", {own_accuracy:.3f} with {personal} models of their own" if personal else ""),
                 round=outcome.round,
                 version=version.number,
                 devices=len(outcome.members),
                 examples=examples,
                 accuracy=accuracy,
+                **({"personal_accuracy": own_accuracy, "personal_devices": personal} if personal else {}),
                 loss=loss,
                 seconds=outcome.seconds,
             )
@@ -351,7 +354,8 @@ class CoordinatorService:
         candidate = organs.models.candidate
         if candidate is not None and message.model_id == candidate.model_id:
             organs.traffic.evaluated(message.sender, message.sent, message.received)
-            counts = on.Evaluation(message.examples, message.correct, message.loss_sum)
+            own = message.personal[0] if message.personal else None
+            counts = on.Evaluation(message.examples, message.correct, message.loss_sum, own)
             await self.runner.feed(on.DeviceEvaluated(message.sender, counts))
 
     async def _command(self, message: wire.OperatorCommand) -> None:

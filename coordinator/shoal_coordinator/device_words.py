@@ -38,8 +38,11 @@ def check_counts(message: Evaluated) -> None:
     Raises:
         InvalidCountsError: more hits than examples, negative counts or bytes, a loss that is no number.
     """
+    personal = message.personal or (0, 0.0)
     sound = (
         0 <= message.correct <= message.examples <= MOST_EXAMPLES
+        and 0 <= personal[0] <= message.examples
+        and math.isfinite(personal[1])
         and math.isfinite(message.loss_sum)
         and message.sent >= 0
         and message.received >= 0

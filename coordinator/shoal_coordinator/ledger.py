@@ -199,3 +199,11 @@ def totals(outcome: Outcome) -> tuple[int, float, float]:
     loss = sum(one.loss_sum for one in found) / examples
     correct = sum(one.correct for one in found)
     return examples, correct / examples, loss if isfinite(loss) else 0.0
+
+
+def personal_accuracy(outcome: Outcome) -> tuple[int, float]:
+    """Return how many devices told of a model of their own, and those models' accuracy on their examples."""
+    found = [one for one in outcome.evaluations.values() if one.personal_correct is not None]
+    examples = sum(one.examples for one in found)
+    correct = sum(one.personal_correct or 0 for one in found)
+    return len(found), correct / examples if examples else 0.0

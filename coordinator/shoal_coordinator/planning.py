@@ -51,8 +51,8 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``dropout_share`` of it vanish; shares are taken for ``shares_ms``, and ``unmask_ms`` of the window are
     left to take masks off. ``privacy`` are the terms of every round, None for rounds without noise.
     ``example_clip`` and ``example_noise`` are DP-SGD on the devices, 0 for plain training. ``local`` names
-    the parameters that stay on each device. ``algorithm`` is the coordinator's, and ``mu``, ``even_steps``
-    and ``tells`` what it asks of devices.
+    the parameters that stay on each device, ``ditto`` is the pull of models of their own to the fleet's.
+    ``algorithm`` is the coordinator's, and ``mu``, ``even_steps`` and ``tells`` what it asks of devices.
     """
 
     fleet: str
@@ -73,6 +73,7 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     mu: float = 0.0
     even_steps: float = 0.0
     tells: tuple[Tell, ...] = ()
+    ditto: float = 0.0
     minimum: int = 3
     floor_share: float = 0.8
     norm_check: float = 0.0
@@ -163,6 +164,7 @@ def make_plan(
                 correction=correction,
                 even_steps=settings.even_steps,
                 tells=settings.tells,
+                ditto=settings.ditto,
             ),
             n_min=floor,
             n_max=size,

@@ -49,11 +49,12 @@ class RoundTimings:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One device's counts on its held-out examples."""
+    """One device's counts on its held-out examples; ``personal_correct`` of a model of its own, or None."""
 
     examples: int
     correct: int
     loss_sum: float
+    personal_correct: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

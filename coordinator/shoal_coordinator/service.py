@@ -207,6 +207,7 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         batch_size=rounds.batch_size or task.batch_size,
         example_clip=rounds.example_clip,
         example_noise=rounds.example_noise,
+        ditto=rounds.ditto,
         local=() if rounds.local == SHARE_ALL else rounds.local or bundle.local,
         algorithm=algorithm.name,
         mu=rounds.mu or task.mu,
@@ -238,6 +239,12 @@ def _check_example_privacy(rounds: RoundSettings, bundle: TaskBundle) -> None:
         raise InvalidRoundPlanError(
             f"task {bundle.name} cannot train with example_noise: author it with train_private, or set "
             "example_clip and example_noise to 0"
+        )
+    lacking = sorted({"mu", "correction"} - set(bundle.abilities)) if rounds.ditto else []
+    if lacking:
+        raise InvalidRoundPlanError(
+            f"task {bundle.name} has no {' and no '.join(lacking)}, which Ditto needs: author it with them, "
+            "or set ditto to 0"
         )
 
 

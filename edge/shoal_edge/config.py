@@ -9,6 +9,7 @@ import msgspec
 from shoal_codecs.settings import (
     AtLeastOne,
     Count,
+    NotNegative,
     PartialShare,
     Period,
     Seconds,
@@ -53,6 +54,23 @@ class DevicePrivacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return "verdict" if self.epsilon else "clear"
 
 
+class PersonalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model of the device's own beside the fleet's (Ditto).
+
+    It is trained where ``ditto``, or else the round's plan, says how strongly it is pulled to the fleet's,
+    unless ``model`` is ``off``. ``predict`` is what `shoal-edge predict` asks: the ``fleet``'s model, or the
+    ``personal`` one.
+    """
+
+    model: Literal["auto", "off"] = "auto"
+    ditto: NotNegative = 0.0
+    predict: Literal["fleet", "personal"] = "fleet"
+
+    def pull(self, planned: float) -> float:
+        """Return the pull to the fleet's model where the plan says ``planned``; 0: train none."""
+        return 0.0 if self.model == "off" else self.ditto or planned
+
+
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device; times in seconds unless the name says otherwise, sizes in bytes.
 
@@ -75,6 +93,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     examples: str = "examples.npz"
     link: LinkSettings = LinkSettings()
     privacy: DevicePrivacy = DevicePrivacy()
+    personal: PersonalSettings = PersonalSettings()
     modes: tuple[Mode, ...] = ("hubs",)
     n_min: AtLeastOne = 3
     norm_check: bool = False

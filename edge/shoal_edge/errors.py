@@ -178,6 +178,10 @@ class ModelDimensionError(WorkerError):
     """A model vector, a plan and a task that differ in the number of parameters."""
 
 
+class NoOwnModelError(WorkerError):
+    """A question to a model of the device's own, which is not there."""
+
+
 def fault_name(error: BaseException) -> str:
     """Return the name of a fault as a person should read it: the worker's own word, or the type."""
     return error.fault if isinstance(error, WorkerRefusedError) else type(error).__name__

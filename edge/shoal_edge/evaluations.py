@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
@@ -45,7 +46,7 @@ class Evaluations:
         self._quiet = quiet
         self._asked: Evaluate | None = None
         self._wake = asyncio.Event()
-        self._last: tuple[bytes, dict[str, float]] = (b"", {})
+        self._last: tuple[bytes, dict[str, Any]] = (b"", {})
 
     def ask(self, command: Evaluate) -> None:
         """Note the question; an older one that still waits is forgotten. A quiet device does not answer."""
@@ -88,7 +89,7 @@ class Evaluations:
             self._note_fault(type(error).__name__)
             log.exception("evaluation_failed", round=command.round, version=model.version)
             return
-        traffic = self._traffic()
+        traffic, personal = self._traffic(), counts.get("personal")
         self._say(
             self._post.compose(
                 Evaluated,
@@ -97,6 +98,7 @@ class Evaluations:
                 examples=int(counts["examples"]),
                 correct=int(counts["correct"]),
                 loss_sum=float(counts["loss_sum"]),
+                personal=(int(personal[0]), float(personal[1])) if personal else None,
                 sent=traffic.sent,
                 received=traffic.received,
             )
@@ -107,10 +109,11 @@ class Evaluations:
             version=model.version,
             examples=counts["examples"],
             correct=counts["correct"],
+            **({"personal_correct": personal[0]} if personal else {}),
             seconds=round(time.monotonic() - began, 3),
         )
 
-    async def _count(self, command: Evaluate) -> dict[str, float]:
+    async def _count(self, command: Evaluate) -> dict[str, Any]:
         digest = command.model.digest
         task_path = await self._keeper.task(command.task)
         model_path = await self._keeper.model(command.model, command.task)

@@ -8,7 +8,7 @@ from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.roster import load_roster
 from shoal_codecs.wire.task import decode_task
 from shoal_edge.config import EdgeSettings
-from shoal_edge.installer import Installed
+from shoal_edge.own_question import own_question
 from shoal_edge.releases import deployed
 from shoal_edge.worker_client import WorkerClient
 
@@ -20,24 +20,37 @@ BAR_CHARACTERS = 30
 def predict(settings: EdgeSettings, source: Path | None, index: int) -> str:
     """Return the prediction for example ``index`` of ``source``, of the held-out examples without one.
 
+    The deployed model answers; where the device keeps tensors of its own, the newest model with them, or its
+    own model where its settings say so.
+
     Raises:
         NoReleaseError, DamagedSlotError: there is no model to ask.
         WorkerError: the example or the model cannot be used.
     """
+    own = own_question(settings)
+    if own is not None:
+        answer = asyncio.run(_ask(settings, "predict_own", source, index, **own))
+        word = "its own model" if own["personal"] else "the fleet's newest model with its own tensors"
+        return _told(answer, word, _labels(settings, own["task"]), held_out=source is None, index=index)
     home = settings.home
     roster = load_roster(home / "roster.bin", home / "authority.pub", settings.fleet)
     installed = deployed(settings.releases, roster, settings.fleet)
-    answer = asyncio.run(_ask(settings, installed.path, source, index))
-    return _told(answer, installed, _labels(settings, installed), held_out=source is None, index=index)
+    answer = asyncio.run(_ask(settings, "predict", source, index, artefact_path=str(installed.path)))
+    manifest = installed.manifest
+    word = f"release {manifest.release}, model version {manifest.version}, {installed.kind}"
+    labels = _labels(settings, manifest.task)
+    return _told(answer, word, labels, held_out=source is None, index=index)
 
 
-async def _ask(settings: EdgeSettings, artefact: Path, source: Path | None, index: int) -> dict[str, Any]:
+async def _ask(
+    settings: EdgeSettings, do: str, source: Path | None, index: int, **more: Any
+) -> dict[str, Any]:
     worker = WorkerClient(idle_s=LIMIT_S)
     try:
         return await worker.request(
-            "predict",
+            do,
             LIMIT_S,
-            artefact_path=str(artefact),
+            **more,
             input_path=str(source or settings.examples_path),
             index=index,
             held_out=source is None,
@@ -46,27 +59,23 @@ async def _ask(settings: EdgeSettings, artefact: Path, source: Path | None, inde
         await worker.close()
 
 
-def _labels(settings: EdgeSettings, installed: Installed) -> tuple[str, ...]:
+def _labels(settings: EdgeSettings, task: bytes) -> tuple[str, ...]:
     """Return the task's labels; their numbers do where the task is not on this device."""
     try:
-        path = settings.state / "blobs" / installed.manifest.task.hex()
-        return decode_task(path.read_bytes()).labels
+        return decode_task((settings.state / "blobs" / task.hex()).read_bytes()).labels
     except (OSError, ShoalError):
         return ()
 
 
-def _told(
-    answer: dict[str, Any], installed: Installed, labels: tuple[str, ...], *, held_out: bool, index: int
-) -> str:
+def _told(answer: dict[str, Any], model: str, labels: tuple[str, ...], *, held_out: bool, index: int) -> str:
     def name(label: int) -> str:
         return labels[label] if 0 <= label < len(labels) else str(label)
 
-    manifest = installed.manifest
     where = "held-out example" if held_out else "example"
     truth = f" (its label: {name(answer['truth'])})" if answer["truth"] >= 0 else ""
     lines = [
         f"{where} {index} of {answer['count']}{truth}",
-        f"release {manifest.release}, model version {manifest.version}, {installed.kind}",
+        model,
         f"prediction: {name(answer['label'])}   in {answer['seconds'] * 1000:.2f} ms",
     ]
     ranked = sorted(enumerate(answer["probabilities"]), key=lambda entry: -entry[1])

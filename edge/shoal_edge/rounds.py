@@ -389,6 +389,7 @@ class Rounds:
             residual_next_path=str(self._store.residual.next_path(task.digest, job.plan_hash)),
             own_path=str(self._store.own.path(task.digest)),
             own_next_path=str(self._store.own.next_path(task.digest, job.plan_hash)),
+            ditto=self._settings.personal.pull(plan.training.ditto),
             masks=self._single.masks(job) if plan.mode == "single" else b"",
             preview=self._settings.show_update_preview,
             hide_faults=silent,

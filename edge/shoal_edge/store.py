@@ -28,7 +28,7 @@ _RECORD_BODY = 32 * 4 + 8
 _RECORD = _RECORD_BODY + 8
 
 
-class _Held(msgspec.Struct, frozen=True, array_like=True):
+class Held(msgspec.Struct, frozen=True, array_like=True):
     """The vectors on disk, newest first, and the task used last (digests)."""
 
     models: tuple[bytes, ...] = ()
@@ -45,6 +45,15 @@ class _Scored(msgspec.Struct, frozen=True, array_like=True):
 class _Outgoing(msgspec.Struct, frozen=True, array_like=True):
     job: Job
     report: SealedReport
+
+
+def held_state(folder: Path) -> Held:
+    """Return what a device with its state in ``folder`` holds.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    return _read(folder / "held.bin", Held) or Held()
 
 
 class DeviceStore:
@@ -67,12 +76,12 @@ class DeviceStore:
             raise StoreError(
                 f"cannot use {error.filename}: {error.strerror}; give the agent a folder"
             ) from error
-        self._held = self._read(folder / "held.bin", _Held) or _Held()
+        self._held = held_state(folder)
         self._answers = self._load_answers()
         # The codec's error feedback, and the tensors that stay here.
         self.residual = PendingFile(folder, "residual")
         self.own = PendingFile(folder, "own")
-        self._scored = self._read(folder / "scored.bin", _Scored) or _Scored()
+        self._scored = _read(folder / "scored.bin", _Scored) or _Scored()
 
     # --- the accepted round and its report ------------------------------------------------------
 
@@ -103,13 +112,13 @@ class DeviceStore:
 
     def restore(self) -> tuple[Job, SealedReport | None] | None:
         """Return the round to go on with after a start, with its report if that was finished."""
-        reports = [found for path in self._outbox.glob("*.bin") if (found := self._read(path, _Outgoing))]
+        reports = [found for path in self._outbox.glob("*.bin") if (found := _read(path, _Outgoing))]
         if reports:
             newest = max(reports, key=lambda found: found.job.round)
             # A power cut between the two writes of a report leaves its base unanswered.
             self._answer(newest.job)
             return newest.job, newest.report
-        job = self._read(self._job_path, Job)
+        job = _read(self._job_path, Job)
         if job is None or job.plan is None or self.has_answered(job.plan_hash):
             return None
         return job, None
@@ -179,7 +188,7 @@ class DeviceStore:
         if (order, task) == (self._held.models, self._held.task):
             return
         kept = tuple(held for place, held in enumerate(order) if place < MODELS_KEPT or held in keep)
-        self._hold(_Held(kept, task))
+        self._hold(Held(kept, task))
         with disk_faults(self.models):
             for path in self.models.iterdir():
                 if path.name not in {held.hex() for held in kept}:
@@ -187,7 +196,7 @@ class DeviceStore:
 
     def drop_model(self, digest: bytes) -> None:
         """Forget a vector that turned out to be damaged."""
-        self._hold(_Held(tuple(held for held in self._held.models if held != digest), self._held.task))
+        self._hold(Held(tuple(held for held in self._held.models if held != digest), self._held.task))
         with disk_faults(self.model_path(digest)):
             self.model_path(digest).unlink(missing_ok=True)
 
@@ -250,22 +259,9 @@ class DeviceStore:
     def _report_path(self, plan_hash: bytes) -> Path:
         return self._outbox / f"{plan_hash.hex()[:32]}.bin"
 
-    def _hold(self, held: _Held) -> None:
+    def _hold(self, held: Held) -> None:
         write_durably(self._folder / "held.bin", pack(held))
         self._held = held
-
-    def _read(self, path: Path, kind: type[T]) -> T | None:
-        """Return what ``path`` holds, or None where there is nothing; a damaged file is set aside."""
-        try:
-            return unpack(path.read_bytes(), kind)
-        except FileNotFoundError:
-            return None
-        except (msgspec.ValidationError, WireError):
-            with disk_faults(path):
-                path.replace(path.with_suffix(".damaged"))
-            return None
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}") from error
 
     def _answer(self, job: Job) -> None:
         if job.plan is None:
@@ -308,6 +304,20 @@ class DeviceStore:
             path.touch()
             sync_folder(path.parent)
         return answers
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Return what ``path`` holds, or None where there is nothing; a damaged file is set aside."""
+    try:
+        return unpack(path.read_bytes(), kind)
+    except FileNotFoundError:
+        return None
+    except (msgspec.ValidationError, WireError):
+        with disk_faults(path):
+            path.replace(path.with_suffix(".damaged"))
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _record(key: bytes, answer: Answer) -> bytes:

@@ -31,6 +31,7 @@ REQUESTS = frozenset(
         "evaluate",
         "evaluate_artefact",
         "predict",
+        "predict_own",
         "check_vector",
     }
 )

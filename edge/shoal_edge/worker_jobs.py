@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,23 @@ import numpy.typing as npt
 
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.blob import digest_of
-from shoal_codecs.wire.plan import Plan, decode_plan, plan_hash
+from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_codecs.wire.task import TaskBundle, decode_task
 from shoal_edge.data import Examples, load_shard, split_held_out
-from shoal_edge.errors import ModelDimensionError, TaskFileError
+from shoal_edge.errors import TaskFileError
 from shoal_edge.fitting import fit_update, nothing_fitted
 from shoal_edge.health_check import paired_counts
-from shoal_edge.own_tensors import begun, part_for, read_own, write_own
+from shoal_edge.own_models import own_weights, whole
+from shoal_edge.own_round import OwnRound
+from shoal_edge.own_tensors import read_own
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
 from shoal_edge.swarm.part import PART_SUFFIX, Part
 from shoal_edge.swarm.part_source import PartSource
 from shoal_edge.trainers.errors import UnreadableDataError
-from shoal_edge.trainers.inference import InferenceModel
+from shoal_edge.trainers.inference import InferenceModel, Predictions
 from shoal_edge.trainers.opening import open_trainer
+from shoal_edge.trainers.own_inference import infer
 from shoal_edge.vectors import Vector, first_vector, read_step, read_vector, step_vector, write_vector
 
 Stop = Callable[[], bool]
@@ -120,6 +122,7 @@ class Jobs:
         residual_next_path: str,
         own_path: str,
         own_next_path: str,
+        ditto: float = 0.0,
         masks: bytes = b"",
         preview: bool,
         hide_faults: bool = False,
@@ -130,23 +133,21 @@ class Jobs:
 
         ``source_path`` has the encoded step that the plan takes coordinates from, ``masks`` (packed) are
         those of mode ``single``; both are empty where the plan has none. What stays on the device is read at
-        ``own_path`` and left at ``own_next_path``. ``hide_faults`` is as for ``fit_update``; without
-        ``train`` the device moves nothing.
+        ``own_path`` and left at ``own_next_path``; with ``ditto`` a model of its own is among it.
+        ``hide_faults`` is as for ``fit_update``; without ``train`` the device moves nothing.
         """
         started = time.perf_counter()
         ready, promised = self._ready(task, task_path), decode_plan(plan)
-        part = SharedPart(ready.bundle.parameters, promised.training.local)
-        _check_dimension(promised, part)
-        own = read_own(Path(own_path))
-        base = part.joined(_model(model_path, promised.base, part.dimension), begun(part, own, ready.bundle))
+        own = OwnRound(ready.bundle, promised, Path(own_path))
+        base = own.base(read_vector(Path(model_path), promised.base))
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
         ready.trainer.set_weights(base)
-        fitted = nothing_fitted(part)
+        fitted = nothing_fitted(own.part)
         if train:
             fitted = fit_update(
                 ready.trainer,
                 base,
-                part,
+                own.part,
                 lambda: self._shard(ready, data_path),
                 promised,
                 rng,
@@ -154,8 +155,16 @@ class Jobs:
                 hide_faults=hide_faults,
             )
         update, examples = fitted.update, fitted.examples
-        if part.own and fitted.weights is not None:
-            write_own(Path(own_next_path), replace(own, tensors=part.own_of(fitted.weights)))
+        kept = own.leave(
+            Path(own_next_path),
+            fitted,
+            lambda: self._shard(ready, data_path)[0],
+            ready.trainer,
+            base,
+            ditto,
+            rng,
+            should_stop,
+        )
         if promised.shared:
             source = Path(source_path).read_bytes() if source_path else b""
             shared = ring_shares(update, examples, plan, device, rng, source, fitted.metrics, masks)
@@ -165,7 +174,7 @@ class Jobs:
         answer: dict[str, Any] = {
             "ciphertexts": seal_shares(shared, promised, plan_hash(plan), device),
             **fitted.said,
-            **({"own_tensors": "damaged, begun anew"} if own.damaged else {}),
+            **kept,
             "seconds": time.perf_counter() - started,
         }
         if preview and shared.tail is not None:
@@ -206,17 +215,26 @@ class Jobs:
         own_path: str,
         should_stop: Stop,
     ) -> dict[str, Any]:
-        """Count how the vector at ``model_path``, and the own tensors do on held-out examples."""
+        """Count how the vector at ``model_path``, with the device's own tensors, does on held-out examples.
+
+        A model of the device's own is counted beside it.
+        """
         del should_stop
         ready = self._ready(task, task_path)
         own = read_own(Path(own_path))
-        vector = read_vector(Path(model_path), digest)
-        part = part_for(ready.bundle, own, vector.size)
-        _check_length(vector, part.dimension)
-        ready.trainer.set_weights(part.joined(vector, begun(part, own, ready.bundle)))
+        ready.trainer.set_weights(whole(ready.bundle, own, read_vector(Path(model_path), digest)))
         _, held_out = self._shard(ready, data_path)
         counts = ready.trainer.evaluate(held_out.x, held_out.y)
-        return {"examples": counts.examples, "correct": counts.correct, "loss_sum": counts.loss_sum}
+        found: dict[str, Any] = {
+            "examples": counts.examples,
+            "correct": counts.correct,
+            "loss_sum": counts.loss_sum,
+        }
+        if own.personal is not None and own.personal.size == ready.bundle.dimension:
+            ready.trainer.set_weights(own.personal)
+            counts = ready.trainer.evaluate(held_out.x, held_out.y)
+            found["personal"] = [counts.correct, counts.loss_sum]
+        return found
 
     def evaluate_artefact(
         self, *, candidate_path: str, replaced_path: str, data_path: str, should_stop: Stop
@@ -234,19 +252,34 @@ class Jobs:
         """Return what a deployed model says of example ``index`` of a file, and its label (-1: not known)."""
         del should_stop
         model = InferenceModel(Path(artefact_path))
-        examples = _own_examples(Path(input_path))
-        if held_out:
-            _, examples = split_held_out(examples)
-        if not 0 <= index < len(examples):
-            raise UnreadableDataError(f"no example {index}: the file has {len(examples)}, counted from 0")
+        examples = _examples_of(Path(input_path), index, held_out=held_out)
         found = model.predict(examples.x[index : index + 1])
-        return {
-            "label": int(found.labels[0]),
-            "probabilities": [float(p) for p in found.probabilities[0]],
-            "truth": int(examples.y[index]),
-            "count": len(examples),
-            "seconds": found.seconds,
-        }
+        return _said(found, examples, index)
+
+    def predict_own(
+        self,
+        *,
+        task: bytes,
+        task_path: str,
+        model_path: str,
+        digest: bytes,
+        own_path: str,
+        personal: bool,
+        input_path: str,
+        index: int,
+        held_out: bool,
+        should_stop: Stop,
+    ) -> dict[str, Any]:
+        """Answer as ``predict``, with the fleet's vector at ``model_path`` and the device's own tensors.
+
+        With ``personal``, its own model answers. ``model_path`` is empty where there is no vector.
+        """
+        del should_stop
+        bundle = self._ready(task, task_path).bundle
+        path = Path(model_path) if model_path else None
+        weights = own_weights(bundle, Path(own_path), path, digest, personal=personal)
+        examples = _examples_of(Path(input_path), index, held_out=held_out)
+        return _said(infer(bundle, weights, examples.x[index : index + 1]), examples, index)
 
     def _ready(self, digest: bytes, path: str) -> _Task:
         if self._task is None or self._task.digest != digest:
@@ -271,24 +304,24 @@ class Jobs:
         return self._examples[1]
 
 
-def _model(path: str, digest: bytes, dimension: int) -> Vector:
-    vector = read_vector(Path(path), digest)
-    _check_length(vector, dimension)
-    return vector
+def _examples_of(path: Path, index: int, *, held_out: bool) -> Examples:
+    """Return the examples at ``path``, or their held-out part, of which ``index`` is one."""
+    examples = _own_examples(path)
+    if held_out:
+        _, examples = split_held_out(examples)
+    if not 0 <= index < len(examples):
+        raise UnreadableDataError(f"no example {index}: the file has {len(examples)}, counted from 0")
+    return examples
 
 
-def _check_length(vector: Vector, dimension: int) -> None:
-    if vector.size != dimension:
-        raise ModelDimensionError(
-            f"the model has {vector.size} parameters, the task shares {dimension}: plan anew"
-        )
-
-
-def _check_dimension(plan: Plan, part: SharedPart) -> None:
-    if plan.codec.dimension != part.dimension:
-        raise ModelDimensionError(
-            f"the plan is for {plan.codec.dimension} parameters, the task shares {part.dimension}: plan anew"
-        )
+def _said(found: Predictions, examples: Examples, index: int) -> dict[str, Any]:
+    return {
+        "label": int(found.labels[0]),
+        "probabilities": [float(p) for p in found.probabilities[0]],
+        "truth": int(examples.y[index]),
+        "count": len(examples),
+        "seconds": found.seconds,
+    }
 
 
 def _own_examples(path: Path) -> Examples:

@@ -20,7 +20,7 @@ from shoal_coordinator.cli.operate import OperatorSettings
 from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, ReleaseSettings, RoundSettings
 from shoal_coordinator.hub.config import HubSettings
 from shoal_edge.cli import _parser
-from shoal_edge.config import DevicePrivacy, EdgeSettings
+from shoal_edge.config import DevicePrivacy, EdgeSettings, PersonalSettings
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -35,6 +35,7 @@ TABLES = {
     "Hub: `[floors]`": HubFloors,
     "Device": EdgeSettings,
     "Device: `[privacy]`": DevicePrivacy,
+    "Device: `[personal]`": PersonalSettings,
     "Operator": OperatorSettings,
 }
 FENCED = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)

@@ -67,6 +67,7 @@ class Evaluated(Message, frozen=True, kw_only=True, tag="ev"):
     """A model version on this device's held-out examples; ``model_id`` is 8 bytes of its digest.
 
     ``sent`` and ``received`` are all the bytes of this device's MQTT connections since it started.
+    ``personal`` is what a model of the device's own counts on the same examples: correct and summed loss.
     """
 
     round: int
@@ -76,6 +77,7 @@ class Evaluated(Message, frozen=True, kw_only=True, tag="ev"):
     loss_sum: float
     sent: int = 0
     received: int = 0
+    personal: tuple[int, float] | None = None
 
 
 class BlobWanted(Message, frozen=True, kw_only=True, tag="bw"):

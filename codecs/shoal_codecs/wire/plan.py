@@ -74,7 +74,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     With ``example_noise`` it trains by DP-SGD: each example's gradient is shortened to the L2 norm
     ``example_clip``, and a batch's sum gets Gaussian noise of ``example_noise * example_clip``. Both are 0
     where it does not. ``local`` names the task's parameters that stay on each device; the plan's vector is
-    the others.
+    the others. ``ditto`` is how strongly a model of the device's own is pulled to the base, 0 for none.
     ``algorithm`` is the coordinator's, by name: for people and logs, for what it asks of a device stands in
     the other fields. ``mu`` pulls the weights back to the base (FedProx); ``correction`` is the digest of the
     blob with the fleet's control (SCAFFOLD), empty for none; with ``even_steps`` above 0 an update is
@@ -93,6 +93,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     correction: bytes = b""
     even_steps: float = 0.0
     tells: tuple[Tell, ...] = ()
+    ditto: float = 0.0
 
 
 class PrivacyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -264,6 +265,7 @@ def _numbers(plan: Plan) -> tuple[tuple[bool, str], ...]:
             len(set(training.local)) == len(training.local) and all(training.local),
             "a parameter that stays on the device has a name, and is named once",
         ),
+        (0 <= training.ditto < math.inf, "a pull to the base is finite, and at least zero"),
     )
 
 
