@@ -285,7 +285,7 @@ class Voice:
                     round=changes.get("round", update.plan.round),
                     index=index,
                     count=len(pieces),
-                    data=piece,
+                    data=memoryview(piece),
                 )
                 await self.link.publish(topic, self.post.encode(topic, part))
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def replace_whole(path: Path, data: bytes, beside: Path, *, mode: int = 0o666) -> None:
+def replace_whole(path: Path, data: bytes | memoryview, beside: Path, *, mode: int = 0o666) -> None:
     """Put ``data`` at ``path``, on the disk when this returns; ``beside`` holds it until it is whole.
 
     ``beside`` lies in the same folder; ``mode`` is its permissions, less the process's mask.

@@ -141,14 +141,16 @@ class PlainCollector:
             self._running.add(device, opened.share)
         return replace(opened, share=b"")
 
-    def _open(self, device: str, data: bytes) -> OpenedReport:
+    def _open(self, device: str, data: bytes | memoryview) -> OpenedReport:
         if self._plan.mode == "single":
             return self._unsealed(device, data, self._vector_bytes)
         opened = self._unsealed(device, data)
         open_update(self._plan, opened.share)
         return opened
 
-    def _unsealed(self, device: str, data: bytes, share_bytes: int | None = None) -> OpenedReport:
+    def _unsealed(
+        self, device: str, data: bytes | memoryview, share_bytes: int | None = None
+    ) -> OpenedReport:
         return open_report(data, device, self._roster.party(device).key, self._receiver, share_bytes)
 
     def _restore(self) -> tuple[StoredReport, ...]:
@@ -175,7 +177,7 @@ def _largest_share(plan: Plan) -> int:
     return 6 * plan.codec.kept + plan.codec.kept // 16 + 1024
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write ``data`` so that it is there whole or not at all, also after a power cut.
 
     Raises:

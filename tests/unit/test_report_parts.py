@@ -120,3 +120,16 @@ def test_a_device_cuts_long_reports_into_fewer_parts_and_loses_nothing(size: int
     assert b"".join(part.data for part in parts) == data
     # Whole frames stay far below what a broker and a receiver take.
     assert all(len(encode_message(part)) < MAX_FRAME_BYTES // 4 for part in parts)
+
+
+def test_a_part_keeps_no_frame_much_larger_than_itself() -> None:
+    assembler = ReportAssembler(REPORT_BYTES)
+    frame = memoryview(bytes(1 << 20))
+    assembler.add("a", 0, 2, frame[:10])
+    (small,) = assembler._gathered["a"].parts.values()
+    assert isinstance(small, bytes)
+    whole = memoryview(bytes(100))
+    assembler.add("b", 0, 2, whole[:90])
+    (most,) = assembler._gathered["b"].parts.values()
+    assert isinstance(most, memoryview)
+    assert most.obj is whole.obj

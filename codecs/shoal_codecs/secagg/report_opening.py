@@ -39,7 +39,7 @@ class OpenedReport:
     share: bytes
 
 
-def name_report(data: bytes, device: str, receiver: Receiver) -> bytes:
+def name_report(data: bytes | memoryview, device: str, receiver: Receiver) -> bytes:
     """Return the id of the report in ``data``; nothing is believed yet.
 
     Raises:
@@ -50,7 +50,11 @@ def name_report(data: bytes, device: str, receiver: Receiver) -> bytes:
 
 
 def open_report(
-    data: bytes, device: str, device_key: bytes, receiver: Receiver, share_bytes: int | None = None
+    data: bytes | memoryview,
+    device: str,
+    device_key: bytes,
+    receiver: Receiver,
+    share_bytes: int | None = None,
 ) -> OpenedReport:
     """Return the report in ``data`` if ``device`` signed it for this plan and the share opens.
 
@@ -83,7 +87,7 @@ def open_share(ciphertext: bytes | memoryview, device: str, receiver: Receiver) 
     return unseal(receiver.private, ciphertext, share_context(receiver.plan_hash, device, receiver.hub))
 
 
-def _read(data: bytes, receiver: Receiver) -> tuple[Report, tuple[bytes, ...]]:
+def _read(data: bytes | memoryview, receiver: Receiver) -> tuple[Report, tuple[bytes, ...]]:
     """Return the report and its digests, which read the whole ciphertext: once a report."""
     report = decode_report(data, receiver.hubs)
     return report, ciphertext_digests(report, receiver.position)

@@ -29,7 +29,7 @@ def largest_report_bytes(share_bytes: int, hubs: int) -> int:
 @dataclass(slots=True)
 class _Gathered:
     count: int
-    parts: dict[int, bytes]
+    parts: dict[int, bytes | memoryview]
     size: int = 0
 
 
@@ -47,7 +47,7 @@ class ReportAssembler:
         self._held = 0
         self._gathered: dict[str, _Gathered] = {}
 
-    def add(self, device: str, index: int, count: int, data: bytes) -> bytes | None:
+    def add(self, device: str, index: int, count: int, data: bytes | memoryview) -> bytes | memoryview | None:
         """Take part ``index`` of ``count``; return the whole report when it is complete, else None.
 
         A part that is there already changes nothing. A complete report is handed over and forgotten.
@@ -73,7 +73,7 @@ class ReportAssembler:
                 f"part {index} contradicts what {device!r} sent before: send all parts again"
             )
         self._check_room(device, gathered, data)
-        gathered.parts[index] = data
+        gathered.parts[index] = _kept(data)
         gathered.size += len(data)
         self._held += len(data)
         self._gathered[device] = gathered
@@ -95,7 +95,7 @@ class ReportAssembler:
         if gathered is not None:
             self._held -= gathered.size
 
-    def _check(self, index: int, count: int, data: bytes) -> None:
+    def _check(self, index: int, count: int, data: bytes | memoryview) -> None:
         if not 1 <= count <= self.most_parts:
             raise PartCountError(
                 f"{count} parts, a report of this round has 1 to {self.most_parts}: send larger parts"
@@ -108,7 +108,7 @@ class ReportAssembler:
                 "encode it as the plan says"
             )
 
-    def _check_room(self, device: str, gathered: _Gathered, data: bytes) -> None:
+    def _check_room(self, device: str, gathered: _Gathered, data: bytes | memoryview) -> None:
         if gathered.size + len(data) > self.report_bytes:
             self.forget(device)
             raise PartSizeError(
@@ -119,3 +119,10 @@ class ReportAssembler:
             raise PartBudgetError(
                 f"unfinished reports fill the {self._budget} bytes set aside for them: send it again later"
             )
+
+
+def _kept(data: bytes | memoryview) -> bytes | memoryview:
+    """Return ``data`` itself, or a copy where it is a small part of the frame that its view keeps."""
+    if isinstance(data, memoryview) and 2 * data.nbytes < memoryview(data.obj).nbytes:
+        return bytes(data)
+    return data

@@ -101,12 +101,15 @@ class InstallReport(Message, frozen=True, kw_only=True, tag="ir"):
 
 
 class ReportPart(Message, frozen=True, kw_only=True, tag="rt"):
-    """A piece of a report to one hub; the assembled bytes are a ``report.Report``, signed inside."""
+    """A piece of a report to one hub; the assembled bytes are a ``report.Report``, signed inside.
+
+    ``data`` is a view of the frame it came in.
+    """
 
     round: int
     index: int
     count: int
-    data: bytes
+    data: memoryview
 
 
 class Prekeys(Message, frozen=True, kw_only=True, tag="pk"):

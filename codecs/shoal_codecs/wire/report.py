@@ -54,7 +54,7 @@ def encode_report(report: Report) -> bytes:
     return pack(report)
 
 
-def decode_report(data: bytes, hubs: int) -> Report:
+def decode_report(data: bytes | memoryview, hubs: int) -> Report:
     """Return the report in ``data``.
 
     Raises:

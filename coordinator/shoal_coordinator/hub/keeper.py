@@ -211,7 +211,7 @@ class RoundKeeper:
             if credit and credit % CREDIT_EVERY == 0:
                 self._performer.receipt(live, device, b"", credit)
 
-    async def _take_report(self, live: LiveRound, device: str, data: bytes) -> None:
+    async def _take_report(self, live: LiveRound, device: str, data: bytes | memoryview) -> None:
         known = live.machine.reports.get(device)
         if known is None:
             known = await self._store_report(live, device, data)
@@ -221,7 +221,7 @@ class RoundKeeper:
         if live.machine.state is State.SIGNED:
             await self._performer.feed(live, ReportStored(device, known, self._performer.now_ms()))
 
-    async def _store_report(self, live: LiveRound, device: str, data: bytes) -> bytes:
+    async def _store_report(self, live: LiveRound, device: str, data: bytes | memoryview) -> bytes:
         key = self._post.roster.party(device).key
         opened = await asyncio.to_thread(open_report, data, device, key, live.receiver, live.share_bytes)
         await asyncio.to_thread(_check_share, live.plan, live.receiver.position, opened.share)
