@@ -93,7 +93,7 @@ class EdgeAgent:
         self.fetcher = BlobFetcher(
             self.link, topics, self.blobs, chunk_timeout_s=BLOB_SILENCE_S, on_missing=self._want_blob
         )
-        self.worker: Worker = worker or WorkerClient(settings.worker_idle_s)
+        self.worker: Worker = worker or WorkerClient(settings.worker_idle_s, settings.worker.command)
         self._telemetry = Telemetry(state, shoal_codecs.__version__)
         self._last_fault = ""
         self._outgoing: deque[AnyMessage] = deque(maxlen=WAITING_MESSAGES)
@@ -206,6 +206,7 @@ class EdgeAgent:
             Reading.EXAMPLES: training,
             Reading.HELD_OUT: held_out,
             Reading.OUTBOX: self.store.waiting_reports,
+            Reading.PROGRESS: None if quiet else self.rounds.progress,
             Reading.LAST_ERROR: self._last_fault,
             Reading.SENT: traffic.sent,
             Reading.RECEIVED: traffic.received,

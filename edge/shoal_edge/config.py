@@ -18,6 +18,8 @@ from shoal_codecs.settings import (
 )
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.topics import check_name
+from shoal_edge.trainers.base import TrainerKind
+from shoal_edge.worker_settings import WorkerSettings
 
 Mode = Literal["hubs", "single", "plain"]
 
@@ -82,6 +84,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     checks norms. ``bytes_per_day`` is what its link may carry both ways (0: any). In mode
     ``single`` it expects at most ``corrupt_share`` of a cohort to be corrupt, lets at most
     ``dropout_share`` of it vanish, and keeps ``parked_bundles`` of keys at the broker.
+    ``trainer`` names what trains on ``threads``
+    threads; its work may allocate ``fit_memory_limit_bytes`` (0: any).
     ``show_update_preview`` writes a few numbers of each update to the log, for demonstrations only.
     """
 
@@ -109,10 +113,20 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     fit_time_limit_s: Period = 600.0
     evaluate_time_limit_s: Period = 120.0
     worker_idle_s: Seconds = 60.0
+    trainer: TrainerKind = "auto"
+    threads: AtLeastOne = 1
+    fit_memory_limit_bytes: Count = 0
     outbox_cap_bytes: Count = 64 * 1024 * 1024
     blobs_cap_bytes: Count = 512 * 1024 * 1024
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     show_update_preview: bool = False
+
+    @property
+    def worker(self) -> WorkerSettings:
+        """What the process that trains is told."""
+        return WorkerSettings(
+            trainer=self.trainer, threads=self.threads, memory_limit_bytes=self.fit_memory_limit_bytes
+        )
 
     @property
     def home(self) -> Path:

@@ -135,6 +135,10 @@ class WorkerCrashedError(WorkerError):
     """The worker process ended in the middle of a request."""
 
 
+class WorkerMemoryError(WorkerCrashedError):
+    """The worker process ended because it could allocate no more."""
+
+
 class WorkerTimeLimitError(WorkerError):
     """A request took longer than its limit; the worker was ended."""
 

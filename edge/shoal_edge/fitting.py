@@ -13,16 +13,17 @@ from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.told import NOTHING_TOLD, Told
 from shoal_edge.data import Examples
-from shoal_edge.trainers.base import ExamplePrivacy, FitOptions, FitReport, Trainer
+from shoal_edge.trainers.base import ExamplePrivacy, FitOptions, FitReport, OnProgress, ShouldStop, Trainer
 from shoal_edge.trainers.errors import (
     DataError,
+    FitMemoryError,
     NonFiniteLossError,
     NonFiniteWeightsError,
     UnusableModelError,
 )
 from shoal_edge.vectors import Vector
 
-DATA_FAULTS = (DataError, NonFiniteLossError, NonFiniteWeightsError, UnusableModelError)
+DATA_FAULTS = (DataError, FitMemoryError, NonFiniteLossError, NonFiniteWeightsError, UnusableModelError)
 """What may hang on the examples: the interpreter refuses some inputs only."""
 Shard = Callable[[], tuple[Examples, Examples]]
 
@@ -50,7 +51,8 @@ def fit_update(
     shard: Shard,
     plan: Plan,
     rng: np.random.Generator,
-    should_stop: Callable[[], bool],
+    should_stop: ShouldStop,
+    on_progress: OnProgress,
     *,
     hide_faults: bool,
 ) -> Fitted:
@@ -67,8 +69,8 @@ def fit_update(
         FitCancelledError: ``should_stop`` said so.
     """
     try:
-        return _fitted(trainer, base, part, shard, plan, rng, should_stop)
-    except DATA_FAULTS as error:
+        return _fitted(trainer, base, part, shard, plan, rng, should_stop, on_progress)
+    except (*DATA_FAULTS, MemoryError) as error:
         if not hide_faults or plan.privacy is None:
             raise
         # For this device's own log.
@@ -87,7 +89,8 @@ def _fitted(
     shard: Shard,
     plan: Plan,
     rng: np.random.Generator,
-    should_stop: Callable[[], bool],
+    should_stop: ShouldStop,
+    on_progress: OnProgress,
 ) -> Fitted:
     train, held_out = shard()
     metrics = _metrics(plan, trainer, held_out)
@@ -104,6 +107,7 @@ def _fitted(
         ),
         rng,
         should_stop,
+        on_progress,
     )
     weights = trainer.get_weights()
     update = part.of(weights) - part.of(base)

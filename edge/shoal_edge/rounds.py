@@ -68,6 +68,8 @@ from shoal_edge.worker_client import Worker
 CLOCK_LOOK_S = 30.0
 """The plan's end is by the wall clock, which may be set meanwhile: looked at this often."""
 PLAN_ID_BYTES = 8
+PROGRESS_LOGGED = 10
+"""Per cent of a fit between two words in the log."""
 REASON_CHARACTERS = 200
 
 log = structlog.get_logger()
@@ -99,6 +101,8 @@ class Rounds:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.participant = Participant()
+        self.progress: int | None = None
+        """How far a fit is, in per cent."""
         self._settings = settings
         self._post = post
         self._link = link
@@ -378,6 +382,7 @@ class Rounds:
             self._worker.request,
             "fit_and_report",
             self._settings.fit_time_limit_s,
+            self._heard_progress,
             task=task.digest,
             task_path=str(await self._keeper.task(task)),
             model_path=str(self._store.model_path(model.digest)),
@@ -402,6 +407,8 @@ class Rounds:
             # A task can be made to end its worker on chosen examples too.
             log.warning("fit_failed", round=job.round, fault=fault_name(error), remedy=str(error))
             answer = await ask(train=False)
+        finally:
+            self.progress = None
         report = sign_report(self._post.identity, plan, job.plan_hash, answer.pop("ciphertexts"))
         preview = answer.pop("preview", None)
         if "fault" in answer:
@@ -411,6 +418,12 @@ class Rounds:
         if preview:
             log.info("update_preview", round=job.round, version=model.version, **preview)
         return Trained(job.plan_hash, report)
+
+    def _heard_progress(self, done: int, total: int) -> None:
+        percent = 100 * done // max(total, 1)
+        if percent // PROGRESS_LOGGED != (self.progress or 0) // PROGRESS_LOGGED:
+            log.info("training", steps=done, total=total)
+        self.progress = percent
 
     async def _debit(self, job: Job, report: SealedReport) -> None:
         """Write down what the round costs: here, where every report passes before a byte of it leaves."""

@@ -10,6 +10,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from shoal_codecs.errors import ShoalError
 from shoal_codecs.memory import keep_freed_memory
 from shoal_edge.errors import UnknownRequestError, WorkerFrameError
 from shoal_edge.worker_frames import encode_worker_frame, read_worker_frame
+from shoal_edge.worker_settings import WorkerSettings, limit_memory, settings_of
 
 REQUESTS = frozenset(
     {
@@ -37,12 +39,19 @@ REQUESTS = frozenset(
 )
 
 
+PROGRESS_S = 1.0
+"""A fit tells how far it is at most this often."""
+
+
 class Worker:
     """Answers one request after the other; a reader thread hears of cancellations meanwhile."""
 
-    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO, sink: BinaryIO, settings: WorkerSettings) -> None:
         self._source = source
         self._sink = sink
+        self._settings = settings
+        self._number = 0
+        self._told_at = 0.0
         self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
 
@@ -52,14 +61,26 @@ class Worker:
         # Heavy, and needed by the first request whatever it is: loaded while the agent still fetches.
         from shoal_edge.worker_jobs import Jobs  # noqa: PLC0415
 
-        jobs = Jobs()
+        jobs = Jobs(self._settings, self._progress)
+        # After what every worker loads: the rest is what the work takes.
+        limit_memory(self._settings.memory_limit_bytes)
         while True:
             request = self._requests.get()
-            self._sink.write(encode_worker_frame(self._answer(jobs, request)))
-            self._sink.flush()
+            self._say(self._answer(jobs, request))
+
+    def _say(self, content: dict[str, Any]) -> None:
+        self._sink.write(encode_worker_frame(content))
+        self._sink.flush()
+
+    def _progress(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._told_at >= PROGRESS_S:
+            self._told_at = now
+            self._say({"id": self._number, "progress": [done, total]})
 
     def _answer(self, jobs: object, request: dict[str, Any]) -> dict[str, Any]:
-        number, do = int(request.pop("id", 0)), str(request.pop("do", ""))
+        self._number = number = int(request.pop("id", 0))
+        do, self._told_at = str(request.pop("do", "")), time.monotonic()
         try:
             job = _named(jobs, do)
             return {"id": number, "ok": job(**request, should_stop=lambda: number in self._cancelled)}
@@ -68,8 +89,8 @@ class Worker:
         except MemoryError:
             return {
                 "id": number,
-                "fault": "OutOfMemoryError",
-                "text": "this model needs more memory than is free",
+                "fault": "FitMemoryError",
+                "text": "this task needs more memory than is free, or than memory_limit_bytes allows",
             }
         except Exception as error:  # noqa: BLE001 - one bad request must not end the worker
             # The text of a foreign error may quote data; its type and place do not.
@@ -109,7 +130,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     keep_freed_memory()
-    Worker(sys.stdin.buffer, answers).run()
+    Worker(sys.stdin.buffer, answers, settings_of(sys.argv[1:])).run()
 
 
 if __name__ == "__main__":

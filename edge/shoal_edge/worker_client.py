@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,19 @@ import structlog
 from shoal_edge.errors import (
     WorkerCrashedError,
     WorkerFrameError,
+    WorkerMemoryError,
     WorkerRefusedError,
     WorkerStartError,
     WorkerTimeLimitError,
 )
+from shoal_edge.trainers.base import OnProgress, unheard
 from shoal_edge.worker_frames import HEADER, decode_worker_frame, encode_worker_frame, frame_length
+from shoal_edge.worker_settings import DEFAULT_SETTINGS
 
-COMMAND = (sys.executable, "-m", "shoal_edge.worker")
+COMMAND = DEFAULT_SETTINGS.command
 END_S = 2.0
 LAST_WORDS_BYTES = 2000
+_WANT_OF_MEMORY = ("bad_alloc", "Memory allocation", "Cannot allocate memory")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 log = structlog.get_logger()
@@ -41,8 +44,12 @@ class Worker(ABC):
         """The process that works for this agent now, if one does."""
 
     @abstractmethod
-    async def request(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
+    async def request(
+        self, do: str, limit_s: float, on_progress: OnProgress = unheard, /, **arguments: Any
+    ) -> dict[str, Any]:
         """Return the worker's answer to ``do``; cancelling the caller ends the request in the worker too.
+
+        ``on_progress`` hears steps done and steps in all, now and then.
 
         Raises:
             WorkerRefusedError: the worker met a fault, named in ``fault``.
@@ -97,8 +104,12 @@ class WorkerClient(Worker):
         """The worker's process id while there is one."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
-    async def request(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
+    async def request(
+        self, do: str, limit_s: float, on_progress: OnProgress = unheard, /, **arguments: Any
+    ) -> dict[str, Any]:
         """Return the worker's answer to ``do``; cancelling the caller ends the request in the worker too.
+
+        ``on_progress`` hears steps done and steps in all, now and then.
 
         Raises:
             WorkerRefusedError: the worker met a fault, named in ``fault``.
@@ -110,7 +121,7 @@ class WorkerClient(Worker):
             self._current = number = self._numbers
             try:
                 async with asyncio.timeout(limit_s):
-                    answer = await self._exchange(process, {"id": number, "do": do} | arguments)
+                    answer = await self._exchange(process, {"id": number, "do": do} | arguments, on_progress)
             except TimeoutError:
                 await self._kill()
                 raise WorkerTimeLimitError(
@@ -150,7 +161,9 @@ class WorkerClient(Worker):
 
     # --- inside ---------------------------------------------------------------------------------
 
-    async def _exchange(self, process: asyncio.subprocess.Process, content: dict[str, Any]) -> dict[str, Any]:
+    async def _exchange(
+        self, process: asyncio.subprocess.Process, content: dict[str, Any], on_progress: OnProgress
+    ) -> dict[str, Any]:
         if process.stdin is None or process.stdout is None:
             raise WorkerFrameError("the worker has no pipes: report this as a defect")
         process.stdin.write(encode_worker_frame(content))
@@ -158,8 +171,12 @@ class WorkerClient(Worker):
         while True:
             header = await process.stdout.readexactly(HEADER.size)
             answer = decode_worker_frame(await process.stdout.readexactly(frame_length(header)))
-            if answer.get("id") == content["id"]:
+            if answer.get("id") != content["id"]:
+                continue
+            if "progress" not in answer:
                 return answer
+            done, total = answer["progress"]
+            on_progress(int(done), int(total))
 
     async def _started(self) -> asyncio.subprocess.Process:
         if self._idle:
@@ -204,6 +221,11 @@ class WorkerClient(Worker):
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"code {code}"
         lines = self._last_words.decode(errors="replace").strip().splitlines()
         said = f": {lines[-1][:200]}" if lines else ""
+        if any(word in line for line in lines for word in _WANT_OF_MEMORY):
+            return WorkerMemoryError(
+                f"the worker ended with {how} during {do}, for want of memory: give it a smaller task "
+                "or batch_size, or raise fit_memory_limit_bytes"
+            )
         return WorkerCrashedError(
             f"the worker ended with {how} during {do}{said}; the next round starts anew"
         )

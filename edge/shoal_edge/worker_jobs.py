@@ -25,11 +25,13 @@ from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
 from shoal_edge.swarm.part import PART_SUFFIX, Part
 from shoal_edge.swarm.part_source import PartSource
+from shoal_edge.trainers.base import OnProgress, unheard
 from shoal_edge.trainers.errors import UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel, Predictions
 from shoal_edge.trainers.opening import open_trainer
 from shoal_edge.trainers.own_inference import infer
 from shoal_edge.vectors import Vector, first_vector, read_step, read_vector, step_vector, write_vector
+from shoal_edge.worker_settings import DEFAULT_SETTINGS, WorkerSettings
 
 Stop = Callable[[], bool]
 
@@ -37,20 +39,24 @@ Stop = Callable[[], bool]
 class _Task:
     """A task ready to train: decoded, its interpreter tested."""
 
-    def __init__(self, path: Path, digest: bytes) -> None:
+    def __init__(self, path: Path, digest: bytes, settings: WorkerSettings) -> None:
         data = path.read_bytes() if path.is_file() else b""
         if digest_of(data) != digest:
             raise TaskFileError("the task on disk is damaged: fetch it again")
         self.digest = digest
         self.bundle: TaskBundle = decode_task(data)
-        self.trainer = open_trainer(self.bundle)
+        self.trainer = open_trainer(self.bundle, settings.trainer, settings.threads)
         self.trainer.self_test()
 
 
 class Jobs:
     """The requests by name; each returns a map of plain values and raises ShoalError on a named fault."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, settings: WorkerSettings = DEFAULT_SETTINGS, on_progress: OnProgress = unheard
+    ) -> None:
+        self._settings = settings
+        self._on_progress = on_progress
         self._task: _Task | None = None
         self._examples: tuple[tuple[Any, ...], tuple[Examples, Examples]] | None = None
         self._parts = PartSource()
@@ -152,6 +158,7 @@ class Jobs:
                 promised,
                 rng,
                 should_stop,
+                self._on_progress,
                 hide_faults=hide_faults,
             )
         update, examples = fitted.update, fitted.examples
@@ -285,7 +292,7 @@ class Jobs:
         if self._task is None or self._task.digest != digest:
             self._task = None
             self._examples = None
-            self._task = _Task(Path(path), digest)
+            self._task = _Task(Path(path), digest, self._settings)
         return self._task
 
     def _shard(self, ready: _Task, data_path: str) -> tuple[Examples, Examples]:

@@ -551,6 +551,22 @@ async def test_data_of_the_wrong_shape_is_said_and_survived(
         assert agent.logged("trained")[0]["round"] == 2
 
 
+async def test_a_fit_that_diverges_is_declined_with_the_reason(
+    open_mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    async with scene(open_mosquitto, tmp_path) as (desk, _):
+        await desk.publish_task()
+        base = await desk.offer(BASE)
+        wild = msgspec.structs.replace(desk.plan(base.digest, 1).training, learning_rate=1e30)
+        await desk.open_round(desk.plan(base.digest, 1, training=wild), base)
+        reply = await desk.until(Reply, 2)
+        assert not reply.accepted
+        assert reply.reason.startswith("NonFinite")
+        assert "lower the learning rate" in reply.reason
+        await desk.open_round(desk.plan(base.digest, 2), base)
+        await desk.until_reports(1)
+
+
 async def test_a_worker_that_is_killed_costs_one_round(open_mosquitto: BrokerHandle, tmp_path: Path) -> None:
     async with scene(open_mosquitto, tmp_path) as (desk, agent):
         await desk.publish_task()
@@ -574,6 +590,7 @@ async def test_a_later_round_replaces_one_that_trains(open_mosquitto: BrokerHand
         long = msgspec.structs.replace(desk.plan(base.digest, 1).training, epochs=1_000_000, batch_size=1)
         await desk.open_round(desk.plan(base.digest, 1, training=long), base)
         await eventually(lambda: desk.readings.get(Reading.PHASE) == "training")
+        await eventually(lambda: desk.readings.get(Reading.PROGRESS) == 0)
         (worker,) = children(agent.pid)
         await desk.open_round(desk.plan(base.digest, 2), base)
         await desk.until_reports(1)

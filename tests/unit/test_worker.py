@@ -41,11 +41,13 @@ from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
 from shoal_codecs.wire.task import encode_task
 from shoal_edge.errors import (
     WorkerCrashedError,
+    WorkerMemoryError,
     WorkerRefusedError,
     WorkerStartError,
     WorkerTimeLimitError,
 )
 from shoal_edge.worker_client import WorkerClient
+from shoal_edge.worker_settings import WorkerSettings
 
 FLEET = make_fleet()
 DEVICE = "device-01"
@@ -431,6 +433,46 @@ async def test_a_caller_that_goes_away_takes_its_fit_along(worker: WorkerClient,
     with pytest.raises(asyncio.CancelledError):
         await fit
     assert worker.pid is None
+
+
+async def test_a_fit_tells_how_far_it_is(worker: WorkerClient, device: Device) -> None:
+    await worker.request("prepare", LIMIT_S, **device.common)
+    heard: list[tuple[int, int]] = []
+
+    def hear(done: int, total: int) -> None:
+        heard.append((done, total))
+        if len(heard) == 2:
+            worker.cancel()
+
+    with pytest.raises(WorkerRefusedError):
+        await worker.request("fit_and_report", LIMIT_S, hear, **device.fit(long_plan(device)))
+    assert [total for _, total in heard[:2]] == [48_000_000] * 2
+    assert 0 < heard[0][0] < heard[1][0]
+
+
+async def test_a_fit_has_so_much_memory_and_no_more(device: Device) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 17, (40_000, 64)).astype(np.uint8)
+    np.savez(device.data, x=x, y=rng.integers(0, 10, len(x)).astype(np.uint8))
+    greedy, modest = (
+        encode_plan(make_plan(FLEET, device.digest, training=TrainingPlan(1, 0.1, size)))
+        for size in (32_000, 32)
+    )
+    # The data take 6 MB, a batch of all of them five times as much and more.
+    client = WorkerClient(60, WorkerSettings(memory_limit_bytes=32 << 20).command)
+    with pytest.raises(WorkerRefusedError, match=r"batch_size|memory_limit_bytes") as caught:
+        await client.request("fit_and_report", LIMIT_S, **device.fit(greedy))
+    assert caught.value.fault == "FitMemoryError"
+    assert (await client.request("fit_and_report", LIMIT_S, **device.fit(modest)))["examples"] == 32_000
+    await client.close()
+
+
+async def test_a_worker_that_is_refused_memory_says_so() -> None:
+    words = "import os, sys; sys.stderr.write('what():  std::bad_alloc\\n'); sys.stderr.flush(); os.abort()"
+    client = WorkerClient(idle_s=60, command=(sys.executable, "-c", words))
+    with pytest.raises(WorkerMemoryError, match=r"SIGABRT.*fit_memory_limit_bytes"):
+        await client.request("prepare", LIMIT_S)
+    await client.close()
 
 
 async def test_an_idle_worker_is_ended(device: Device) -> None:

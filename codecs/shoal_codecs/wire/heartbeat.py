@@ -36,6 +36,7 @@ class Reading(IntEnum):
     LAST_ERROR = 24  # name of the last error, "" for none
     TASK = 25  # first 8 bytes of the digest of the task held
     BYTES_PER_DAY = 27  # that it may use, both ways; missing for no limit
+    PROGRESS = 28  # of the present fit, per cent; missing while there is none
     METRICS = 26  # what it says of its data: "clear", "verdict" (of a health check, nothing else) or "none"
 
 

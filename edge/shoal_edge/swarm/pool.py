@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from shoal_edge.trainers.base import OnProgress, unheard
 from shoal_edge.worker_client import COMMAND, Worker, WorkerClient
 
 
@@ -63,7 +64,9 @@ class PooledWorker(Worker):
         """The process that works for this agent now, if one does."""
         return self._lent.pid if self._lent else None
 
-    async def request(self, do: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
+    async def request(
+        self, do: str, limit_s: float, on_progress: OnProgress = unheard, /, **arguments: Any
+    ) -> dict[str, Any]:
         """Ask a worker of the pool; ``limit_s`` counts from when one is free.
 
         Raises:
@@ -72,7 +75,7 @@ class PooledWorker(Worker):
         async with self._turn, self._pool.lend() as client:
             self._lent = client
             try:
-                return await client.request(do, limit_s, **arguments)
+                return await client.request(do, limit_s, on_progress, **arguments)
             finally:
                 self._lent = None
 

@@ -38,7 +38,7 @@ class Swarm:
     def __init__(self, settings: Sequence[EdgeSettings], data: SharedData, workers: int) -> None:
         self._settings = settings
         self._data = data
-        self._pool = WorkerPool(workers, idle_s=settings[0].worker_idle_s)
+        self._pool = WorkerPool(workers, settings[0].worker_idle_s, settings[0].worker.command)
         self._agents: dict[str, EdgeAgent] = {}
         self._connected: set[str] = set()
         self._faults: dict[str, str] = {}

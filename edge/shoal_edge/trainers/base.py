@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -76,6 +76,7 @@ class FitOptions:
     privacy: ExamplePrivacy | None = None
 
 
+TrainerKind = Literal["auto", "litert"]
 ShouldStop = Callable[[], bool]
 OnProgress = Callable[[int, int], None]
 

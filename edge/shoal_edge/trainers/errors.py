@@ -51,6 +51,10 @@ class InvalidFitSettingsError(TrainingError):
     """Epochs, batch size or learning rate outside what makes sense."""
 
 
+class FitMemoryError(TrainingError):
+    """A fit needs more memory than there is, or than the device's settings let it allocate."""
+
+
 class FitCancelledError(TrainingError):
     """The fit was asked to stop; its weights are unfinished and must not be sent."""
 

@@ -15,7 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_codecs.wire.task import TaskBundle
-from shoal_edge.trainers.errors import MissingSignatureError, TaskMismatchError, UnusableModelError
+from shoal_edge.trainers.errors import (
+    FitMemoryError,
+    MissingSignatureError,
+    TaskMismatchError,
+    UnusableModelError,
+)
 from shoal_edge.trainers.private import NOISE_PREFIX
 
 REQUIRED = ("train", "evaluate", "infer", "get_weights", "set_weights")
@@ -27,7 +32,7 @@ GRADIENTS = "gradients"
 class Signature:
     """One signature of an interpreter: put its inputs, invoke it, read its outputs.
 
-    Every call may raise ValueError or RuntimeError, as the interpreter does.
+    Every call may raise ValueError or RuntimeError, as the interpreter does, and FitMemoryError.
     """
 
     def __init__(self, runner: Any) -> None:
@@ -39,7 +44,7 @@ class Signature:
         self._places = {name: int(one["index"]) for name, one in self.inputs.items()}
         self._results = {name: int(one["index"]) for name, one in self.outputs.items()}
         self._kept: dict[str, npt.NDArray[Any]] = {}
-        self._planned = False
+        self._planned = self._was_planned = False
 
     def keep(self, **values: npt.NDArray[Any]) -> None:
         """Put ``values`` from now on wherever other inputs' shapes change; they keep their own."""
@@ -58,8 +63,7 @@ class Signature:
                 self._shapes[name] = value.shape
                 self._planned = False
         if not self._planned:
-            self._runtime.AllocateTensors(self._graph)
-            self._planned = True
+            self._plan()
             values = self._kept | values
         for name, value in values.items():
             self._runtime.SetTensor(self._place(name), value, self._graph)
@@ -80,6 +84,19 @@ class Signature:
         self.put(**values)
         self.invoke()
         return {name: self.read(name) for name in self._results}
+
+    def _plan(self) -> None:
+        try:
+            self._runtime.AllocateTensors(self._graph)
+        except RuntimeError as error:
+            if not self._was_planned:
+                raise
+            # What could be planned for other shapes is no bad model.
+            raise FitMemoryError(
+                f"the interpreter finds no memory for a batch ({error}): lower batch_size, or raise "
+                "fit_memory_limit_bytes"
+            ) from error
+        self._planned = self._was_planned = True
 
     def _place(self, name: str) -> int:
         if name not in self._places:
