@@ -24,6 +24,9 @@ FLEET = "bench"
 HUBS = ("hub-1", "hub-2")
 START_S = 120.0
 ROUND_S = 600.0
+# Bytes cost nothing on this machine, messages do: large chunks, and the whole model at once.
+_COORDINATOR = {"stop_on_stdin_eof": True, "status_s": 0.2, "chunk_kib": 512}
+_ROUNDS = {"window_s": ROUND_S, "evaluation_s": 0.0, "longest_chain": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +108,8 @@ async def local_fleet(plan: FleetPlan) -> AsyncIterator[Fleet]:
             write_settings(folders[name] / "config.toml", settings)
         for name in plan.damaged:
             (folders[name] / "identity.key").chmod(0o644)
-        rounds = {"mode": plan.mode, "window_s": ROUND_S, "evaluation_s": 0.0} | plan.rounds
-        coordinator = common | {"stop_on_stdin_eof": True, "status_s": 0.2, "rounds": rounds}
+        rounds = _ROUNDS | {"mode": plan.mode} | plan.rounds
+        coordinator = common | _COORDINATOR | {"rounds": rounds}
         if plan.task is not None:
             coordinator["task"] = str(plan.task.resolve())
         write_settings(folders[COORDINATOR] / "config.toml", coordinator)

@@ -135,9 +135,9 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     ``folder`` holds ``identity.key``, ``publisher.key``, ``authority.pub`` and ``roster.bin``; the
     store lies in ``data_dir``, ``data`` inside the folder unless set. ``task`` and ``calibration`` are
-    files; an empty task means the digits that come with Shoal. ``initial_seed`` draws
-    version 0. ``heartbeat_s`` is what the devices were told: three missed ones mean offline. An empty
-    ``prefix`` is ``shoal/{fleet}``.
+    files; an empty task means the digits that come with Shoal. ``initial_seed`` draws version 0. Models and
+    tasks cross the broker in chunks of ``chunk_kib``. ``heartbeat_s`` is what the devices were told: three
+    missed ones mean offline. An empty ``prefix`` is ``shoal/{fleet}``.
     """
 
     name: str = "coordinator"
@@ -148,6 +148,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     task: str = ""
     calibration: str = ""
     initial_seed: Count = 1
+    chunk_kib: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     heartbeat_s: Period = 60.0
     status_s: Seconds = 0.5
     link: LinkSettings = LinkSettings()

@@ -75,7 +75,7 @@ async def run_coordinator(settings: CoordinatorSettings) -> None:
 
 async def serve(settings: CoordinatorSettings) -> None:
     """Put the coordinator together and run it until cancelled."""
-    store = await Store.open(settings.data_folder)
+    store = await Store.open(settings.data_folder, 1024 * settings.chunk_kib)
     try:
         await CoordinatorService(await make_organs(settings, store)).run()
     finally:

@@ -22,14 +22,19 @@ ABANDONED_S = 3600.0
 class BlobStore:
     """Files named by their BLAKE3 digest in hexadecimal; ``cap_bytes`` bounds their sum.
 
+    ``chunk_bytes`` is how large the chunks of blobs are that are put here.
+
     Every method that touches the disk blocks: call it from a thread where the blob is large.
 
     Raises:
         BlobStorageError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, cap_bytes: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, cap_bytes: int | None = None, chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    ) -> None:
         self._folder = folder
+        self._chunk_bytes = chunk_bytes
         self._cap_bytes = cap_bytes
         with _disk_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,14 +79,16 @@ class BlobStore:
             raise BlobStorageError(f"{path} changed on disk: drop it and fetch or make it again")
         return data
 
-    def put(self, data: bytes, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> BlobRef:
+    def put(self, data: bytes, chunk_bytes: int = 0) -> BlobRef:
         """Keep ``data`` and return its description; on return it has survived a power cut.
+
+        ``chunk_bytes`` 0 is the store's.
 
         Raises:
             BlobStorageError: no room under the cap or on the disk.
             InvalidBlobError: empty data, or a chunk size outside the limits.
         """
-        ref = describe(data, chunk_bytes)
+        ref = describe(data, chunk_bytes or self._chunk_bytes)
         path = self.path(ref.name)
         if path.is_file():
             return ref

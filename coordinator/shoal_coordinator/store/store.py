@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shoal_codecs.transport.blob_store import BlobStore
-from shoal_codecs.wire.blob import BlobRef
+from shoal_codecs.wire.blob import DEFAULT_CHUNK_BYTES, BlobRef
 from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.packing import pack, unpack, unpack_plain
 from shoal_codecs.wire.status import RoundRow
@@ -43,14 +43,14 @@ class Store:
     Every method may raise DamagedStoreError or StoreWriteError.
     """
 
-    def __init__(self, folder: Path, database: Database) -> None:
+    def __init__(self, folder: Path, database: Database, chunk_bytes: int) -> None:
         self.folder = folder
-        self.blobs = BlobStore(folder / "blobs")
+        self.blobs = BlobStore(folder / "blobs", chunk_bytes=chunk_bytes)
         self._database = database
 
     @classmethod
-    async def open(cls, folder: Path) -> "Store":
-        """Open the store in ``folder``, made or migrated as needed.
+    async def open(cls, folder: Path, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> "Store":
+        """Open the store in ``folder``, made or migrated as needed; its blobs come in ``chunk_bytes``.
 
         Raises:
             StoreInUseError: another process has it open.
@@ -58,7 +58,7 @@ class Store:
             NewerStoreError: a newer Shoal wrote it.
             StoreWriteError: the folder cannot be written.
         """
-        return cls(folder, await Database.open(folder / DATABASE))
+        return cls(folder, await Database.open(folder / DATABASE), chunk_bytes)
 
     async def close(self) -> None:
         """Let the database go."""

@@ -94,7 +94,9 @@ class Swarm:
         """Run one device; its end is its own."""
         structlog.contextvars.bind_contextvars(device=settings.name)
         try:
-            agent = self._agents[settings.name] = EdgeAgent(settings, worker=PooledWorker(self._pool))
+            # Reads and writes files that must be on the disk before it goes on: others start meanwhile.
+            agent = await asyncio.to_thread(EdgeAgent, settings, worker=PooledWorker(self._pool))
+            self._agents[settings.name] = agent
             agent.link.on_connected(partial(self._count_in, settings.name))
             await agent.run()
             fault = "its connection was closed"
