@@ -8,6 +8,7 @@ other weights ruin the model and are refused.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from shoal_codecs.wire.task import InputDescription, decode_task, dimension, split_weights
+from shoal_codecs.ota.own_places import OwnPlace, OwnPlaces, split_own_places, with_own_places
+from shoal_codecs.wire.task import InputDescription, decode_task, split_weights
 from shoal_coordinator.artefact_errors import (
     InvalidTemplateError,
     MissingCalibrationError,
@@ -27,7 +29,7 @@ from shoal_coordinator.artefact_errors import (
     WeightLengthError,
 )
 from shoal_coordinator.deployable.patch import INT8_HIGH, INT8_LOW, Patch
-from shoal_coordinator.deployable.templates import Preparation, Templates, make_templates
+from shoal_coordinator.deployable.templates import Place, Preparation, Templates, make_templates
 
 Weights = npt.NDArray[np.float32]
 
@@ -57,14 +59,17 @@ class Artefacts:
     agreement: float
 
 
-def templates_of_file(path: Path) -> Templates:
-    """Return the templates of the task file at ``path``; of the last file they are kept.
+def templates_of_file(path: Path, local: tuple[str, ...] = ()) -> Templates:
+    """Return the templates of the task file at ``path``, whose parameters ``local`` stay on devices.
+
+    Those of the last file are kept.
 
     Raises:
+        LocalParameterError: the task does not have the parameters ``local``.
         InvalidTaskError, InvalidTemplateError, UnsupportedGraphError: none can be made of it.
     """
     try:
-        return _templates(path.read_bytes())
+        return _templates(path.read_bytes(), local)
     except OSError as error:
         raise InvalidTemplateError(
             f"cannot read the task {path} ({error.strerror}): mend the setting task"
@@ -72,8 +77,8 @@ def templates_of_file(path: Path) -> Templates:
 
 
 @lru_cache(maxsize=1)
-def _templates(task: bytes) -> Templates:
-    return make_templates(decode_task(task))
+def _templates(task: bytes, local: tuple[str, ...]) -> Templates:
+    return make_templates(decode_task(task), local)
 
 
 def make_artefacts(templates: Templates, weights: Weights, calibration: npt.NDArray[Any]) -> Artefacts:
@@ -100,7 +105,7 @@ def float_artefact(templates: Templates, weights: Weights) -> bytes:
     patch = Patch(templates.float32.model)
     for place in templates.float32.places:
         patch.set_values(place.tensor, values[place.source])
-    return patch.finish()
+    return _finished(templates, patch, templates.float32.places)
 
 
 def measure_ranges(templates: Templates, weights: Weights, calibration: npt.NDArray[Any]) -> ActivationRanges:
@@ -157,7 +162,7 @@ def int8_artefact(templates: Templates, weights: Weights, ranges: ActivationRang
         patch.copy_scale(row, table)
     for bias in template.biases:
         patch.set_bias(bias.tensor, values[bias.source], bias.input_tensor, bias.weight_tensor)
-    return patch.finish()
+    return _finished(templates, patch, template.floats)
 
 
 def answers(model: bytes, examples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -195,7 +200,7 @@ def _interpreter(model: bytes, *, preserve: bool = False) -> Any:
     kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if preserve else OpResolverType.AUTO
     try:
         interpreter = Interpreter(
-            model_content=model,
+            model_content=split_own_places(model)[0],
             num_threads=1,
             experimental_op_resolver_type=kernels,
             experimental_preserve_all_tensors=preserve,
@@ -206,9 +211,25 @@ def _interpreter(model: bytes, *, preserve: bool = False) -> Any:
     return interpreter
 
 
+def _finished(templates: Templates, patch: Patch, floats: Iterable[Place]) -> bytes:
+    """Return the filled file, with the places for a device's own tensors where it has some."""
+    if not templates.part.local:
+        return patch.finish()
+    preparation = templates.own_preparation or Preparation(b"", (), ())
+    places = [(one.source, *patch.where(one.tensor)) for one in floats if one.source in templates.own_sources]
+    own = OwnPlaces(
+        parameters=templates.part.own,
+        places=tuple(OwnPlace(*one) for one in places),
+        preparation=preparation.model,
+        inputs=preparation.inputs,
+        outputs=preparation.outputs,
+    )
+    return with_own_places(patch.finish(), own)
+
+
 def _values(templates: Templates, weights: Weights) -> dict[str, Weights]:
     """Return the value of every source: parameters, what the preparation makes of them, constants."""
-    expected = dimension(templates.parameters)
+    expected = templates.part.dimension
     if weights.shape != (expected,):
         raise WeightLengthError(
             f"weights of shape {weights.shape}, task {templates.name} has ({expected},): "
@@ -216,7 +237,7 @@ def _values(templates: Templates, weights: Weights) -> dict[str, Weights]:
         )
     if not np.isfinite(weights).all():
         raise NonFiniteWeightsError("the weights hold NaN or infinity: release an earlier version")
-    values = split_weights(weights.astype(np.float32, copy=False), templates.parameters)
+    values = split_weights(weights.astype(np.float32, copy=False), templates.part.shared) | templates.own
     if templates.preparation is not None:
         values |= _prepared(templates.preparation, values)
     return values | templates.constants

@@ -22,12 +22,14 @@ class Recipe:
     """What all releases of a task have in common.
 
     ``task_path`` is the task file, ``calibration_path`` an .npz with raw public examples x, None for none;
-    ``hardware`` names the architectures, none for all; ``valid_days`` until a release expires.
+    ``local`` are the parameters that stay on devices; ``hardware`` names the architectures, none for all;
+    ``valid_days`` until a release expires.
     """
 
     fleet: str
     task_path: Path
     calibration_path: Path | None
+    local: tuple[str, ...] = ()
     gate: HealthGate = field(default_factory=HealthGate)
     hardware: tuple[str, ...] = ()
     valid_days: float = 30.0
@@ -87,7 +89,7 @@ def _int8(recipe: Recipe, weights: npt.NDArray[np.float32]) -> bytes:
     from shoal_coordinator.artefacts import make_artefacts, templates_of_file  # noqa: PLC0415
 
     calibration = _calibration(recipe.calibration_path)
-    return make_artefacts(templates_of_file(recipe.task_path), weights, calibration).int8
+    return make_artefacts(templates_of_file(recipe.task_path, recipe.local), weights, calibration).int8
 
 
 def _calibration(path: Path | None) -> npt.NDArray[Any]:

@@ -30,8 +30,11 @@ def make_releases(
     blobs: BlobPublisher,
     store: Store,
     clock_ms: Callable[[], int],
+    local: tuple[str, ...] = (),
 ) -> ReleaseService | None:
     """Return the releases of this coordinator, None where it has no ``publisher.key``.
+
+    ``local`` names the parameters that stay on devices.
 
     Raises:
         PublisherKeyError: the key is not the publisher's of the roster.
@@ -47,7 +50,7 @@ def make_releases(
     if publisher.public != party.key:
         raise PublisherKeyError(f"{path} is not the key that the roster names: sign a new roster with it")
     return ReleaseService(
-        recipe=recipe_of(settings),
+        recipe=recipe_of(settings, local),
         rules=rules_of(settings),
         publisher=publisher,
         announcer=announcer,
@@ -69,7 +72,7 @@ def rules_of(settings: CoordinatorSettings, resend_ms: int = 5_000) -> RolloutRu
     )
 
 
-def recipe_of(settings: CoordinatorSettings) -> Recipe:
+def recipe_of(settings: CoordinatorSettings, local: tuple[str, ...] = ()) -> Recipe:
     """Return what all releases have in common as the coordinator's settings say it.
 
     Raises:
@@ -87,6 +90,7 @@ def recipe_of(settings: CoordinatorSettings) -> Recipe:
         fleet=settings.fleet,
         task_path=settings.task_path,
         calibration_path=settings.calibration_path,
+        local=local,
         gate=gate,
         valid_days=said.valid_days,
     )

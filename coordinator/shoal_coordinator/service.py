@@ -126,7 +126,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     await fleet.load()
     for version in await store.versions():
         fleet.know_version(version.digest[:8], version.number)
-    releases = make_releases(settings, roster, registry, announcer, publisher, store, now_ms)
+    releases = make_releases(settings, roster, registry, announcer, publisher, store, now_ms, plans.local)
     if releases is not None:
         await releases.load()
     certificates = CertificateBook(store, roster)

@@ -324,7 +324,7 @@ def _examples_of(path: Path, index: int, *, held_out: bool) -> Examples:
 def _said(found: Predictions, examples: Examples, index: int) -> dict[str, Any]:
     return {
         "label": int(found.labels[0]),
-        "probabilities": [float(p) for p in found.probabilities[0]],
+        "probabilities": [float(p) for p in found.answers[0]],
         "truth": int(examples.y[index]),
         "count": len(examples),
         "seconds": found.seconds,

@@ -84,7 +84,7 @@ def test_the_float_artefact_answers_as_the_trained_model(
     assert (deployed.examples, deployed.correct) == (here.examples, here.correct)
     runner = trainer._signatures["infer"]
     wanted = runner(x=HELD_OUT.x.astype(np.float32))["probabilities"]
-    found = InferenceModel(artefacts.float32).predict(HELD_OUT.x).probabilities
+    found = InferenceModel(artefacts.float32).predict(HELD_OUT.x).answers
     assert np.abs(found - wanted).max() < 6e-6
 
 
@@ -111,7 +111,7 @@ def test_scales_follow_the_weights_however_they_change(
 
 def test_weights_of_zero_still_make_a_model_that_runs() -> None:
     made = make_artefacts(TEMPLATES, np.zeros(9610, np.float32), CALIBRATION)
-    probabilities = InferenceModel(made.int8).predict(HELD_OUT.x[:3]).probabilities
+    probabilities = InferenceModel(made.int8).predict(HELD_OUT.x[:3]).answers
     assert np.abs(probabilities - 0.1).max() < 0.01
 
 

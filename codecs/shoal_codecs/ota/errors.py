@@ -29,3 +29,7 @@ class MissingArtefactError(OtaError):
 
 class InvalidCountsError(OtaError):
     """Health counts that no evaluation can give."""
+
+
+class OwnPlacesError(OtaError):
+    """A deployable file whose places for a device's own tensors cannot be used."""

@@ -42,9 +42,13 @@ class Inference:
         """Return the tensors that depend on constants alone."""
         return _reach(self.graph, (self.example, *self.parameters.values()))[1]
 
-    def of_example(self, *more: Tensor) -> set[Tensor]:
-        """Return the tensors that depend on the example, or on a tensor of ``more``."""
-        return _reach(self.graph, (self.example, *more))[0]
+    def of_example(self) -> set[Tensor]:
+        """Return the tensors that depend on the example."""
+        return self.depending_on([self.example])
+
+    def depending_on(self, roots: Iterable[Tensor]) -> set[Tensor]:
+        """Return ``roots`` and the tensors that depend on one of them."""
+        return _reach(self.graph, roots)[0]
 
 
 def inference_of(bundle: TaskBundle) -> Inference:

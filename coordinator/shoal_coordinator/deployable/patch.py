@@ -83,6 +83,11 @@ class Patch:
         """Give ``tensor`` the scale that ``other`` now has."""
         self._scales(tensor)[:] = self._scales(other)
 
+    def where(self, tensor: int) -> tuple[int, int]:
+        """Return (offset, size) in bytes of the tensor's buffer in the file."""
+        raw = self._model.Buffers(self._tensor(tensor).Buffer()).DataAsNumpy()
+        return int(raw.ctypes.data - np.frombuffer(self._data, np.uint8).ctypes.data), int(raw.size)
+
     def finish(self) -> bytes:
         """Return the filled file."""
         return bytes(self._data)

@@ -60,7 +60,7 @@ def quantise(
         if not scales.contradicting:
             break
         forbidden |= scales.contradicting
-    work = _Quantiser(graph, example, of_example, precisions, scales)
+    work = _Quantiser(graph, example, of_example, moved, precisions, scales)
     return work.build(), work.places, precisions
 
 
@@ -109,11 +109,13 @@ class _Quantiser:
         graph: Graph,
         example: Tensor,
         of_example: set[Tensor],
+        moved: set[Tensor],
         precisions: Mapping[Operator, Precision],
         scales: _Scales,
     ) -> None:
         self.places = Int8Places()
         self._graph, self._example, self._of_example = graph, example, of_example
+        self._moved = moved
         self._precisions, self._scales = precisions, scales
         self._made = Graph([], [])
         self._float: dict[Tensor, Tensor] = {}
@@ -126,12 +128,13 @@ class _Quantiser:
         example = self._example
         if example.dtype == FLOAT32 and self._is_read_as_int8(example):
             self._made.inputs = [self._activation(example)]
+            self._made.inputs[0].name = example.name
         else:
             self._made.inputs = [
                 self._float.setdefault(example, Tensor(example.shape, example.dtype, example.name))
             ]
         for operator in self._graph.operators:
-            if operator.kind == "GATHER" and operator.inputs[0] not in self._of_example:
+            if operator.kind == "GATHER" and operator.inputs[0] not in self._of_example | self._moved:
                 self._gather(operator)
             elif self._precisions[operator] is Precision.INT8:
                 self._narrow(operator)

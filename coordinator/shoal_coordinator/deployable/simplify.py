@@ -30,7 +30,8 @@ _SEEN_THROUGH = frozenset({"RESHAPE", "SQUEEZE"})
 def simplify(inference: Inference, local: Iterable[str] = ()) -> None:
     """Simplify ``inference`` in place.
 
-    Parameters named in ``local`` are left out of it: a device must be able to put its own in their place.
+    What depends on parameters named in ``local`` is never mixed with what depends on others: a device must be
+    able to put its own in their place.
     """
     work = _Simplifier(inference, {inference.parameters[name] for name in local})
     while work.step():
@@ -47,7 +48,9 @@ class _Simplifier:
     def step(self) -> bool:
         """Make one change; return whether there was one to make."""
         self._of_example = self._inference.of_example()
-        self._moved = self._inference.of_example(*self._local) - self._of_example
+        parameters = set(self._inference.parameters.values())
+        self._own = self._inference.depending_on(self._local)
+        self._shared = self._inference.depending_on(parameters - self._local)
         self._consumers = self._graph.consumers()
         rules = (self._product, self._scaled_input, self._bias, self._factor, self._activation)
         return any(rule(operator) for operator in list(self._graph.operators) for rule in rules)
@@ -153,13 +156,13 @@ class _Simplifier:
             return None, None
         if other in self._of_example:
             one, other = other, one
-        if other in self._of_example or other in self._moved or one.shape != operator.output.shape:
+        if other in self._of_example or one.shape != operator.output.shape:
             return None, None
         return one, other
 
     def _is_layer(self, operator: Operator) -> bool:
         weights = operator.inputs[1] if operator.kind in LAYERS else None
-        return weights is not None and weights not in self._of_example and weights not in self._moved
+        return weights is not None and weights not in self._of_example
 
     def _layer_before(self, data: Tensor, added: Tensor | None) -> Operator | None:
         """Return the layer without activation that makes ``data`` for nobody else and can add ``added``."""
@@ -177,8 +180,9 @@ class _Simplifier:
         channels = maker.output.shape[-1]
         if added is not None and not (added.size == 1 or added.size == channels == added.shape[-1]):
             return None
-        bias = maker.bias
-        return None if bias in self._moved else maker
+        held = [one for one in (*maker.inputs[1:], added) if one is not None]
+        mixed = self._own.intersection(held) and self._shared.intersection(held)
+        return None if mixed else maker
 
     def _maker(self, tensor: Tensor) -> Operator | None:
         """Return the operator that makes ``tensor`` if one other alone reads it."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.wire.task import InputDescription, Parameter, TaskBundle
+from shoal_codecs.updates.shared_part import SharedPart
+from shoal_codecs.wire.task import InputDescription, TaskBundle, initial_weights
+from shoal_coordinator.artefact_errors import UnsupportedGraphError
 from shoal_coordinator.deployable.extract import Inference, inference_of
 from shoal_coordinator.deployable.graph import Graph, Operator, Tensor, write
 from shoal_coordinator.deployable.precision import Precision
@@ -77,35 +80,43 @@ class Int8Template:
 class Templates:
     """What all deployable files of a task have in common.
 
-    ``constants`` are sources that no weights change; ``labels`` tells that the answer is probabilities.
+    ``part`` of the parameters is what weights hold; the others stay on devices, and ``own`` holds their
+    first values; ``own_preparation`` is the part of the ``preparation`` that a device repeats with its own,
+    and ``own_sources`` are what it fills in. ``constants`` are sources that no weights change; ``labels``
+    tells that the answer is probabilities.
     """
 
     name: str
-    parameters: tuple[Parameter, ...]
+    part: SharedPart
+    own: dict[str, npt.NDArray[np.float32]]
     input: InputDescription
     float32: FloatTemplate
     int8: Int8Template
     preparation: Preparation | None
+    own_preparation: Preparation | None
+    own_sources: frozenset[str]
     constants: dict[str, npt.NDArray[np.float32]]
     labels: bool
 
 
-def make_templates(bundle: TaskBundle) -> Templates:
-    """Return the templates of the task ``bundle``.
+def make_templates(bundle: TaskBundle, local: Iterable[str] = ()) -> Templates:
+    """Return the templates of the task ``bundle`` whose parameters ``local`` stay on the devices.
 
     Raises:
+        LocalParameterError: the task does not have them, or nothing is left.
         InvalidTemplateError: the trainable model cannot be read or lacks a signature.
         UnsupportedGraphError: ``infer`` has loops, operators that are no builtins, or no fixed shape.
     """
+    part = SharedPart(bundle.parameters, tuple(local))
     inference = inference_of(bundle)
-    simplify(inference)
+    simplify(inference, part.local)
     fold_weights(inference)
-    return _Maker(bundle, inference).make()
+    return _Maker(bundle, part, inference).make()
 
 
 class _Maker:
-    def __init__(self, bundle: TaskBundle, inference: Inference) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: TaskBundle, part: SharedPart, inference: Inference) -> None:
+        self._bundle, self._part = bundle, part
         self._inference = inference
         self._of_example = inference.of_example()
         self._sources: dict[Tensor, str] = {one: name for name, one in inference.parameters.items()}
@@ -117,35 +128,62 @@ class _Maker:
         run = [one for one in graph.operators if one.output in self._of_example]
         before = [one for one in graph.operators if one.output not in self._of_example]
         main = Graph([self._inference.example], graph.outputs, run)
-        preparation = self._preparation(main, before)
+        own = {self._inference.parameters[name] for name in self._part.local}
+        moved = self._inference.depending_on(own)
+        read = _inputs(main)
+        made = self._name_outputs(before, read)
         labels = self._bundle.target.kind == "label"
         narrow, places, precisions = quantise(
-            main, self._inference.example, self._of_example, set(), wide_answer=not labels
+            main, self._inference.example, self._of_example, moved, wide_answer=not labels
         )
         float32, order = self._float_template(main)
         return Templates(
             name=self._bundle.name,
-            parameters=self._bundle.parameters,
+            part=self._part,
+            own=self._part.own_of(initial_weights(self._bundle.parameters, self._bundle.reference.seed))
+            if self._part.local
+            else {},
             input=self._bundle.input,
             float32=float32,
             int8=self._int8_template(narrow, places, order, precisions),
-            preparation=preparation,
+            preparation=self._preparation(before, made),
+            own_preparation=self._own_preparation(before, [one for one in made if one in moved]),
+            own_sources=frozenset(
+                self._sources[one] for one in read if one in moved and one in self._sources
+            ),
             constants=self._constants,
             labels=labels,
         )
 
-    def _preparation(self, main: Graph, before: list[Operator]) -> Preparation | None:
-        """Return the model of all that ``main`` needs made of parameters, and name its outputs."""
-        made = {tensor for one in before for tensor in one.outputs}
-        wanted = [one for one in _inputs(main) if one in made]
+    def _name_outputs(self, before: list[Operator], read: list[Tensor]) -> list[Tensor]:
+        """Return what ``before`` makes of parameters to be ``read``, each with a name of its own."""
+        outputs = {tensor for one in before for tensor in one.outputs}
+        wanted = [one for one in read if one in outputs]
+        for number, tensor in enumerate(wanted):
+            tensor.name = self._sources[tensor] = f"made{number}"
+        return wanted
+
+    def _own_preparation(self, before: list[Operator], wanted: list[Tensor]) -> Preparation | None:
+        """Return the model of what a device makes of its own parameters."""
+        names = set(self._inference.parameters) - set(self._part.local)
+        shared = self._inference.depending_on(self._inference.parameters[name] for name in names)
+        if shared.intersection(wanted):
+            raise UnsupportedGraphError(
+                "infer computes one tensor of parameters that stay on devices and of others: "
+                "keep both on the device (local), or neither"
+            )
+        return self._preparation(before, wanted)
+
+    def _preparation(self, before: list[Operator], wanted: list[Tensor]) -> Preparation | None:
+        """Return the model that computes ``wanted`` of parameters, None where there is nothing to compute."""
         if not wanted:
             return None
-        for number, tensor in enumerate(wanted):
-            tensor.name = f"made{number}"
-            self._sources[tensor] = tensor.name
-        used = {tensor for one in before for tensor in one.inputs}
+        work = Graph([], wanted, list(before))
+        work.drop_unused()
+        used = {tensor for one in work.operators for tensor in one.inputs}
         entries = {name: one for name, one in self._inference.parameters.items() if one in used}
-        model, _ = write(Graph(list(entries.values()), wanted, before), "prepare")
+        work.inputs = list(entries.values())
+        model, _ = write(work, "prepare")
         return Preparation(model, tuple(entries), tuple(self._sources[one] for one in wanted))
 
     def _float_template(self, main: Graph) -> tuple[FloatTemplate, dict[Tensor, int]]:

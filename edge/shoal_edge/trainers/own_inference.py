@@ -20,13 +20,11 @@ def infer(bundle: TaskBundle, weights: npt.NDArray[np.float32], x: npt.NDArray[A
 
     Raises:
         MissingRuntimeError: no interpreter is installed.
-        UnusableModelError: it cannot run the task, or the task tells no labels apart.
+        UnusableModelError: it cannot run the task.
         ExampleShapeError: examples of another task.
         NonFiniteLossError: the model answers NaN or infinity.
     """
     _check_shape(bundle.input, x)
-    if bundle.target.kind != "label":
-        raise UnusableModelError(f"task {bundle.name} tells no labels apart: ask its values elsewhere")
     try:
         interpreter = open_model(bundle.trainable)
         Signature(interpreter.get_signature_runner("set_weights"))(
@@ -35,15 +33,15 @@ def infer(bundle: TaskBundle, weights: npt.NDArray[np.float32], x: npt.NDArray[A
         runner = Signature(interpreter.get_signature_runner("infer"))
         inputs = np.ascontiguousarray(x, dtype=runner.inputs["x"]["dtype"])
         began = time.perf_counter()
-        probabilities = runner(x=inputs)["probabilities"]
+        answers = runner(x=inputs)["probabilities" if bundle.target.kind == "label" else "values"]
         seconds = time.perf_counter() - began
     except (ValueError, RuntimeError, KeyError) as error:
         raise UnusableModelError(
             f"the interpreter cannot run task {bundle.name} ({error}): update the agent"
         ) from error
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite(answers).all():
         raise NonFiniteLossError("the model answers NaN or infinity: go back to the fleet's")
-    return Predictions(probabilities.argmax(axis=1), probabilities, seconds)
+    return Predictions(answers, seconds)
 
 
 def _check_shape(about: InputDescription, x: npt.NDArray[Any]) -> None:
