@@ -36,16 +36,23 @@ from shoal_coordinator.authoring.dense import Activation, Dense
 from shoal_coordinator.authoring.layer import Built, Layer, Run
 from shoal_coordinator.authoring.losses import CrossEntropy, MeanSquaredError
 from shoal_coordinator.authoring.optimisers import Adam, Momentum, Sgd
+from shoal_coordinator.authoring.recurrent import GRU, LSTM
 from shoal_coordinator.authoring.task import Input, Task
+from shoal_coordinator.authoring.tokens import Dropout, Embedding, LayerNorm
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Activation",
     "Adam",
     "Built",
     "CrossEntropy",
     "Dense",
+    "Dropout",
+    "Embedding",
     "Input",
     "Layer",
+    "LayerNorm",
     "MeanSquaredError",
     "Momentum",
     "Run",

@@ -12,10 +12,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from shoal_coordinator.authoring.sequence_ops import BuiltinSequences
+from shoal_coordinator.authoring.token_ops import BuiltinTokens
+
 Tensor = Any
 
 
-class BuiltinOps:
+class BuiltinOps(BuiltinSequences, BuiltinTokens):
     """Operations that train inside the interpreter; see ``ops.Ops`` for each."""
 
     dtype = tf.float32

@@ -112,3 +112,32 @@ class Ops(Protocol):
     def squared_error(self, values: Tensor, y: Tensor) -> Tensor:
         """Mean over an example of its squared errors, (n, 1); ``values`` and ``y`` (n, ...)."""
         ...
+
+    def gru(self, x: Tensor, w: Tensor, u: Tensor, b: Tensor, c: Tensor, *, last: bool) -> Tensor:
+        """States (n, T, h) of a GRU over ``x`` (n, T, i), or the ``last`` one (n, h).
+
+        ``w`` (i, 3, h), ``u`` (h, 3, h), ``b`` and ``c`` (3, h): update, reset, candidate.
+        """
+        ...
+
+    def lstm(self, x: Tensor, w: Tensor, u: Tensor, b: Tensor, *, last: bool) -> Tensor:
+        """States (n, T, h) of an LSTM over ``x`` (n, T, i), or the ``last`` one (n, h).
+
+        ``w`` (i, 4, h), ``u`` (h, 4, h), ``b`` (4, h): input, forget, output, candidate.
+        """
+        ...
+
+    def embedding(self, tokens: Tensor, table: Tensor) -> Tensor:
+        """Rows (n, T, d) of ``table`` (v, d) by ``tokens`` (n, T) int32."""
+        ...
+
+    def layer_norm(self, x: Tensor, g: Tensor, b: Tensor) -> Tensor:
+        """``x`` (..., c) to mean 0 and variance 1 over c, times ``g`` (c,), plus ``b`` (c,)."""
+        ...
+
+    def dropout(self, x: Tensor, seed: Tensor, rate: float, stream: int) -> Tensor:
+        """``x`` with entries dropped with chance ``rate`` and the others scaled up.
+
+        ``seed`` (1,) int32 draws them, for each ``stream`` (0 to 4095, a layer's) others.
+        """
+        ...

@@ -7,10 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from shoal_coordinator.authoring.sequence_ops import PlainSequences
+from shoal_coordinator.authoring.token_ops import PlainTokens
+
 Tensor = Any
 
 
-class PlainOps:
+class PlainOps(PlainSequences, PlainTokens):
     """Operations whose gradients are TensorFlow's automatic ones; see ``ops.Ops`` for each."""
 
     def __init__(self, dtype: Any = tf.float64) -> None:
