@@ -146,6 +146,8 @@ class EdgeAgent:
             drop_blob=self.blobs.drop,
             worker=self.worker,
             data_path=settings.examples_path,
+            data=settings.data.packed,
+            task_path=lambda task: state / "blobs" / task.hex(),
             metrics=self.guard.metrics,
             on_change=self.heartbeats.soon,
             clock=clock,

@@ -18,6 +18,7 @@ from shoal_codecs.settings import (
 )
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.topics import check_name
+from shoal_edge.sources.settings import DataSettings
 from shoal_edge.trainers.base import TrainerKind
 from shoal_edge.worker_settings import WorkerSettings
 
@@ -78,11 +79,11 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     ``folder`` holds ``identity.key``, ``authority.pub``, ``roster.bin`` and, unless ``data_dir`` is set,
     the state in ``data/``; empty means the folder of the settings file. ``examples`` is the device's own
-    .npz, relative to ``folder``. ``modes`` are those the device takes part in: ``plain`` shows its update
-    to the coordinator, so that it stands here only if somebody wrote it. ``n_min`` is the fewest devices
-    it lets itself be summed with; ``norm_check`` lets hubs see 16 projections of its updates where a plan
-    checks norms. ``bytes_per_day`` is what its link may carry both ways (0: any). In mode
-    ``single`` it expects at most ``corrupt_share`` of a cohort to be corrupt, lets at most
+    .npz, relative to ``folder``; ``data`` describes any other source. ``modes`` are those the device takes
+    part in: ``plain`` shows its update to the coordinator, so that it stands here only if somebody wrote it.
+    ``n_min`` is the fewest devices it lets itself be summed with; ``norm_check`` lets hubs see 16 projections
+    of its updates where a plan checks norms. ``bytes_per_day`` is what its link may carry both ways (0: any).
+    In mode ``single`` it expects at most ``corrupt_share`` of a cohort to be corrupt, lets at most
     ``dropout_share`` of it vanish, and keeps ``parked_bundles`` of keys at the broker.
     ``trainer`` names what trains on ``threads``
     threads; its work may allocate ``fit_memory_limit_bytes`` (0: any).
@@ -95,6 +96,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     folder: str = ""
     data_dir: str = ""
     examples: str = "examples.npz"
+    data: DataSettings = DataSettings()
     link: LinkSettings = LinkSettings()
     privacy: DevicePrivacy = DevicePrivacy()
     personal: PersonalSettings = PersonalSettings()
@@ -151,8 +153,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def examples_path(self) -> Path:
-        """The device's own examples."""
-        return self.home / self.examples
+        """The file or folder with the device's own examples."""
+        return self.data.place(self.home, self.examples)
 
 
 def load_edge_settings(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_codecs.wire.task import InputDescription, TargetDescription
+from shoal_edge.sources.errors import DataTooLargeError
+from shoal_edge.sources.settings import DEFAULT_MOST_BYTES
 from shoal_edge.trainers.errors import (
     ExampleRangeError,
     ExampleShapeError,
@@ -26,14 +30,23 @@ MINIMUM_EXAMPLES = 5
 HELD_OUT_FRACTION = 0.2
 _SPLIT_SEED = 0
 LABEL = TargetDescription()
+_UNREADABLE = (
+    *(ValueError, EOFError, KeyError, IndexError, TypeError, SyntaxError, NotImplementedError, RuntimeError),
+    *(MemoryError, OverflowError, RecursionError, struct.error, zlib.error, zipfile.BadZipFile),
+)
+"""What a damaged archive makes its readers raise."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Raw examples ``x`` (n, ...) in the task's dtype and labels ``y`` (n,) int32."""
+    """Raw examples ``x`` (n, ...) in the task's dtype and labels ``y`` (n,) int32 or values (n, ...) float32.
+
+    ``aside`` (n,) tells which are held out, where chance shall not decide it.
+    """
 
     x: npt.NDArray[Any]
-    y: npt.NDArray[np.int32]
+    y: npt.NDArray[Any]
+    aside: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -72,7 +85,18 @@ def check_examples(
     labels: int,
     target: TargetDescription = LABEL,
 ) -> None:
-    """Raise the DataError that says in which way ``x`` and ``y`` do not fit the task, if any."""
+    """Raise the DataError that says in which way ``x`` and ``y`` do not fit the task, if any.
+
+    Rows that are made when a batch asks for them check their values then.
+    """
+    check_shape(x, about)
+    if isinstance(x, np.ndarray):
+        check_values(x, about)
+    check_targets(x, y, labels, target)
+
+
+def check_shape(x: npt.NDArray[Any], about: InputDescription) -> None:
+    """Raise ExampleShapeError or ExampleTypeError unless ``x`` has the task's shape and dtype."""
     if x.ndim != len(about.shape) + 1 or x.shape[1:] != about.shape:
         raise ExampleShapeError(
             f"examples of shape {x.shape}, the task takes (n, {', '.join(map(str, about.shape))}): "
@@ -80,6 +104,10 @@ def check_examples(
         )
     if x.dtype != np.dtype(about.dtype):
         raise ExampleTypeError(f"examples are {x.dtype}, the task takes {about.dtype}: convert them")
+
+
+def check_values(x: npt.NDArray[Any], about: InputDescription) -> None:
+    """Raise ExampleRangeError where a value of ``x`` is outside the task's range, or NaN."""
     # The least and the greatest are NaN where one value is; no array as long as the data is made.
     if x.size and not about.minimum <= x.min() <= x.max() <= about.maximum:
         inside = (x >= about.minimum) & (x <= about.maximum)
@@ -87,13 +115,17 @@ def check_examples(
             f"{np.count_nonzero(~inside)} values outside {about.minimum:g} to {about.maximum:g} "
             "(or NaN): give raw values in the task's range"
         )
+
+
+def check_targets(x: npt.NDArray[Any], y: npt.NDArray[Any], labels: int, target: TargetDescription) -> None:
+    """Raise the DataError that says in which way ``y`` is not what a task learns of ``x``, if any."""
     if target.kind == "values":
-        _check_values(x, y, target)
+        _check_learnt_values(x, y, target)
     else:
         _check_labels(x, y, labels)
 
 
-def _check_values(x: npt.NDArray[Any], y: npt.NDArray[Any], target: TargetDescription) -> None:
+def _check_learnt_values(x: npt.NDArray[Any], y: npt.NDArray[Any], target: TargetDescription) -> None:
     wanted = (len(x), *target.shape)
     if y.shape != wanted:
         raise MissingLabelsError(
@@ -127,35 +159,62 @@ def split_held_out(examples: Examples, fraction: float = HELD_OUT_FRACTION) -> t
     """Return (training part, held-out part); the same examples always split the same way.
 
     The held-out part is ``fraction`` of the examples, rounded; at least one of five or more, none where the
-    fraction is 0.
+    fraction is 0. It is what the examples' source set aside, where it did.
     """
-    count = len(examples)
-    held = held_count(count, fraction)
-    order = np.random.default_rng(_SPLIT_SEED).permutation(count)
-    aside, rest = np.sort(order[:held]), np.sort(order[held:])
+    rest, aside = held_out_indices(examples, fraction)
     return (
         Examples(examples.x[rest], examples.y[rest]),
         Examples(examples.x[aside], examples.y[aside]),
     )
 
 
-def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays x and y of the .npz file at ``path``, those of them that are there.
+def held_out_indices(
+    examples: Examples, fraction: float = HELD_OUT_FRACTION
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the indices of (training part, held-out part), each ascending, as ``split_held_out`` splits."""
+    if examples.aside is not None:
+        return np.flatnonzero(~examples.aside), np.flatnonzero(examples.aside)
+    count = len(examples)
+    held = held_count(count, fraction)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def read_arrays(path: Path, most_bytes: int = DEFAULT_MOST_BYTES) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays x and y of the .npz archive at ``path``, those of them that are there.
 
     Raises:
         UnreadableDataError: no such file, or no archive of plain arrays.
+        DataTooLargeError: an array of more than ``most_bytes``, or one that claims so.
     """
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UnreadableDataError(f"{path} is a single array: save x and y with numpy.savez")
-            return {name: archive[name] for name in archive.files if name in {"x", "y"}}
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            return {
+                name: _read_array(archive, f"{name}.npy", most_bytes)
+                for name in ("x", "y")
+                if f"{name}.npy" in archive.namelist()
+            }
     except OSError as error:
         raise UnreadableDataError(
             f"cannot read {path} ({error.strerror or error}): check the path and its permissions"
         ) from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise UnreadableDataError(
-            f"{path} is no .npz archive of plain arrays ({error}): save it with numpy.savez"
+            f"{path} is no .npz archive of plain arrays ({type(error).__name__}): save it with numpy.savez"
         ) from error
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, most_bytes: int) -> npt.NDArray[Any]:
+    """Read one array whose header was looked at before memory is taken for it."""
+    with archive.open(name) as member:
+        wide = np.lib.format.read_magic(member) != (1, 0)
+        read_header = np.lib.format.read_array_header_2_0 if wide else np.lib.format.read_array_header_1_0
+        shape, _, dtype = read_header(member)
+    count = math.prod(shape) * dtype.itemsize
+    if count > most_bytes:
+        raise DataTooLargeError(
+            f"an array {name} of {count} bytes, {most_bytes} are allowed: give less, or raise `most_bytes`"
+        )
+    with archive.open(name) as member:
+        found: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+    return found

@@ -126,6 +126,7 @@ class Evaluations:
                 model_path=str(model_path),
                 digest=digest,
                 data_path=str(self._settings.examples_path),
+                data=self._settings.data.packed,
                 own_path=str(self._keeper.own_path(command.task)),
             )
             self._last = (digest, counts)

@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,29 +12,38 @@ from shoal_codecs.ota.errors import InvalidCountsError
 from shoal_codecs.ota.health import PairedCounts
 from shoal_edge.release_errors import HealthCheckError
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-def paired_counts(candidate_path: Path, replaced_path: Path | None, data_path: Path) -> PairedCounts:
-    """Return how candidate and replaced model (None for none) do on the device's held-out examples.
+    from shoal_edge.data import Examples
+    from shoal_edge.trainers.inference import InferenceModel
+
+_AT_ONCE = 256
+
+
+def paired_counts(
+    candidate_path: Path, replaced_path: Path | None, examples: "Examples | None"
+) -> PairedCounts:
+    """Return how candidate and replaced model (None for none) do on held-out ``examples``.
 
     A device without examples still proves that the interpreter takes the candidate; it counts nothing.
 
     Raises:
-        DataError: the device's examples cannot be used by the candidate.
+        DataError: the examples cannot be used by the candidate.
         UnusableModelError, NonFiniteLossError: the candidate does not run.
     """
     from shoal_edge.trainers.errors import TrainingError  # noqa: PLC0415 - heavy, wanted in the worker only
     from shoal_edge.trainers.inference import InferenceModel  # noqa: PLC0415
 
     candidate = InferenceModel(candidate_path)
-    examples = _held_out(data_path)
-    if examples is None:
+    if examples is None or not len(examples):
         return PairedCounts(0, replaced=False)
-    x, y = examples
-    found = candidate.predict(x)
-    right = found.labels == y
-    latency_ms = 1000 * found.seconds / max(len(y), 1)
+    y = examples.y
+    right, seconds = _right(candidate, examples)
+    latency_ms = 1000 * seconds / len(y)
     try:
-        before = None if replaced_path is None else InferenceModel(replaced_path).predict(x).labels == y
+        before = None if replaced_path is None else _right(InferenceModel(replaced_path), examples)[0]
     except TrainingError:
         # A model that cannot be run any more, perhaps of another task, is nothing to compare with.
         before = None
@@ -63,19 +72,14 @@ def read_counts(answer: dict[str, Any]) -> PairedCounts:
         ) from error
 
 
-def _held_out(path: Path) -> tuple[Any, Any] | None:
-    """Return raw examples (n, ...) and labels (n,) of the held-out part, None where there are none."""
+def _right(model: "InferenceModel", examples: "Examples") -> "tuple[npt.NDArray[np.bool_], float]":
+    """Return which examples ``model`` gets right, and the seconds it took; bounded memory."""
     import numpy as np  # noqa: PLC0415 - heavy, wanted in the worker only
 
-    from shoal_edge.data import Examples, split_held_out  # noqa: PLC0415
-    from shoal_edge.trainers.errors import UnreadableDataError  # noqa: PLC0415
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            examples = Examples(archive["x"], archive["y"])
-    except (FileNotFoundError, KeyError):
-        return None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise UnreadableDataError(f"{path} holds no examples: save x and y with numpy.savez") from error
-    _, held_out = split_held_out(examples)
-    return (held_out.x, held_out.y) if len(held_out) else None
+    right, seconds = np.empty(len(examples), np.bool_), 0.0
+    for start in range(0, len(examples), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        found = model.predict(examples.x[part])
+        right[part] = found.labels == examples.y[part]
+        seconds += found.seconds
+    return right, seconds

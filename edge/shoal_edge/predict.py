@@ -35,8 +35,13 @@ def predict(settings: EdgeSettings, source: Path | None, index: int) -> str:
     home = settings.home
     roster = load_roster(home / "roster.bin", home / "authority.pub", settings.fleet)
     installed = deployed(settings.releases, roster, settings.fleet)
-    answer = asyncio.run(_ask(settings, "predict", source, index, artefact_path=str(installed.path)))
     manifest = installed.manifest
+    about = {
+        "artefact_path": str(installed.path),
+        # A file that somebody names is taken as it is, for the model to look at.
+        "task_path": "" if source else str(_task_path(settings, manifest.task)),
+    }
+    answer = asyncio.run(_ask(settings, "predict", source, index, **about))
     word = f"release {manifest.release}, model version {manifest.version}, {installed.kind}"
     labels = _labels(settings, manifest.task)
     return _told(answer, word, labels, held_out=source is None, index=index)
@@ -52,6 +57,7 @@ async def _ask(
             LIMIT_S,
             **more,
             input_path=str(source or settings.examples_path),
+            data=b"" if source else settings.data.packed,
             index=index,
             held_out=source is None,
         )
@@ -59,10 +65,14 @@ async def _ask(
         await worker.close()
 
 
+def _task_path(settings: EdgeSettings, task: bytes) -> Path:
+    return settings.state / "blobs" / task.hex()
+
+
 def _labels(settings: EdgeSettings, task: bytes) -> tuple[str, ...]:
     """Return the task's labels; their numbers do where the task is not on this device."""
     try:
-        return decode_task((settings.state / "blobs" / task.hex()).read_bytes()).labels
+        return decode_task(_task_path(settings, task).read_bytes()).labels
     except (OSError, ShoalError):
         return ()
 

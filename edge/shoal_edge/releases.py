@@ -112,6 +112,8 @@ class ReleaseAgent:
         drop_blob: Callable[[str], object],
         worker: Worker,
         data_path: Path,
+        data: bytes = b"",
+        task_path: Callable[[bytes], Path] = lambda _: Path(NO_EXAMPLES),
         metrics: Metrics = "clear",
         on_change: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.time,
@@ -126,7 +128,8 @@ class ReleaseAgent:
         self._fetch_blob = fetch_blob
         self._drop_blob = drop_blob
         self._worker = worker
-        self._data_path = data_path
+        self._data_path, self._data = data_path, data
+        self._task_path = task_path
         self._metrics = metrics
         self._on_change = on_change
         self._clock = clock
@@ -354,7 +357,12 @@ class ReleaseAgent:
         # A model can be made that fails on chosen examples: who tells nothing tries it on none.
         data = self._data_path if self._metrics != "none" else self._folder / NO_EXAMPLES
         answer = await self._worker.evaluate_artefact(
-            self._active.path, replaced.path if replaced else None, data, gate.time_limit_s
+            self._active.path,
+            replaced.path if replaced else None,
+            data,
+            gate.time_limit_s,
+            source=self._data,
+            task=self._task_path(self._active.manifest.task),
         )
         counts = read_counts(answer)
         judgement = judge(counts, gate)

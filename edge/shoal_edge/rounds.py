@@ -387,6 +387,7 @@ class Rounds:
             task_path=str(await self._keeper.task(task)),
             model_path=str(self._store.model_path(model.digest)),
             data_path=str(self._settings.examples_path),
+            data=self._settings.data.packed,
             plan=job.plan_bytes,
             source_path=await self._source(job),
             device=self._post.identity.name,

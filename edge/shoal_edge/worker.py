@@ -32,6 +32,7 @@ REQUESTS = frozenset(
         "fit_and_report",
         "evaluate",
         "evaluate_artefact",
+        "count_examples",
         "predict",
         "predict_own",
         "check_vector",

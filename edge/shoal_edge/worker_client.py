@@ -69,9 +69,16 @@ class Worker(ABC):
         """End what works for this agent alone."""
 
     async def evaluate_artefact(
-        self, candidate: Path, replaced: Path | None, data: Path, limit_s: float = 120.0
+        self,
+        candidate: Path,
+        replaced: Path | None,
+        data: Path,
+        limit_s: float = 120.0,
+        *,
+        source: bytes = b"",
+        task: Path | None = None,
     ) -> dict[str, Any]:
-        """Count deployable models on this device's held-out examples.
+        """Count deployable models on this device's held-out examples, at ``data`` as ``source`` describes.
 
         Returns the fields of ``shoal_codecs.ota.health.PairedCounts``, for ``health_check.read_counts``.
         """
@@ -81,6 +88,8 @@ class Worker(ABC):
             candidate_path=str(candidate),
             replaced_path=str(replaced) if replaced else "",
             data_path=str(data),
+            data=source,
+            task_path=str(task or ""),
         )
 
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_codecs.wire.task import TaskBundle, decode_task
-from shoal_edge.data import Examples, load_shard, split_held_out
+from shoal_edge.data import Examples
 from shoal_edge.errors import TaskFileError
 from shoal_edge.fitting import fit_update, nothing_fitted
 from shoal_edge.health_check import paired_counts
@@ -23,6 +22,10 @@ from shoal_edge.own_round import OwnRound
 from shoal_edge.own_tensors import read_own
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
+from shoal_edge.sources.own import own_examples
+from shoal_edge.sources.registry import Shards, open_source
+from shoal_edge.sources.settings import unpack_data
+from shoal_edge.sources.source import Wanted
 from shoal_edge.swarm.part import PART_SUFFIX, Part
 from shoal_edge.swarm.part_source import PartSource
 from shoal_edge.trainers.base import OnProgress, unheard
@@ -58,14 +61,19 @@ class Jobs:
         self._settings = settings
         self._on_progress = on_progress
         self._task: _Task | None = None
-        self._examples: tuple[tuple[Any, ...], tuple[Examples, Examples]] | None = None
+        self._shards = Shards()
         self._parts = PartSource()
 
-    def prepare(self, *, task: bytes, task_path: str, data_path: str, should_stop: Stop) -> dict[str, Any]:
-        """Decode and self-test the task, check the device's data against it."""
+    def prepare(
+        self, *, task: bytes, task_path: str, data_path: str, data: bytes = b"", should_stop: Stop
+    ) -> dict[str, Any]:
+        """Decode and self-test the task, check the device's data against it.
+
+        ``data`` is the packed table ``[data]`` of the settings, here and below.
+        """
         del should_stop
         ready = self._ready(task, task_path)
-        train, held_out = self._shard(ready, data_path)
+        train, held_out = self._shard(ready, data_path, data)
         return {
             "dimension": ready.trainer.dimension,
             "examples": len(train),
@@ -121,6 +129,7 @@ class Jobs:
         task_path: str,
         model_path: str,
         data_path: str,
+        data: bytes = b"",
         plan: bytes,
         source_path: str,
         device: str,
@@ -154,7 +163,7 @@ class Jobs:
                 ready.trainer,
                 base,
                 own.part,
-                lambda: self._shard(ready, data_path),
+                lambda: self._shard(ready, data_path, data),
                 promised,
                 rng,
                 should_stop,
@@ -165,7 +174,7 @@ class Jobs:
         kept = own.leave(
             Path(own_next_path),
             fitted,
-            lambda: self._shard(ready, data_path)[0],
+            lambda: self._shard(ready, data_path, data)[0],
             ready.trainer,
             base,
             ditto,
@@ -219,6 +228,7 @@ class Jobs:
         model_path: str,
         digest: bytes,
         data_path: str,
+        data: bytes = b"",
         own_path: str,
         should_stop: Stop,
     ) -> dict[str, Any]:
@@ -230,7 +240,7 @@ class Jobs:
         ready = self._ready(task, task_path)
         own = read_own(Path(own_path))
         ready.trainer.set_weights(whole(ready.bundle, own, read_vector(Path(model_path), digest)))
-        _, held_out = self._shard(ready, data_path)
+        _, held_out = self._shard(ready, data_path, data)
         counts = ready.trainer.evaluate(held_out.x, held_out.y)
         found: dict[str, Any] = {
             "examples": counts.examples,
@@ -244,22 +254,47 @@ class Jobs:
         return found
 
     def evaluate_artefact(
-        self, *, candidate_path: str, replaced_path: str, data_path: str, should_stop: Stop
+        self,
+        *,
+        candidate_path: str,
+        replaced_path: str,
+        data_path: str,
+        data: bytes = b"",
+        task_path: str = "",
+        should_stop: Stop,
     ) -> dict[str, Any]:
         """Count two deployable models on the same held-out examples; ``replaced_path`` may be empty."""
         del should_stop
         replaced = Path(replaced_path) if replaced_path else None
-        counts = paired_counts(Path(candidate_path), replaced, Path(data_path))
+        examples = own_examples(Path(data_path), data, task_path, held_out=True)
+        counts = paired_counts(Path(candidate_path), replaced, examples)
         answer: dict[str, Any] = msgspec.to_builtins(counts)
         return answer
 
+    def count_examples(
+        self, *, data_path: str, data: bytes, task_path: str, should_stop: Stop
+    ) -> dict[str, Any]:
+        """Count the examples that the task at ``task_path`` would be trained on, and judged by."""
+        del should_stop
+        wanted = Wanted.by(decode_task(Path(task_path).read_bytes()))
+        rest, aside = open_source(unpack_data(data), Path(data_path)).counts(wanted)
+        return {"examples": rest, "held_out": aside}
+
     def predict(
-        self, *, artefact_path: str, input_path: str, index: int, held_out: bool, should_stop: Stop
+        self,
+        *,
+        artefact_path: str,
+        input_path: str,
+        data: bytes = b"",
+        task_path: str = "",
+        index: int,
+        held_out: bool,
+        should_stop: Stop,
     ) -> dict[str, Any]:
         """Return what a deployed model says of example ``index`` of a file, and its label (-1: not known)."""
         del should_stop
         model = InferenceModel(Path(artefact_path))
-        examples = _examples_of(Path(input_path), index, held_out=held_out)
+        examples = _examples_of(Path(input_path), data, task_path, index, held_out=held_out)
         found = model.predict(examples.x[index : index + 1])
         return _said(found, examples, index)
 
@@ -273,6 +308,7 @@ class Jobs:
         own_path: str,
         personal: bool,
         input_path: str,
+        data: bytes = b"",
         index: int,
         held_out: bool,
         should_stop: Stop,
@@ -285,39 +321,30 @@ class Jobs:
         bundle = self._ready(task, task_path).bundle
         path = Path(model_path) if model_path else None
         weights = own_weights(bundle, Path(own_path), path, digest, personal=personal)
-        examples = _examples_of(Path(input_path), index, held_out=held_out)
+        examples = _examples_of(Path(input_path), data, task_path, index, held_out=held_out)
         return _said(infer(bundle, weights, examples.x[index : index + 1]), examples, index)
 
     def _ready(self, digest: bytes, path: str) -> _Task:
         if self._task is None or self._task.digest != digest:
             self._task = None
-            self._examples = None
+            self._shards.forget()
             self._task = _Task(Path(path), digest, self._settings)
         return self._task
 
-    def _shard(self, ready: _Task, data_path: str) -> tuple[Examples, Examples]:
-        """Return (training, held-out), loaded again when the file changed."""
+    def _shard(self, ready: _Task, data_path: str, data: bytes) -> tuple[Examples, Examples]:
+        """Return (training, held-out), read again when the source changed."""
         path = Path(data_path)
         if path.suffix == PART_SUFFIX:
             return self._parts.shard(path, ready.bundle.input, len(ready.bundle.labels))
-        try:
-            about = path.stat()
-        except OSError as error:
-            raise UnreadableDataError(f"cannot read {path} ({error.strerror}): check `examples`") from error
-        key = (data_path, about.st_mtime_ns, about.st_size, ready.digest)
-        if self._examples is None or self._examples[0] != key:
-            shard = load_shard(path, ready.bundle.input, len(ready.bundle.labels))
-            self._examples = (key, split_held_out(shard))
-        return self._examples[1]
+        return self._shards.read(unpack_data(data), path, Wanted.by(ready.bundle))
 
 
-def _examples_of(path: Path, index: int, *, held_out: bool) -> Examples:
+def _examples_of(path: Path, data: bytes, task_path: str, index: int, *, held_out: bool) -> Examples:
     """Return the examples at ``path``, or their held-out part, of which ``index`` is one."""
-    examples = _own_examples(path)
-    if held_out:
-        _, examples = split_held_out(examples)
-    if not 0 <= index < len(examples):
-        raise UnreadableDataError(f"no example {index}: the file has {len(examples)}, counted from 0")
+    examples = own_examples(path, data, task_path, held_out=held_out)
+    count = len(examples) if examples else 0
+    if examples is None or not 0 <= index < count:
+        raise UnreadableDataError(f"no example {index}: the file has {count}, counted from 0")
     return examples
 
 
@@ -329,19 +356,6 @@ def _said(found: Predictions, examples: Examples, index: int) -> dict[str, Any]:
         "count": len(examples),
         "seconds": found.seconds,
     }
-
-
-def _own_examples(path: Path) -> Examples:
-    """Read x and y without a task to check them against; the model checks what it is given."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            x: npt.NDArray[Any] = archive["x"]
-            y: npt.NDArray[np.int32] = (
-                archive["y"].astype(np.int32) if "y" in archive.files else np.full(len(x), -1, np.int32)
-            )
-    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise UnreadableDataError(f"{path} holds no examples x: save them with numpy.savez") from error
-    return Examples(x, y)
 
 
 def _preview(update: Vector, shared: Shared) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, Relea
 from shoal_coordinator.hub.config import HubSettings
 from shoal_edge.cli import _parser
 from shoal_edge.config import DevicePrivacy, EdgeSettings, PersonalSettings
+from shoal_edge.sources.settings import DataSettings
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -34,6 +35,7 @@ TABLES = {
     "Hub": HubSettings,
     "Hub: `[floors]`": HubFloors,
     "Device": EdgeSettings,
+    "Device: `[data]`": DataSettings,
     "Device: `[privacy]`": DevicePrivacy,
     "Device: `[personal]`": PersonalSettings,
     "Operator": OperatorSettings,

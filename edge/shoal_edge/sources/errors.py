@@ -13,3 +13,11 @@ class DataTooLargeError(DataError):
 
 class ChangedDataError(UnreadableDataError):
     """A file that somebody wrote to while it was read."""
+
+
+class DataSettingsError(DataError):
+    """The table ``[data]`` does not fit the source or the task."""
+
+
+class MissingReaderError(DataError):
+    """A package that this kind of source needs is not installed."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shoal_edge.sources.errors import ChangedDataError, DamagedDataError, DataTooLargeError
+from shoal_edge.sources.settings import DEFAULT_MOST_BYTES
 from shoal_edge.trainers.errors import UnreadableDataError
 
-MOST_BYTES = 512 << 20
-"""Of one source's examples, where the settings say nothing else."""
+MOST_BYTES = DEFAULT_MOST_BYTES
 _CHUNK = 1 << 20
 
 
@@ -85,3 +85,21 @@ def check_size(count: int, most: int, path: Path) -> None:
         raise DataTooLargeError(
             f"{path} holds or claims {count} bytes, {most} are allowed: give less, or raise `most_bytes`"
         )
+
+
+def file_version(*paths: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of every file.
+
+    Raises:
+        UnreadableDataError: one of them is not there.
+    """
+    found = []
+    for path in paths:
+        try:
+            about = path.stat()
+        except OSError as error:
+            raise UnreadableDataError(
+                f"cannot read {path} ({error.strerror}): check `path` in [data], or `examples`"
+            ) from error
+        found.append((str(path), about.st_size, about.st_mtime_ns))
+    return tuple(found)

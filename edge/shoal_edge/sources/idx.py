@@ -7,19 +7,27 @@ Magic number: two zero bytes, a type, the count of sides; each side is a big-end
 import math
 import struct
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal_edge.data import Examples
 from shoal_edge.sources.errors import DamagedDataError
-from shoal_edge.sources.files import MOST_BYTES, check_end, check_size, opened, read_exactly
+from shoal_edge.sources.files import (
+    MOST_BYTES,
+    check_end,
+    check_size,
+    file_version,
+    opened,
+    read_exactly,
+)
+from shoal_edge.sources.settings import DataSettings, Part
+from shoal_edge.sources.source import Found, Version, Wanted
 from shoal_edge.trainers.errors import MissingLabelsError, UnreadableDataError
 
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MOST_SIDES = 8
-Part = Literal["train", "test", "all"]
 _PREFIXES: dict[Part, tuple[str, ...]] = {"train": ("train",), "test": ("t10k",), "all": ("train", "t10k")}
 
 
@@ -37,7 +45,8 @@ def read_idx(path: Path, *, most_bytes: int = MOST_BYTES) -> npt.NDArray[Any]:
         shape = struct.unpack(f">{sides}I", read_exactly(file, 4 * sides, path))
         dtype = np.dtype(_TYPES[kind])
         count = math.prod(shape) * dtype.itemsize
-        check_size(count, most_bytes, path)
+        # A side of 0 makes nothing of the others, and numpy still multiplies them.
+        check_size(math.prod(max(side, 1) for side in shape) * dtype.itemsize, most_bytes, path)
         data = read_exactly(file, count, path)
         check_end(file, path)
     array = np.frombuffer(data, dtype).reshape(shape)
@@ -73,6 +82,29 @@ def read_mnist(folder: Path, part: Part = "train", *, most_bytes: int = MOST_BYT
     if len(images) == 1:
         return Examples(images[0], labels[0])
     return Examples(np.concatenate(images), np.concatenate(labels))
+
+
+class MnistSource:
+    """The published files in the folder ``place``."""
+
+    def __init__(self, settings: DataSettings, place: Path) -> None:
+        self._settings, self._folder = settings, place
+
+    def version(self) -> Version:
+        """Return sizes and times of the files."""
+        return file_version(
+            *(
+                _found(self._folder, f"{prefix}-{kind}", ending)
+                for prefix in _PREFIXES[self._settings.part]
+                for kind, ending in (("images", "idx3-ubyte"), ("labels", "idx1-ubyte"))
+            )
+        )
+
+    def read(self, wanted: Wanted) -> Found:
+        """Read the images as bytes; they are converted batch by batch."""
+        del wanted
+        found = read_mnist(self._folder, self._settings.part, most_bytes=self._settings.most_bytes)
+        return Found(found.x, found.y, image=True)
 
 
 def _found(folder: Path, stem: str, ending: str) -> Path:
