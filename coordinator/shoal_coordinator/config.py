@@ -182,4 +182,5 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 def shipped(name: str) -> Path:
     """Return the path of a data file that comes with the package."""
-    return Path(__file__).parent / "demo" / "data" / name
+    folder = "tasks" if name.endswith(".task") else "demo/data"
+    return Path(__file__).parent / folder / name
