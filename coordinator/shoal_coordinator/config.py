@@ -16,6 +16,7 @@ from shoal_codecs.settings import (
     Share,
 )
 from shoal_codecs.transport.settings import LinkSettings
+from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
 
 
@@ -108,6 +109,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shares_s: Period = 15.0
     unmask_s: Period = 15.0
     algorithm: AlgorithmSettings = AlgorithmSettings()
+    device_schedule: ScheduleSettings = ScheduleSettings()
+    server_schedule: ScheduleSettings = ScheduleSettings()
     privacy: PrivacySettings = PrivacySettings()
 
 
