@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from shoal_codecs.ota.manifest import ArtefactKind
 from shoal_codecs.settings import (
     AtLeastOne,
     Count,
@@ -16,7 +17,6 @@ from shoal_codecs.settings import (
     Share,
 )
 from shoal_codecs.transport.settings import LinkSettings
-from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
 
 
@@ -109,8 +109,6 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shares_s: Period = 15.0
     unmask_s: Period = 15.0
     algorithm: AlgorithmSettings = AlgorithmSettings()
-    device_schedule: ScheduleSettings = ScheduleSettings()
-    server_schedule: ScheduleSettings = ScheduleSettings()
     privacy: PrivacySettings = PrivacySettings()
 
 
@@ -120,8 +118,11 @@ class ReleaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     A candidate goes back where it is worse than chance at ``significance`` explains on at least
     ``min_examples`` held-out examples, below ``floor_accuracy``, slower than ``max_latency_ms`` an
     example, or not judged within ``health_s``. More than ``failure_share`` of failing devices abort a
-    rollout; a device that says nothing for ``report_s`` counts as missing.
+    rollout; a device that says nothing for ``report_s`` counts as missing. ``artefact`` is the kind of file
+    that devices get; float32 needs no calibration examples.
     """
+
+    artefact: ArtefactKind = "int8"
 
     min_examples: Count = 20
     significance: Share = 0.001
@@ -185,5 +186,4 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 def shipped(name: str) -> Path:
     """Return the path of a data file that comes with the package."""
-    folder = "tasks" if name.endswith(".task") else "demo/data"
-    return Path(__file__).parent / folder / name
+    return Path(__file__).parent / "demo" / "data" / name

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
-from shoal_codecs.ota.manifest import Artefact, HealthGate, Manifest, Provenance, sign_manifest
+from shoal_codecs.ota.manifest import Artefact, ArtefactKind, HealthGate, Manifest, Provenance, sign_manifest
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.wire.blob import DEFAULT_CHUNK_BYTES
 from shoal_coordinator.release_errors import CalibrationFileError, PrunedVersionError
@@ -16,20 +17,23 @@ from shoal_coordinator.store import Store, VersionRecord
 
 DAY_MS = 86_400_000
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What all releases of a task have in common.
 
     ``task_path`` is the task file, ``calibration_path`` an .npz with raw public examples x, None for none;
-    ``local`` are the parameters that stay on devices; ``hardware`` names the architectures, none for all;
-    ``valid_days`` until a release expires.
+    ``local`` are the parameters that stay on devices; ``artefact`` is the kind of file made; ``hardware``
+    names the architectures, none for all; ``valid_days`` until a release expires.
     """
 
     fleet: str
     task_path: Path
     calibration_path: Path | None
     local: tuple[str, ...] = ()
+    artefact: ArtefactKind = "int8"
     gate: HealthGate = field(default_factory=HealthGate)
     hardware: tuple[str, ...] = ()
     valid_days: float = 30.0
@@ -46,7 +50,7 @@ async def make_release(
     allow_older: bool,
     now_ms: int,
 ) -> tuple[Manifest, bytes, bytes]:
-    """Make the int8 artefact of ``version``, keep it in ``store``; return manifest, its bytes and signature.
+    """Make the artefact of ``version``, keep it in ``store``; return manifest, its bytes and signature.
 
     Raises:
         CalibrationFileError, MissingCalibrationError: examples that are not there or cannot be used.
@@ -63,7 +67,7 @@ async def make_release(
 
     def make() -> tuple[Manifest, bytes, bytes]:
         weights = np.frombuffer(store.blobs.read(version.whole.name), "<f4").astype(np.float32)
-        blob = store.blobs.put(_int8(recipe, weights), recipe.chunk_bytes)
+        blob = store.blobs.put(_artefact(recipe, weights), recipe.chunk_bytes)
         manifest = Manifest(
             fleet=recipe.fleet,
             release=release,
@@ -71,7 +75,7 @@ async def make_release(
             model=version.digest,
             parent=version.parent,
             task=version.task,
-            artefacts=(Artefact("int8", blob),),
+            artefacts=(Artefact(recipe.artefact, blob),),
             provenance=Provenance(version.round, version.devices, version.examples, version.accuracy),
             gate=recipe.gate,
             hardware=recipe.hardware,
@@ -84,19 +88,28 @@ async def make_release(
     return await asyncio.to_thread(make)
 
 
-def _int8(recipe: Recipe, weights: npt.NDArray[np.float32]) -> bytes:
+def _artefact(recipe: Recipe, weights: npt.NDArray[np.float32]) -> bytes:
     # The interpreter is heavy: a coordinator that releases nothing does without.
-    from shoal_coordinator.artefacts import make_artefacts, templates_of_file  # noqa: PLC0415
+    from shoal_coordinator.artefacts import (  # noqa: PLC0415
+        float_artefact,
+        make_artefacts,
+        templates_of_file,
+    )
 
-    calibration = _calibration(recipe.calibration_path)
-    return make_artefacts(templates_of_file(recipe.task_path, recipe.local), weights, calibration).int8
+    templates = templates_of_file(recipe.task_path, recipe.local)
+    if recipe.artefact == "float32":
+        return float_artefact(templates, weights)
+    made = make_artefacts(templates, weights, _calibration(recipe.calibration_path))
+    log.info("artefact_made", bytes=len(made.int8), agreement=round(made.agreement, 4))
+    return made.int8
 
 
 def _calibration(path: Path | None) -> npt.NDArray[Any]:
     if path is None:
         raise CalibrationFileError(
             "this task has no calibration examples: save about a hundred public ones with "
-            "numpy.savez(FILE, x=...) and name the file in the coordinator's settings (calibration)"
+            "numpy.savez(FILE, x=...) and name the file in the coordinator's settings (calibration), or let "
+            "releases be float32 (artefact in [releases])"
         )
     try:
         with np.load(path, allow_pickle=False) as archive:

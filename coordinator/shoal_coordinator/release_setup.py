@@ -91,6 +91,7 @@ def recipe_of(settings: CoordinatorSettings, local: tuple[str, ...] = ()) -> Rec
         task_path=settings.task_path,
         calibration_path=settings.calibration_path,
         local=local,
+        artefact=said.artefact,
         gate=gate,
         valid_days=said.valid_days,
     )

@@ -148,6 +148,7 @@ class EdgeAgent:
             data_path=settings.examples_path,
             data=settings.data.packed,
             task_path=lambda task: state / "blobs" / task.hex(),
+            own_path=self.store.own.path,
             metrics=self.guard.metrics,
             on_change=self.heartbeats.soon,
             clock=clock,

@@ -9,6 +9,7 @@ from shoal_codecs.security.roster import load_roster
 from shoal_codecs.wire.task import decode_task
 from shoal_edge.config import EdgeSettings
 from shoal_edge.own_question import own_question
+from shoal_edge.pending import PendingFile
 from shoal_edge.releases import deployed
 from shoal_edge.worker_client import WorkerClient
 
@@ -40,6 +41,7 @@ def predict(settings: EdgeSettings, source: Path | None, index: int) -> str:
         "artefact_path": str(installed.path),
         # A file that somebody names is taken as it is, for the model to look at.
         "task_path": "" if source else str(_task_path(settings, manifest.task)),
+        "own_path": str(PendingFile(settings.state, "own").path(manifest.task)),
     }
     answer = asyncio.run(_ask(settings, "predict", source, index, **about))
     word = f"release {manifest.release}, model version {manifest.version}, {installed.kind}"
@@ -82,6 +84,8 @@ def _told(answer: dict[str, Any], model: str, labels: tuple[str, ...], *, held_o
         return labels[label] if 0 <= label < len(labels) else str(label)
 
     where = "held-out example" if held_out else "example"
+    if "values" in answer:
+        return _told_values(answer, model, f"{where} {index} of {answer['count']}")
     truth = f" (its label: {name(answer['truth'])})" if answer["truth"] >= 0 else ""
     lines = [
         f"{where} {index} of {answer['count']}{truth}",
@@ -93,3 +97,13 @@ def _told(answer: dict[str, Any], model: str, labels: tuple[str, ...], *, held_o
         bar = "#" * round(probability * BAR_CHARACTERS)
         lines.append(f"  {name(label):>12}  {probability:6.1%}  {bar}".rstrip())
     return "\n".join(lines) + "\n"
+
+
+def _told_values(answer: dict[str, Any], model: str, where: str) -> str:
+    def listed(values: list[float]) -> str:
+        shown = ", ".join(f"{value:.4g}" for value in values[:SHOWN])
+        return shown + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
+
+    truth = f" (its values: {listed(answer['true_values'])})" if answer["true_values"] else ""
+    answered = f"prediction: {listed(answer['values'])}   in {answer['seconds'] * 1000:.2f} ms"
+    return "\n".join((where + truth, model, answered)) + "\n"

@@ -96,8 +96,9 @@ class ReleaseAgent:
     """One device's releases; ``clock`` gives seconds since the epoch.
 
     ``say`` sends a message on the events topic; ``fetch_blob`` returns the path of a verified blob and
-    ``drop_blob`` forgets it by name; ``data_path`` holds the device's examples; ``on_change`` is called
-    when what ``readings`` returns has changed.
+    ``drop_blob`` forgets it by name; ``data_path`` holds the device's examples; ``task_path`` and
+    ``own_path`` say where a task, and the tensors kept of it, are; ``on_change`` is called when what
+    ``readings`` returns has changed.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class ReleaseAgent:
         data_path: Path,
         data: bytes = b"",
         task_path: Callable[[bytes], Path] = lambda _: Path(NO_EXAMPLES),
+        own_path: Callable[[bytes], Path] = lambda _: Path(NO_EXAMPLES),
         metrics: Metrics = "clear",
         on_change: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.time,
@@ -130,6 +132,7 @@ class ReleaseAgent:
         self._worker = worker
         self._data_path, self._data = data_path, data
         self._task_path = task_path
+        self._own_path = own_path
         self._metrics = metrics
         self._on_change = on_change
         self._clock = clock
@@ -363,6 +366,7 @@ class ReleaseAgent:
             gate.time_limit_s,
             source=self._data,
             task=self._task_path(self._active.manifest.task),
+            own=self._own_path(self._active.manifest.task),
         )
         counts = read_counts(answer)
         judgement = judge(counts, gate)

@@ -77,9 +77,11 @@ class Worker(ABC):
         *,
         source: bytes = b"",
         task: Path | None = None,
+        own: Path | None = None,
     ) -> dict[str, Any]:
         """Count deployable models on this device's held-out examples, at ``data`` as ``source`` describes.
 
+        ``own`` is where the device keeps tensors of its own.
         Returns the fields of ``shoal_codecs.ota.health.PairedCounts``, for ``health_check.read_counts``.
         """
         return await self.request(
@@ -90,6 +92,7 @@ class Worker(ABC):
             data_path=str(data),
             data=source,
             task_path=str(task or ""),
+            own_path=str(own or ""),
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from shoal_codecs.updates.shared_part import SharedPart
+from shoal_codecs.updates.shared_part import OwnTensors, SharedPart
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_codecs.wire.task import TaskBundle, decode_task
@@ -20,6 +20,7 @@ from shoal_edge.health_check import paired_counts
 from shoal_edge.own_models import own_weights, whole
 from shoal_edge.own_round import OwnRound
 from shoal_edge.own_tensors import read_own
+from shoal_edge.prediction_words import said
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
 from shoal_edge.sources.own import own_examples
@@ -30,7 +31,7 @@ from shoal_edge.swarm.part import PART_SUFFIX, Part
 from shoal_edge.swarm.part_source import PartSource
 from shoal_edge.trainers.base import OnProgress, unheard
 from shoal_edge.trainers.errors import UnreadableDataError
-from shoal_edge.trainers.inference import InferenceModel, Predictions
+from shoal_edge.trainers.inference import InferenceModel
 from shoal_edge.trainers.opening import open_trainer
 from shoal_edge.trainers.own_inference import infer
 from shoal_edge.vectors import Vector, first_vector, read_step, read_vector, step_vector, write_vector
@@ -261,13 +262,17 @@ class Jobs:
         data_path: str,
         data: bytes = b"",
         task_path: str = "",
+        own_path: str = "",
         should_stop: Stop,
     ) -> dict[str, Any]:
-        """Count two deployable models on the same held-out examples; ``replaced_path`` may be empty."""
+        """Count two deployable models on the same held-out examples; ``replaced_path`` may be empty.
+
+        Both take the tensors that the device keeps at ``own_path``.
+        """
         del should_stop
         replaced = Path(replaced_path) if replaced_path else None
         examples = own_examples(Path(data_path), data, task_path, held_out=True)
-        counts = paired_counts(Path(candidate_path), replaced, examples)
+        counts = paired_counts(Path(candidate_path), replaced, examples, _own_tensors(own_path))
         answer: dict[str, Any] = msgspec.to_builtins(counts)
         return answer
 
@@ -287,16 +292,20 @@ class Jobs:
         input_path: str,
         data: bytes = b"",
         task_path: str = "",
+        own_path: str = "",
         index: int,
         held_out: bool,
         should_stop: Stop,
     ) -> dict[str, Any]:
-        """Return what a deployed model says of example ``index`` of a file, and its label (-1: not known)."""
+        """Return what a deployed model says of example ``index`` of a file, and the truth.
+
+        It takes the tensors that the device keeps at ``own_path``.
+        """
         del should_stop
-        model = InferenceModel(Path(artefact_path))
+        model = InferenceModel(Path(artefact_path), _own_tensors(own_path))
         examples = _examples_of(Path(input_path), data, task_path, index, held_out=held_out)
         found = model.predict(examples.x[index : index + 1])
-        return _said(found, examples, index)
+        return said(found, examples, index)
 
     def predict_own(
         self,
@@ -322,7 +331,7 @@ class Jobs:
         path = Path(model_path) if model_path else None
         weights = own_weights(bundle, Path(own_path), path, digest, personal=personal)
         examples = _examples_of(Path(input_path), data, task_path, index, held_out=held_out)
-        return _said(infer(bundle, weights, examples.x[index : index + 1]), examples, index)
+        return said(infer(bundle, weights, examples.x[index : index + 1]), examples, index)
 
     def _ready(self, digest: bytes, path: str) -> _Task:
         if self._task is None or self._task.digest != digest:
@@ -348,14 +357,8 @@ def _examples_of(path: Path, data: bytes, task_path: str, index: int, *, held_ou
     return examples
 
 
-def _said(found: Predictions, examples: Examples, index: int) -> dict[str, Any]:
-    return {
-        "label": int(found.labels[0]),
-        "probabilities": [float(p) for p in found.answers[0]],
-        "truth": int(examples.y[index]),
-        "count": len(examples),
-        "seconds": found.seconds,
-    }
+def _own_tensors(path: str) -> OwnTensors:
+    return read_own(Path(path)).tensors if path else {}
 
 
 def _preview(update: Vector, shared: Shared) -> dict[str, Any]:

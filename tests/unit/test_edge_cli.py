@@ -13,7 +13,7 @@ from shoal_codecs.wire.blob import describe
 from shoal_coordinator.artefacts import float_artefact, templates_of_file
 from shoal_edge.cli import main
 from shoal_edge.config import EdgeSettings, load_edge_settings
-from shoal_edge.predict import predict
+from shoal_edge.predict import _told, predict
 from shoal_edge.releases import slots_of
 
 DEVICE = "device-01"
@@ -27,7 +27,7 @@ def home(folder: Path, settings: str = "") -> Path:
 def deploy(folder: Path) -> None:
     """Install a release as the updater does."""
     fleet = make_fleet()
-    data = float_artefact(templates_of_file(DEMO_DATA.parents[1] / "tasks" / "digits.task"), base_vector())
+    data = float_artefact(templates_of_file(DEMO_DATA / "digits.task"), base_vector())
     source = folder / "artefact"
     source.write_bytes(data)
     artefact = Artefact("float32", describe(data))
@@ -161,3 +161,12 @@ def test_an_idle_agent_loads_nothing_heavy() -> None:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_values_are_told_with_the_true_ones() -> None:
+    answer = {"values": [0.5, 12345.678, 3, 4, 5, 6, 7], "true_values": [1.0], "count": 9, "seconds": 0.001}
+    assert _told(answer, "release r", (), held_out=True, index=3) == (
+        "held-out example 3 of 9 (its values: 1)\nrelease r\n"
+        "prediction: 0.5, 1.235e+04, 3, 4, 5 and 2 more   in 1.00 ms\n"
+    )
+    assert "its values" not in _told(answer | {"true_values": []}, "", (), held_out=False, index=0)

@@ -45,6 +45,8 @@ def _as_they_are(path: Path) -> Examples:
     y = arrays.get("y")
     if y is None:
         return Examples(x, np.full(len(x), -1, np.int32))
+    if y.dtype.kind == "f" and y.shape[:1] == x.shape[:1]:
+        return Examples(x, y.astype(np.float32))
     if y.shape != (len(x),) or y.dtype.kind not in "iu":
-        raise UnreadableDataError(f"{path} holds no label for each example: save x and y with numpy.savez")
+        raise UnreadableDataError(f"{path} holds no target for each example: save x and y with numpy.savez")
     return Examples(x, y.astype(np.int32))

@@ -76,7 +76,7 @@ class FitOptions:
     privacy: ExamplePrivacy | None = None
 
 
-TrainerKind = Literal["auto", "litert", "torch"]
+TrainerKind = Literal["auto", "litert"]
 ShouldStop = Callable[[], bool]
 OnProgress = Callable[[int, int], None]
 

@@ -33,6 +33,7 @@ class Predictions:
 
     answers: npt.NDArray[np.float32]
     seconds: float
+    of_values: bool = False
 
     @property
     def labels(self) -> npt.NDArray[np.intp]:
@@ -108,7 +109,7 @@ class InferenceModel:
         answers = _dequantised(outputs, self._exit)
         if not np.isfinite(answers).all():
             raise NonFiniteLossError("the model answers NaN or infinity: go back to the earlier one")
-        return Predictions(answers, seconds)
+        return Predictions(answers, seconds, self.gives_values)
 
     def _inputs(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return raw examples as the interpreter takes them."""

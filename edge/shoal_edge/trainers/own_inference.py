@@ -41,7 +41,7 @@ def infer(bundle: TaskBundle, weights: npt.NDArray[np.float32], x: npt.NDArray[A
         ) from error
     if not np.isfinite(answers).all():
         raise NonFiniteLossError("the model answers NaN or infinity: go back to the fleet's")
-    return Predictions(answers, seconds)
+    return Predictions(answers, seconds, bundle.target.kind == "values")
 
 
 def _check_shape(about: InputDescription, x: npt.NDArray[Any]) -> None:
