@@ -51,9 +51,9 @@ def update_of(
 def inverted(update: Vector, bundle: TaskBundle) -> npt.NDArray[np.float64]:
     """Return the input that the first dense layer's update tells: the column with the largest bias."""
     parts = split_weights(update, bundle.parameters)
-    bias = parts["b1"].astype(np.float64)
+    bias = parts["dense1_b"].astype(np.float64)
     unit = int(np.argmax(np.abs(bias)))
-    found: npt.NDArray[np.float64] = parts["w1"][:, unit] / (bias[unit] or 1.0)
+    found: npt.NDArray[np.float64] = parts["dense1_w"][:, unit] / (bias[unit] or 1.0)
     return found
 
 

@@ -38,7 +38,7 @@ def write(benchmark: str, settings: dict[str, Any], figures: list[Figure], path:
     result = {
         "benchmark": benchmark,
         "version": __version__,
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine(),
         "settings": settings,
         "figures": [asdict(figure) for figure in figures],
     }
@@ -49,6 +49,11 @@ def write(benchmark: str, settings: dict[str, Any], figures: list[Figure], path:
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """Return what the benchmark ran on."""
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def _cpu() -> str:

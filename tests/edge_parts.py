@@ -29,7 +29,7 @@ from shoal_codecs.wire.topics import Topics
 FLEET = "testfleet"
 NOW_MS = 1_700_000_000_000
 DEMO_DATA = Path(__file__).parents[1] / "coordinator" / "shoal_coordinator" / "demo" / "data"
-TASK_BYTES = (DEMO_DATA / "digits.task").read_bytes()
+TASK_BYTES = (DEMO_DATA.parents[1] / "tasks" / "digits.task").read_bytes()
 TASK: TaskBundle = decode_task(TASK_BYTES)
 TASK_REF: BlobRef = describe(TASK_BYTES)
 

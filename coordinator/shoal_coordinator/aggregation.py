@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from shoal_codecs.privacy.ring_width import noise_length
 from shoal_codecs.secagg.additive import combine
@@ -33,9 +34,13 @@ from shoal_codecs.wire.plan import Plan, coordinate_seed
 from shoal_codecs.wire.step import ModelStep, encode_step
 from shoal_coordinator.algorithms.averaging import FedAvg
 from shoal_coordinator.algorithms.base import Algorithm
+from shoal_coordinator.algorithms.errors import AlgorithmStateError
+from shoal_coordinator.algorithms.schedules import CONSTANT, ScheduleSettings
 from shoal_coordinator.algorithms.state import AlgorithmState, decode_state, encode_state
 from shoal_coordinator.plain_reports import Reports
 from shoal_coordinator.round_errors import AggregationError, NoUsableReportError
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +49,30 @@ class Server:
 
     One level of the step is ``level_rms`` (over 0, at most 1) times the root mean square of the move: larger
     is coarser and takes fewer bytes down. ``memory`` is the algorithm's encoded state beside the base.
+    ``schedule`` is that of the learning rate.
     """
 
     learning_rate: float = 1.0
     level_rms: float = 0.5
     algorithm: Algorithm = field(default_factory=FedAvg)
     memory: bytes = b""
+    schedule: ScheduleSettings = CONSTANT
+
+    def at(self, version: int, memory: bytes = b"") -> "Server":
+        """Return how a round that begins with ``version`` moves the model, with its ``memory``."""
+        return replace(self, learning_rate=self.learning_rate * self.schedule.at(version), memory=memory)
 
     def state(self, dimension: int) -> AlgorithmState:
         """Return the algorithm's state for a model of ``dimension`` weights, to be changed.
 
-        Raises:
-            AlgorithmStateError: ``memory`` cannot be used.
+        One that cannot be used begins anew: moments come back within a few rounds, a round that hubs have
+        summed does not.
         """
-        return decode_state(self.memory, self.algorithm.name, dimension)
+        try:
+            return decode_state(self.memory, self.algorithm.name, dimension)
+        except AlgorithmStateError as error:
+            log.warning("algorithm begins anew", algorithm=self.algorithm.name, remedy=str(error))
+            return AlgorithmState(self.algorithm.name)
 
 
 DEFAULT_SERVER = Server()
@@ -149,19 +164,43 @@ def aggregate_words(
     """
     spec = ring_spec(plan, source)
     total = decode_sum(words, spec)
-    step, bounded = _bounded(
-        step_from_sum(total, spec, server.learning_rate), total, spec, server.learning_rate
-    )
-    if plan.codec.name in SEEDED and not bounded:
-        step = _coarser(step, server.level_rms)
-    candidate = _stepped(plan, vector_of(base), spec.selection, step, bounded=bounded)
-    if candidate.digest == plan.base:
-        candidate = unmoved(plan, base, "the devices' updates add up to nothing")
-    return replace(candidate, told=told_by(total, spec, reports))
+    state = server.state(spec.dimension)
+    step, bounded = _move(plan, total, spec, server, state)
+    norm = float(np.linalg.norm(total.q.astype(np.float64))) * step_from_sum(total, spec).scale
+    start = vector_of(base)
+    candidate = _stepped(plan, start, spec.selection, step, bounded=bounded) if step else None
+    if candidate is None or candidate.digest == plan.base:
+        candidate = unmoved(plan, base, "the devices' updates add up to nothing", server)
+    else:
+        candidate = replace(candidate, state=encode_state(state))
+    return replace(candidate, told=told_by(total, spec, reports), update_norm=norm)
 
 
-def unmoved(plan: Plan, base: bytes, fault: str) -> Candidate:
+def _move(
+    plan: Plan, total: RingSum, spec: RingSpec, server: Server, state: AlgorithmState
+) -> tuple[Step | None, bool]:
+    """Return the step that the server makes of a sum, and whether it was shortened.
+
+    Where the algorithm only scales, the sum's own integers are the step, exact where they are coarse.
+    """
+    if server.algorithm.scales_only:
+        rate = server.learning_rate
+        step, bounded = _bounded(step_from_sum(total, spec, rate), total, spec, rate)
+        if plan.codec.name in SEEDED and not bounded:
+            step = _coarser(step, server.level_rms)
+        return step, bounded
+    step, bounded = _bounded(step_from_sum(total, spec), total, spec, 1.0)
+    mean = step.q.astype(np.float64) * step.scale
+    if not mean.any():
+        return None, bounded
+    moved = server.algorithm.move(mean, server.learning_rate, state, spec.selection.indices, spec.dimension)
+    return quantise(moved, server.level_rms) if moved.any() else None, bounded
+
+
+def unmoved(plan: Plan, base: bytes, fault: str, server: Server = DEFAULT_SERVER) -> Candidate:
     """Return a version that is ``base`` (a model blob) but for the last place of one weight.
+
+    The algorithm's state beside it is that of the base.
 
     Once hubs have released their sums they never sum for that base again: the round must lead to another
     version, whatever the sums are worth, or it would be the fleet's last.
@@ -176,7 +215,7 @@ def unmoved(plan: Plan, base: bytes, fault: str) -> Candidate:
     levels = np.zeros(chosen.size, dtype=np.int32)
     levels[place] = 1
     step = Step(levels, max(float(np.spacing(np.abs(chosen[place]))), LEAST_SCALE))
-    return replace(_stepped(plan, start, selection, step), fault=fault)
+    return replace(_stepped(plan, start, selection, step), fault=fault, state=server.memory)
 
 
 def aggregate_reports(

@@ -24,7 +24,8 @@ class ModelVersion:
     """One version: ``digest`` of its vector, ``whole`` its blob, ``step`` the encoded step from ``parent``.
 
     ``inline`` are the bytes of ``step`` where they are short enough to travel inside an offer. A version
-    without a parent and with a step is drawn from a seed.
+    without a parent and with a step is drawn from a seed. ``state`` is the blob of the algorithm's state that
+    belongs to it and never leaves the coordinator, ``update_norm`` the L2 norm of the update that led to it.
     """
 
     number: int
@@ -33,6 +34,8 @@ class ModelVersion:
     parent: bytes = b""
     step: BlobRef | None = None
     inline: bytes = b""
+    state: BlobRef | None = None
+    update_norm: float = 0.0
 
     @property
     def model_id(self) -> bytes:

@@ -17,6 +17,7 @@ from shoal_codecs.settings import (
     Share,
 )
 from shoal_codecs.transport.settings import LinkSettings
+from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
 
 
@@ -109,6 +110,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shares_s: Period = 15.0
     unmask_s: Period = 15.0
     algorithm: AlgorithmSettings = AlgorithmSettings()
+    device_schedule: ScheduleSettings = ScheduleSettings()
+    server_schedule: ScheduleSettings = ScheduleSettings()
     privacy: PrivacySettings = PrivacySettings()
 
 
@@ -186,4 +189,5 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 def shipped(name: str) -> Path:
     """Return the path of a data file that comes with the package."""
-    return Path(__file__).parent / "demo" / "data" / name
+    folder = "tasks" if name.endswith(".task") else "demo/data"
+    return Path(__file__).parent / folder / name

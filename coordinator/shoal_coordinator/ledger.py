@@ -36,6 +36,8 @@ class _Memory(msgspec.Struct, frozen=True):
     parent: bytes = b""
     step: BlobRef | None = None
     promises: tuple[HubPromise, ...] = ()
+    algorithm: BlobRef | None = None
+    update_norm: float = 0.0
 
 
 class Ledger:
@@ -114,7 +116,15 @@ class Ledger:
         )
         if memory.whole is None:
             return snapshot, None
-        candidate = ModelVersion(memory.number, memory.digest, memory.whole, memory.parent, memory.step)
+        candidate = ModelVersion(
+            memory.number,
+            memory.digest,
+            memory.whole,
+            memory.parent,
+            memory.step,
+            state=memory.algorithm,
+            update_norm=memory.update_norm,
+        )
         return snapshot, with_step(candidate, self._store.blobs)
 
     async def save(self, number: int, snapshot: on.RoundSnapshot, candidate: ModelVersion | None) -> None:
@@ -129,6 +139,8 @@ class Ledger:
                 whole=candidate.whole,
                 parent=candidate.parent,
                 step=candidate.step,
+                algorithm=candidate.state,
+                update_norm=candidate.update_norm,
             )
         await self._store.save_round(
             RoundRecord(
@@ -184,6 +196,8 @@ class Ledger:
                 epsilon=spent.epsilon if spent else None,
                 task_epsilon=spent.task_epsilon if spent else None,
                 delta=spent.delta if spent else 0.0,
+                state=version.state,
+                update_norm=version.update_norm,
             )
             await self._store.commit_version(record, row)
         self.rows.append(row)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -133,7 +134,11 @@ class ModelShelf:
             yield self.source
 
     def _trim(self) -> None:
-        del self._recent[: -max(WHOLES, useful(self._recent, self._longest_chain) + 1)]
+        count = useful(self._recent, self._longest_chain)
+        del self._recent[: -max(WHOLES, count + 1)]
+        # A step that leaves the broker leads nobody anywhere, though its version may be fetched whole.
+        for place, version in enumerate(self._recent[: min(-count, -1)]):
+            self._recent[place] = replace(version, step=None, inline=b"")
         in_use = {ref.digest for ref in self._in_use()}
         for digest in [digest for digest in self._published if digest not in in_use]:
             self._clear(self._published.pop(digest))

@@ -26,7 +26,8 @@ log = structlog.get_logger()
 class Opening:
     """Makes plans; ``reason`` says why the last one could not be made.
 
-    ``clip_norm`` gives that of rounds that begin with a version.
+    ``clip_norm`` gives that of rounds that begin with a version, ``rate`` what share of the devices' learning
+    rate they have.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Opening:
         dimension: int,
         *,
         clip_norm: Callable[[int], float],
+        rate: Callable[[int], float] = lambda _version: 1.0,
         gather_ms: int,
         clock_ms: Callable[[], int],
     ) -> None:
@@ -47,6 +49,7 @@ class Opening:
         self._models = models
         self._dimension = dimension
         self._clip_norm = clip_norm
+        self._rate = rate
         self._gather_ms = gather_ms
         self._clock_ms = clock_ms
         self._blocked_since_ms: int | None = None
@@ -75,10 +78,15 @@ class Opening:
         if self.settings.mode in {"plain", "single"}:
             names = (self._identity.name,)
             offers = {self._identity.name: plain_offer(self._identity, os.urandom(32))}
-        now_ms = self._clock_ms()
+        now_ms, version = self._clock_ms(), self._models.newest.number
+        common = settings or self.settings
         try:
             plan = make_plan(
-                replace(settings or self.settings, clip_norm=self._clip_norm(self._models.newest.number)),
+                replace(
+                    common,
+                    clip_norm=self._clip_norm(version),
+                    learning_rate=common.learning_rate * self._rate(version),
+                ),
                 number=number,
                 task=self._models.task.digest,
                 base=self._models.newest.digest,

@@ -44,7 +44,14 @@ class Pruner:
             if ref is not None and number not in released:
                 await self._drop(ref)
                 log.info("pruned", version=number, blob=ref.name, mark=mark)
+            if mark == _WHOLES and version.state is not None:
+                await self._drop_state(number, version.state)
             await self._store.set_value(mark, str(number + 1).encode())
+
+    async def _drop_state(self, number: int, state: BlobRef) -> None:
+        """Drop the algorithm's state of a version, unless the next one was made with the same."""
+        if (await self._store.version(number + 1)).state != state:
+            self._store.blobs.drop(state.name)
 
     async def _drop(self, ref: BlobRef) -> None:
         await self._publisher.clear(ref)

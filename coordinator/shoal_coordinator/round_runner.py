@@ -9,6 +9,7 @@ import structlog
 
 from shoal_codecs.secagg.errors import SecAggError
 from shoal_codecs.security.errors import SecurityError
+from shoal_codecs.transport.errors import BlobStorageError
 from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.errors import WireError
@@ -18,6 +19,7 @@ from shoal_codecs.wire.single import Prekey
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.aggregation import (
     Candidate,
+    Server,
     aggregate_reports,
     aggregate_sums,
     aggregate_words,
@@ -347,9 +349,19 @@ class RoundRunner:
             ref = await asyncio.to_thread(self._parts.blobs.put, candidate.data)
             newest = self._parts.models.newest
             step = await asyncio.to_thread(self._parts.blobs.put, candidate.step) if candidate.step else None
-            self._parts.models.candidate = with_step(
-                ModelVersion(newest.number + 1, candidate.digest, ref, newest.digest, step), self._parts.blobs
+            state = (
+                await asyncio.to_thread(self._parts.blobs.put, candidate.state) if candidate.state else None
             )
+            version = ModelVersion(
+                newest.number + 1,
+                candidate.digest,
+                ref,
+                newest.digest,
+                step,
+                state=state,
+                update_norm=candidate.update_norm,
+            )
+            self._parts.models.candidate = with_step(version, self._parts.blobs)
             self._say_what_is_odd(candidate)
             await self._learn(machine.facts.plan, candidate)
             event = on.Aggregated()
@@ -395,15 +407,16 @@ class RoundRunner:
         parts, plan = self._parts, machine.facts.plan
         base = parts.blobs.read(parts.models.newest.whole.name)
         source = parts.blobs.read(plan.codec.source.hex()) if plan.codec.source else b""
+        server = self._server()
         if self._single is not None and self._collector is not None:
             try:
                 words = self._single.unmasked(self._collector.vector_sum(work.members))
-                return aggregate_words(plan, base, words, parts.server, source, len(work.members))
+                return aggregate_words(plan, base, words, server, source, len(work.members))
             except (SecurityError, SecAggError, UpdateError, WireError, RoundError) as error:
                 # Devices have opened masks on this base and do so once.
-                return unmoved(plan, base, f"{type(error).__name__}: {error}")
+                return unmoved(plan, base, f"{type(error).__name__}: {error}", server)
         if self._collector is not None:
-            return aggregate_reports(plan, base, self._collector.shares(work.members), parts.server)
+            return aggregate_reports(plan, base, self._collector.shares(work.members), server)
         private = parts.identity.sealing_private()
         try:
             return aggregate_sums(
@@ -413,19 +426,31 @@ class RoundRunner:
                 work.set_digest,
                 work.sums,
                 private,
-                parts.server,
+                server,
                 source,
                 len(work.members),
             )
         except (SecurityError, SecAggError, UpdateError) as error:
-            return unmoved(plan, base, f"{type(error).__name__}: {error}")
+            return unmoved(plan, base, f"{type(error).__name__}: {error}", server)
+
+    def _server(self) -> Server:
+        """Return how the model moves from the newest version; blocking."""
+        parts, newest = self._parts, self._parts.models.newest
+        memory = b""
+        if newest.state is not None:
+            try:
+                memory = parts.blobs.read(newest.state.name)
+            except BlobStorageError as error:
+                log.warning("algorithm begins anew", version=newest.number, remedy=str(error))
+        return parts.server.at(newest.number, memory)
 
     def _drop_candidate(self) -> None:
         """Forget a candidate whose round was aborted, and its files."""
         parts, candidate = self._parts, self._parts.models.candidate
         parts.models.discard()
-        for ref in (candidate.whole, candidate.step) if candidate else ():
-            if ref is not None and not parts.models.uses(ref):
+        kept = parts.models.newest.state
+        for ref in (candidate.whole, candidate.step, candidate.state) if candidate else ():
+            if ref is not None and ref != kept and not parts.models.uses(ref):
                 parts.blobs.drop(ref.name)
 
     async def _finish(

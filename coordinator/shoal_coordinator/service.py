@@ -156,6 +156,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             models,
             part.dimension,
             clip_norm=told.clip_norm,
+            rate=settings.rounds.device_schedule.at,
             gather_ms=GATHER_MS,
             clock_ms=now_ms,
         ),
@@ -168,7 +169,10 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         folder=settings.data_folder,
         dimension=part.dimension,
         server=Server(
-            settings.rounds.server_learning_rate or algorithm.rate, settings.rounds.level_rms, algorithm
+            settings.rounds.server_learning_rate or algorithm.rate,
+            settings.rounds.level_rms,
+            algorithm,
+            schedule=settings.rounds.server_schedule,
         ),
         status_s=settings.status_s,
         clock_ms=now_ms,
@@ -308,7 +312,18 @@ async def _versions(
             "give this task a data folder of its own"
         )
     return [
-        with_step(ModelVersion(one.number, one.digest, one.whole, one.parent, one.step), store.blobs)
+        with_step(
+            ModelVersion(
+                one.number,
+                one.digest,
+                one.whole,
+                one.parent,
+                one.step,
+                state=one.state,
+                update_norm=one.update_norm,
+            ),
+            store.blobs,
+        )
         for one in await store.versions(settings.rounds.longest_chain + 1)
     ]
 

@@ -45,7 +45,8 @@ class VersionSkipper:
         made = await asyncio.to_thread(unmoved, plan, vector, reason)
         ref = await asyncio.to_thread(organs.blobs.put, made.data)
         step = await asyncio.to_thread(organs.blobs.put, made.step) if made.step else None
-        version = with_step(ModelVersion(base.number + 1, made.digest, ref, base.digest, step), organs.blobs)
+        following = ModelVersion(base.number + 1, made.digest, ref, base.digest, step, state=base.state)
+        version = with_step(following, organs.blobs)
         number = await self._ledger.take_number()
         outcome = Outcome(round=number, plan_hash=b"", version=version, reason=reason)
         await self._ledger.close(outcome)

@@ -85,7 +85,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     of its updates where a plan checks norms. ``bytes_per_day`` is what its link may carry both ways (0: any).
     In mode ``single`` it expects at most ``corrupt_share`` of a cohort to be corrupt, lets at most
     ``dropout_share`` of it vanish, and keeps ``parked_bundles`` of keys at the broker.
-    ``trainer`` names what trains on ``threads``
+    ``trainer`` names what trains (``auto``: LiteRT, or PyTorch where that alone is installed), on ``threads``
     threads; its work may allocate ``fit_memory_limit_bytes`` (0: any).
     ``show_update_preview`` writes a few numbers of each update to the log, for demonstrations only.
     """

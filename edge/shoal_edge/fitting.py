@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
+from shoal_codecs.updates.local_steps import effective_steps
 from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.plan import Plan
@@ -123,7 +124,9 @@ def _fitted(
     }
     if training.even_steps:
         # FedNova where single updates are not seen: each device brings its own to the same number of steps.
-        update *= np.float32(training.even_steps / fit.steps)
+        update *= np.float32(
+            training.even_steps / effective_steps(fit.steps, training.learning_rate, training.mu)
+        )
     if training.example_noise:
         said["example_epsilon"] = example_charge(training).epsilon(EXAMPLE_DELTA)
     return Fitted(update, len(train), metrics, weights, said, _told(plan, trainer, held_out, fit))

@@ -30,7 +30,7 @@ from shoal_edge.trainers.litert import LiteRtTrainer
 from shoal_edge.trainers.runtime import interpreter_class
 
 data, artefact = Path(sys.argv[1]), Path(sys.argv[2])
-bundle = decode_task((data / "digits.task").read_bytes())
+bundle = decode_task((data.parents[1] / "tasks" / "digits.task").read_bytes())
 shard = load_shard(data / "digits.npz", bundle.input, len(bundle.labels))
 train, held_out = split_held_out(shard)
 trainer = LiteRtTrainer(bundle)
@@ -67,14 +67,14 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_trains_and_predicts_as_well(python: Path, tmp_path: Path) -> None:
-    bundle = decode_task((DATA / "digits.task").read_bytes())
+    bundle = decode_task((DATA.parents[1] / "tasks" / "digits.task").read_bytes())
     train, _ = split_held_out(load_shard(DATA / "digits.npz", bundle.input, len(bundle.labels)))
     trainer = LiteRtTrainer(bundle)
     trainer.fit(
         train.x, train.y, FitOptions(epochs=40, learning_rate=0.2, batch_size=16), np.random.default_rng(1)
     )
     with np.load(DATA / "digits_calibration.npz") as calibration:
-        templates = templates_of_file(DATA / "digits.task")
+        templates = templates_of_file(DATA.parents[1] / "tasks" / "digits.task")
         artefact = tmp_path / "int8.tflite"
         artefact.write_bytes(make_artefacts(templates, trainer.get_weights(), calibration["x"]).int8)
     paths = os.pathsep.join(str(ROOT / folder) for folder in ("codecs", "edge"))

@@ -31,6 +31,10 @@ from shoal_coordinator.aggregation import (
     vector_bytes,
     vector_of,
 )
+from shoal_coordinator.algorithms.registry import make_algorithm
+from shoal_coordinator.algorithms.schedules import ScheduleSettings
+from shoal_coordinator.algorithms.settings import AlgorithmSettings
+from shoal_coordinator.algorithms.state import AlgorithmState, decode_state, encode_state
 from shoal_coordinator.plain_reports import open_update
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.round_errors import AggregationError, InvalidReportError, NoUsableReportError
@@ -337,3 +341,76 @@ def test_no_report_at_all_leaves_the_version() -> None:
 def test_a_stored_model_that_is_no_vector_is_named() -> None:
     with pytest.raises(AggregationError, match="restore"):
         vector_of(b"abc")
+
+
+# --- algorithms ------------------------------------------------------------------------------------
+
+
+def test_the_server_s_optimiser_follows_the_decoded_sum_on_the_drawn_coordinates_alone() -> None:
+    plan, given = plan_of("hubs"), updates(0.005)
+    server = Server(0.02, level_rms=0.01, algorithm=make_algorithm("fedadam"))
+    m = plan_hash(encode_plan(plan))
+    sums = sealed(plan, hub_words(plan, given))
+    private = COORDINATOR.sealing_private()
+    candidate = aggregate_sums(plan, m, vector_bytes(BASE), SET, sums, private, server)
+    exact = aggregate_sums(plan, m, vector_bytes(BASE), SET, sums, private, Server(level_rms=1e-3))
+    chosen = rand_coordinates(coordinate_seed(plan), D, plan.codec.kept)
+    mean = (vector_of(exact.data).astype(np.float64) - BASE)[chosen]
+    moment, square = 0.1 * mean, 0.99 * 1e-6 + 0.01 * mean**2
+    wanted = 0.02 * moment / (np.sqrt(square) + 1e-3)
+    moved = vector_of(candidate.data).astype(np.float64) - BASE
+    assert set(np.flatnonzero(moved)) <= set(chosen)
+    level = decode_step(candidate.step).scale
+    np.testing.assert_allclose(moved[chosen], wanted, atol=0.51 * level + 1e-6)
+    state = decode_state(candidate.state, "fedadam", D)
+    assert set(np.flatnonzero(state.vectors["first"])) <= set(chosen)
+    unseen = np.setdiff1d(np.arange(D), chosen)
+    np.testing.assert_array_equal(state.vectors["second"][unseen], np.float32(1e-6))
+    assert applied(vector_bytes(BASE), candidate.step) == candidate.data
+    assert candidate.update_norm == pytest.approx(np.linalg.norm(mean), rel=1e-4)
+
+
+def test_a_round_that_moves_nothing_keeps_the_algorithm_s_state() -> None:
+    plan = plan_of("hubs")
+    state = AlgorithmState("fedavgm")
+    state.vector("velocity", D)[:] = 0.5
+    server = Server(algorithm=make_algorithm("fedavgm"), memory=encode_state(state))
+    nothing = {name: (np.zeros(D, np.float32), 40) for name in COHORT}
+    m, private = plan_hash(encode_plan(plan)), COORDINATOR.sealing_private()
+    sums = sealed(plan, hub_words(plan, nothing))
+    candidate = aggregate_sums(plan, m, vector_bytes(BASE), SET, sums, private, server)
+    assert candidate.fault
+    assert candidate.state == server.memory
+
+
+@pytest.mark.parametrize("mode", ["plain", "hubs"])
+def test_fedavgm_without_momentum_moves_as_fedavg_does(mode: str) -> None:
+    still = Server(0.5, algorithm=make_algorithm("fedavgm", AlgorithmSettings(momentum=0.0)))
+    given = updates(0.005)
+    plan = plan_of(mode)
+    if mode == "plain":
+        shares = {name: share(plan, update, count) for name, (update, count) in given.items()}
+        made = [aggregate_reports(plan, vector_bytes(BASE), shares, one) for one in (Server(0.5), still)]
+    else:
+        m, private = plan_hash(encode_plan(plan)), COORDINATOR.sealing_private()
+        sums = sealed(plan, hub_words(plan, given))
+        made = [
+            aggregate_sums(plan, m, vector_bytes(BASE), SET, sums, private, one)
+            for one in (Server(0.5), still)
+        ]
+    assert made[0].data == made[1].data
+
+
+def test_a_state_that_cannot_be_used_begins_anew_and_ends_no_round() -> None:
+    plan = plan_of("plain", "dense")
+    shares = {name: share(plan, update, count) for name, (update, count) in updates().items()}
+    lost = Server(algorithm=make_algorithm("fedadam"), memory=b"\xc1")
+    fresh = Server(algorithm=make_algorithm("fedadam"))
+    first, second = (aggregate_reports(plan, vector_bytes(BASE), shares, one) for one in (lost, fresh))
+    assert first.data == second.data
+
+
+def test_a_server_s_rate_follows_its_schedule() -> None:
+    server = Server(0.5, schedule=ScheduleSettings(kind="sqrt"))
+    assert server.at(3, b"m").learning_rate == 0.25
+    assert server.at(3, b"m").memory == b"m"

@@ -1,5 +1,6 @@
 """Which algorithm rounds use, and where it does not work: said at the start, with the remedy."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ from shoal_coordinator.plain_reports import open_update
 from shoal_coordinator.round_errors import InvalidReportError
 from shoal_coordinator.service import plan_settings
 from wire_parts import plain_plan, plan
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,14 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(digits: TaskBu
     [
         (rounds(mu=0.1), "author it with the ability mu"),
         (rounds("fedprox"), "set rounds.mu"),
+        (rounds("median"), "set rounds.mode to plain"),
+        (rounds("qfedavg", mode="single"), "set rounds.mode to plain"),
+        (rounds("fedadam", codec="global_topk"), "another than global_topk"),
+        (rounds("median", mode="plain", codec="topk"), "another than topk, topk4"),
+        (rounds("krum", mode="plain", privacy=PrivacySettings(mechanism="auto")), "mechanism to none"),
+        (rounds("krum", "uniform", mode="plain", minimum=5), "leave rounds.algorithm.weighting"),
+        (rounds("krum", mode="plain"), "3 reports at a hostile_share of 0.2.* rounds.minimum to 5"),
+        (rounds("fednova"), "set rounds.algorithm.even_steps"),
         (rounds(weighting="validation"), "use mode plain"),
         (
             rounds(weighting="validation", mode="plain", privacy=PrivacySettings(mechanism="auto")),
@@ -78,6 +89,41 @@ def test_what_does_not_work_is_refused_with_the_remedy(
 def test_uniform_weights_work_in_every_mode_for_the_cap_is_one_example(digits: TaskBundle) -> None:
     assert weight_cap(chosen_algorithm(rounds(weighting="uniform"), digits), 150) == 1
     assert plan_settings(CoordinatorSettings(rounds=rounds(weighting="uniform")), digits, 10).weight_cap == 1
+
+
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"scaffold", "fedprox"}))
+def test_every_algorithm_works_in_mode_plain(name: str, digits: TaskBundle) -> None:
+    algorithm = chosen_algorithm(rounds(name, mode="plain", codec="int8", minimum=5), digits)
+    assert type(algorithm) is ALGORITHMS[name]
+
+
+def test_steps_are_made_even_on_the_device_where_nobody_sees_one_update(digits: TaskBundle) -> None:
+    asked = AlgorithmSettings(name="fednova", even_steps=20)
+    shared = plan_settings(CoordinatorSettings(rounds=RoundSettings(algorithm=asked)), digits, 10)
+    assert (shared.even_steps, shared.tells) == (20, ())
+    clear = RoundSettings(algorithm=asked, mode="plain")
+    seen = plan_settings(CoordinatorSettings(rounds=clear), digits, 10)
+    assert (seen.even_steps, seen.tells) == (0, ("steps",))
+
+
+def reference_row(name: str) -> str:
+    """What docs/reference/algorithms.md says of an algorithm, made from the code that checks it."""
+    kind = ALGORITHMS[name]
+    modes = "all" if len(kind.modes) == 3 else ", ".join(sorted(kind.modes))
+    codecs = f"not {', '.join(sorted(kind.refused_codecs))}" if kind.refused_codecs else "all of the mode"
+    keys = ", ".join(f"`{key}`" for key in kind.options) or "none"
+    asks = ", ".join(kind.tells) or "nothing"
+    noise = "yes" if kind.noise else "no"
+    return f"| `{name}` | {modes} | {codecs} | {noise} | {asks} | {keys} | {kind.rate:g} |"
+
+
+def test_the_reference_is_what_the_code_checks() -> None:
+    page = (ROOT / "docs" / "reference" / "algorithms.md").read_text()
+    listed = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert listed == [*ALGORITHMS, *ALGORITHMS]
+    for name, kind in ALGORITHMS.items():
+        assert reference_row(name) in page
+        assert f"| `{name}` | {kind.paper} | `{kind.formula}` |" in page
 
 
 def test_every_algorithm_is_called_what_the_registry_calls_it() -> None:

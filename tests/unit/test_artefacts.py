@@ -40,8 +40,8 @@ from shoal_edge.trainers.inference import InferenceModel
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 DATA = Path(shoal_coordinator.__file__).parent / "demo" / "data"
-DIGITS = decode_task((DATA / "digits.task").read_bytes())
-TEMPLATES = templates_of_file(DATA / "digits.task")
+DIGITS = decode_task((DATA.parents[1] / "tasks" / "digits.task").read_bytes())
+TEMPLATES = templates_of_file(DATA.parents[1] / "tasks" / "digits.task")
 FIELD = load_shard(DATA / "digits.npz", DIGITS.input, 10)
 TRAIN, HELD_OUT = split_held_out(FIELD)
 CALIBRATION = load_shard(DATA / "digits_calibration.npz", DIGITS.input, 10).x

@@ -14,6 +14,7 @@ import typer.main
 from shoal_codecs.secagg.hub_floors import HubFloors
 from shoal_codecs.settings import load_settings, print_settings
 from shoal_codecs.transport.settings import LinkSettings
+from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
 from shoal_coordinator.cli.commands import app
 from shoal_coordinator.cli.operate import OperatorSettings
@@ -30,6 +31,7 @@ TABLES = {
     "Coordinator": CoordinatorSettings,
     "Coordinator: `[rounds]`": RoundSettings,
     "Coordinator: `[rounds.algorithm]`": AlgorithmSettings,
+    "Coordinator: `[rounds.device_schedule]`": ScheduleSettings,
     "Coordinator: `[rounds.privacy]`": PrivacySettings,
     "Coordinator: `[releases]`": ReleaseSettings,
     "Hub": HubSettings,

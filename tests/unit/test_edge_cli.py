@@ -27,7 +27,7 @@ def home(folder: Path, settings: str = "") -> Path:
 def deploy(folder: Path) -> None:
     """Install a release as the updater does."""
     fleet = make_fleet()
-    data = float_artefact(templates_of_file(DEMO_DATA / "digits.task"), base_vector())
+    data = float_artefact(templates_of_file(DEMO_DATA.parents[1] / "tasks" / "digits.task"), base_vector())
     source = folder / "artefact"
     source.write_bytes(data)
     artefact = Artefact("float32", describe(data))

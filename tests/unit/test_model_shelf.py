@@ -242,3 +242,24 @@ async def test_a_file_goes_only_once_its_blob_is_off_the_broker(bench: Bench) ->
     await pruner.prune(7, 3)
     assert [one.number for one in made if bench.blobs.has(one.whole.name)] == [0, 6, 7]
     assert [one.number for one in made if one.step and bench.blobs.has(one.step.name)] == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("longest", [1, 2, 5])
+async def test_whatever_is_offered_is_on_the_broker(tmp_path: Path, longest: int) -> None:
+    """With short chains too: a device that holds nothing, or an old version, never waits for a blob."""
+    store = await Store.open(tmp_path)
+    bench = Bench(store, longest)
+    made: list[ModelVersion] = []
+    for _ in range(6):
+        made += await bench.grow(1)
+        for held in (None, b"", *(version.model_id for version in made)):
+            offer = bench.shelf.offer(bench.shelf.newest, held)
+            await bench.broker.settle()
+            needed = {ref.name for ref in offer.chain}
+            if not needed and not offer.step and held != offer.digest[:8]:
+                needed = {offer.whole.name}
+            bench.shelf._trim()
+            await bench.broker.settle()
+            assert needed <= bench.broker.retained
+            assert len(offer.chain) <= longest
+    await store.close()

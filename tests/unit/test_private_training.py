@@ -39,7 +39,7 @@ from shoal_edge.trainers.litert import LiteRtTrainer
 from shoal_edge.trainers.private import PrivateSteps, noise_inputs
 
 DATA = Path(shoal_coordinator.__file__).parent / "demo" / "data"
-DIGITS = decode_task((DATA / "digits.task").read_bytes())
+DIGITS = decode_task((DATA.parents[1] / "tasks" / "digits.task").read_bytes())
 FIELD = load_shard(DATA / "digits.npz", DIGITS.input, 10)
 D = DIGITS.dimension
 KEY = bytes(range(32))
@@ -58,13 +58,13 @@ def example_gradients(vector: npt.NDArray[np.float32], x: Any, y: Any) -> npt.ND
     """Return each example's gradient (n, D) in float64, laid out in full, from the chain rule."""
     p = {name: part.astype(np.float64) for name, part in split_weights(vector, DIGITS.parameters).items()}
     scaled = x / 16
-    before = scaled @ p["w1"] + p["b1"]
+    before = scaled @ p["dense1_w"] + p["dense1_b"]
     hidden = np.maximum(before, 0)
-    logits = hidden @ p["w2"] + p["b2"]
+    logits = hidden @ p["dense2_w"] + p["dense2_b"]
     error = np.exp(logits - logits.max(axis=1, keepdims=True))
     error /= error.sum(axis=1, keepdims=True)
     error[np.arange(len(y)), y] -= 1
-    back = (error @ p["w2"].T) * (before > 0)
+    back = (error @ p["dense2_w"].T) * (before > 0)
     rows = [
         np.concatenate([np.outer(s, b).ravel(), b, np.outer(h, e).ravel(), e])
         for s, b, h, e in zip(scaled, back, hidden, error, strict=True)
@@ -232,7 +232,7 @@ def test_a_model_without_the_signature_or_with_other_noise_is_refused() -> None:
     with pytest.raises(MissingSignatureError, match="train_private"):
         LiteRtTrainer(changed(trainable=renamed))
     with pytest.raises(TaskMismatchError):
-        LiteRtTrainer(changed(trainable=DIGITS.trainable.replace(b"noise_w1", b"noise_w9")))
+        LiteRtTrainer(changed(trainable=DIGITS.trainable.replace(b"noise_dense1_w", b"noise_dense9_w")))
 
 
 # --- noise ------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from shoal_codecs.wire.task_check import GRADIENT_FOLD
 from shoal_codecs.wire.task_errors import InvalidTaskError
 
 DATA = Path(shoal_coordinator.__file__).parent / "demo" / "data"
-FILE = (DATA / "digits.task").read_bytes()
+FILE = (DATA.parents[1] / "tasks" / "digits.task").read_bytes()
 HEADER = len(TASK_MAGIC) + 1
 DIGITS = decode_task(FILE)
 
@@ -170,13 +170,13 @@ CONTRADICTIONS = {
     "a variant's architecture with an endless mean": half(
         architecture=msgspec.structs.replace(LAYERS, mean=math.inf)
     ),
-    "a local parameter that is not there": changed(local=("w3",)),
+    "a local parameter that is not there": changed(local=("dense3_w",)),
     "nothing that is shared": changed(local=tuple(one.name for one in DIGITS.parameters)),
     "an ability twice": changed(abilities=("mu", "mu")),
     "a variant of the whole": half(share=1.0),
     "a variant twice": changed(variants=(HALF, HALF)),
     "a variant wider than the whole": half(
-        parameters=(Parameter("w1", (65, 32)), *NARROW[1:]),
+        parameters=(Parameter("dense1_w", (65, 32)), *NARROW[1:]),
         reference=msgspec.structs.replace(
             REFERENCE, gradient=TypedArray.of(np.zeros(NARROW_D + 32, np.int16))
         ),

@@ -22,7 +22,8 @@ class Algorithm:
 
     ``paper`` names its source and ``formula`` what it computes, for the reference. ``modes`` are where it
     works, ``noise`` says whether under differential privacy too, ``refused_codecs`` what it cannot be coded
-    in. ``tells`` is what it asks of devices beside the update. ``rate`` is the server's learning rate where
+    in. ``tells`` is what it asks of devices beside the update. ``scales_only`` says that ``move`` is the rate
+    times the mean, so that a sum of integers may stay exact. ``rate`` is the server's learning rate where
     the settings name none, ``options`` the keys of ``AlgorithmSettings`` that it reads.
     """
 
@@ -35,6 +36,7 @@ class Algorithm:
     tells: ClassVar[tuple[Tell, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ("weighting",)
     rate: ClassVar[float] = 1.0
+    scales_only: ClassVar[bool] = True
 
     def __init__(self, settings: AlgorithmSettings = DEFAULT_OPTIONS) -> None:
         self.settings = settings
@@ -45,6 +47,11 @@ class Algorithm:
             return ()
         weighted = self.settings.weighting == "validation" and "weighting" in self.options
         return (*self.tells, "score") if weighted else self.tells
+
+    def fault(self, reports: int) -> str:
+        """Return why ``reports`` are too few, empty if they are enough."""
+        del reports
+        return ""
 
     def even_steps(self, mode: Mode) -> float:
         """Return the number of steps that devices bring their updates to, 0 where they do not."""
@@ -87,9 +94,15 @@ def weighted_mean(reports: Reports, weights: list[float]) -> Float64Vector:
     """Return the mean (float64[D]) of the updates; where nobody weighs anything all weigh alike."""
     if not sum(weights):
         weights = [1.0] * len(weights)
+    total = weighted_sum(reports, weights)
+    total /= sum(weights)
+    return total
+
+
+def weighted_sum(reports: Reports, weights: list[float]) -> Float64Vector:
+    """Return the sum (float64[D]) of the updates, each times its weight."""
     total = np.zeros(reports.dimension, np.float64)
     for weight, one in zip(weights, reports, strict=True):
         if weight:
             total += weight * one.update.astype(np.float64)
-    total /= sum(weights)
     return total

@@ -81,6 +81,14 @@ def _rules(algorithm: Algorithm, rounds: RoundSettings, bundle: TaskBundle) -> t
             ),
         ),
         (
+            name != "fednova" or rounds.mode == "plain" or rounds.algorithm.even_steps > 0,
+            (
+                f"in mode {rounds.mode} nobody sees how many steps a device took: set "
+                "rounds.algorithm.even_steps to what one takes, epochs times examples over batch_size"
+            ),
+        ),
+        (not (fault := algorithm.fault(rounds.minimum)), fault),
+        (
             name != "fedprox" or mu > 0,
             "algorithm fedprox with a mu of 0 is fedavg: set rounds.mu, 0.001 to 1",
         ),

@@ -17,3 +17,7 @@ class IncompatibleAlgorithmError(AlgorithmError):
 
 class AlgorithmStateError(AlgorithmError):
     """What is stored for the algorithm beside a version cannot be used."""
+
+
+class TooFewReportsError(AlgorithmError):
+    """Fewer reports than a robust rule needs to hold against the hostile ones."""

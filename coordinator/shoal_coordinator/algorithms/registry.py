@@ -3,9 +3,27 @@
 from shoal_coordinator.algorithms.averaging import FedAvg, FedProx
 from shoal_coordinator.algorithms.base import Algorithm
 from shoal_coordinator.algorithms.errors import UnknownAlgorithmError
+from shoal_coordinator.algorithms.normalised import FedNova, QFedAvg
+from shoal_coordinator.algorithms.optimisers import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from shoal_coordinator.algorithms.robust import Krum, Median, MultiKrum, NormClip, TrimmedMean
 from shoal_coordinator.algorithms.settings import DEFAULT_OPTIONS, AlgorithmSettings
 
-ALGORITHMS: dict[str, type[Algorithm]] = {kind.name: kind for kind in (FedAvg, FedProx)}
+_KINDS: tuple[type[Algorithm], ...] = (
+    FedAvg,
+    FedProx,
+    FedAvgM,
+    FedAdam,
+    FedYogi,
+    FedAdagrad,
+    FedNova,
+    QFedAvg,
+    Median,
+    TrimmedMean,
+    Krum,
+    MultiKrum,
+    NormClip,
+)
+ALGORITHMS: dict[str, type[Algorithm]] = {kind.name: kind for kind in _KINDS}
 """The one registry; docs/reference/algorithms.md is held to it by a test."""
 
 

@@ -15,6 +15,10 @@ class ModelFileError(AuthoringError):
     """A model file that cannot be run, or that defines no task."""
 
 
+class TaskWriteError(AuthoringError):
+    """The task file cannot be written."""
+
+
 class LayerSettingError(AuthoringError):
     """A layer with a setting that it does not know."""
 

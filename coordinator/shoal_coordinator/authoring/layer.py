@@ -55,8 +55,8 @@ class Layer:
     KIND: ClassVar[str] = "layer"
     NEEDS_SEED: ClassVar[bool] = False
     """Whether training draws masks from ``run.seed``."""
-    MOVES: ClassVar[bool] = False
-    """Whether training hands parameters to ``run.move``."""
+    MOVES: ClassVar[tuple[str, ...]] = ()
+    """Short names of the parameters that training hands to ``run.move``; they have no gradient."""
     TAKES_TOKENS: ClassVar[bool] = False
     """Whether the input is int32, as the raw example is."""
 

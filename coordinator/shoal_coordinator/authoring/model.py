@@ -55,9 +55,9 @@ class Model:
         return any(one.layer.NEEDS_SEED for one in self.placed)
 
     @property
-    def moves(self) -> bool:
-        """Whether training moves a parameter without a gradient."""
-        return any(one.layer.MOVES for one in self.placed)
+    def moved(self) -> frozenset[str]:
+        """Full names of the parameters that training moves without a gradient."""
+        return frozenset(f"{one.name}_{name}" for one in self.placed for name in one.layer.MOVES)
 
     def forward(self, run: Run, p: Tensors, x: Tensor) -> Tensor:
         """Return the last layer's output for ``x`` (n, ...) with parameters ``p`` by full names."""

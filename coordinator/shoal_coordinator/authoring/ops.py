@@ -101,6 +101,10 @@ class Ops(Protocol):
         """Squared length (n, 1) of each row of ``x`` (n, ...); only where no gradient goes through."""
         ...
 
+    def root(self, x: Tensor) -> Tensor:
+        """Square root; only where no gradient goes through."""
+        ...
+
     def stop(self, x: Tensor) -> Tensor:
         """Return ``x``, but no gradient goes through."""
         ...

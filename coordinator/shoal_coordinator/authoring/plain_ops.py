@@ -105,6 +105,10 @@ class PlainOps(PlainSequences, PlainTokens):
         flat = tf.reshape(x, (-1, math.prod(x.shape[1:])))
         return tf.reduce_sum(flat * flat, axis=1, keepdims=True)
 
+    def root(self, x: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.sqrt(x)
+
     def stop(self, x: Tensor) -> Tensor:
         """See ``Ops``."""
         return tf.stop_gradient(x)

@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 from shoal_codecs.wire.task import Ability, DType, InputDescription, TargetDescription, TrainingDefaults
 from shoal_coordinator.authoring.errors import DescriptionError
-from shoal_coordinator.authoring.layer import Layer, Shape
+from shoal_coordinator.authoring.layer import Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.losses import CrossEntropy, Loss
 from shoal_coordinator.authoring.model import Model, build_model, narrow_layers
+from shoal_coordinator.authoring.ops import Ops
 from shoal_coordinator.authoring.optimisers import Optimiser, Sgd
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
@@ -89,7 +90,7 @@ class Task:
                 f"private=True goes with Sgd() and Momentum(), not with {type(self.optimiser).__name__}: no "
                 "device could test what became of its clipped gradients"
             )
-        if self.private and self.model.moves:
+        if self.private and self.model.moved:
             raise DescriptionError(
                 "private=True with running statistics that no noise protects: use LayerNorm for BatchNorm"
             )
@@ -132,6 +133,17 @@ class Task:
                 raise DescriptionError(f"local names {one!r}: name a layer with parameters ({known})")
             names += mine
         return tuple(dict.fromkeys(names))
+
+    def scaled(self, ops: Ops, x: Tensor) -> Tensor:
+        """Return raw examples ``x`` (n, ...) as the first layer gets them."""
+        if self.input.tokens:
+            return x
+        factor = 1 / self.input.deviation
+        return ops.affine(x, factor, -self.input.mean * factor)
+
+    def outputs(self, run: Run, p: Tensors, x: Tensor) -> Tensor:
+        """Return the last layer's output for raw examples ``x`` (n, ...) with parameters ``p``."""
+        return self.model.forward(run, p, self.scaled(run.ops, x))
 
     def narrow(self, share: float) -> Task:
         """Return the same task with ``share`` of its width, without variants and DP-SGD."""

@@ -89,6 +89,20 @@ def hub_run(
     serve_hub(config, broker, data_dir, print_only=print_config)
 
 
+@app.command("author")
+def author(
+    *,
+    model: Annotated[Path, typer.Argument(help="A Python file that ends with task = Task(...).")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The task file; beside the model unless given.")
+    ] = None,
+) -> None:
+    """Make a task that devices can train of a model's description; needs TensorFlow."""
+    from shoal_coordinator.cli.author import author_model  # noqa: PLC0415
+
+    author_model(model, output or model.with_suffix(".task"))
+
+
 @fleet_app.command("init")
 def fleet_init(
     *,

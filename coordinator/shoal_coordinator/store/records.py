@@ -14,7 +14,8 @@ class VersionRecord:
     are dropped (``pruning``). ``accuracy`` and ``loss`` are means over the held-out examples of the devices
     that evaluated it. ``epsilon`` is the most that any device had spent when it was made, ``task_epsilon``
     what all its rounds cost together, both with
-    ``delta``; None where a round without noise has gone into it.
+    ``delta``; None where a round without noise has gone into it. ``state`` is the blob of the algorithm's
+    state beside this version, ``update_norm`` the L2 norm of the mean update of its round.
     """
 
     number: int
@@ -32,6 +33,8 @@ class VersionRecord:
     epsilon: float | None = None
     task_epsilon: float | None = None
     delta: float = 0.0
+    state: BlobRef | None = None
+    update_norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

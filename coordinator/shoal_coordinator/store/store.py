@@ -318,12 +318,13 @@ def _version_values(version: VersionRecord) -> dict[str, Any]:
         **_fields(version),
         "whole": pack(version.whole),
         "step": pack(version.step) if version.step else b"",
+        "state": pack(version.state) if version.state else b"",
     }
 
 
 def _version(row: dict[str, Any]) -> VersionRecord:
-    step = unpack(row["step"], BlobRef) if row["step"] else None
-    return VersionRecord(**{**row, "whole": unpack(row["whole"], BlobRef), "step": step})
+    refs = {name: unpack(row[name], BlobRef) if row[name] else None for name in ("step", "state")}
+    return VersionRecord(**{**row, "whole": unpack(row["whole"], BlobRef), **refs})
 
 
 def _release_device(row: dict[str, Any]) -> ReleaseDeviceRecord:

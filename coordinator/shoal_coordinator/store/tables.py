@@ -35,6 +35,8 @@ class Version(Table):
     epsilon: Mapped[float | None]
     task_epsilon: Mapped[float | None]
     delta: Mapped[float]
+    state: Mapped[bytes]
+    update_norm: Mapped[float]
 
 
 class PrivatePlan(Table):

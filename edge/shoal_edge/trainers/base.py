@@ -76,7 +76,7 @@ class FitOptions:
     privacy: ExamplePrivacy | None = None
 
 
-TrainerKind = Literal["auto", "litert"]
+TrainerKind = Literal["auto", "litert", "torch"]
 ShouldStop = Callable[[], bool]
 OnProgress = Callable[[int, int], None]
 

@@ -15,6 +15,14 @@ class UnusableModelError(TrainingError):
     """A .tflite file that is damaged, or that the installed interpreter cannot run."""
 
 
+class NoArchitectureError(TrainingError):
+    """A task that does not describe its layers, and a trainer that has to build them."""
+
+
+class UnknownLayerError(TrainingError):
+    """A task with a layer or an optimiser that this trainer does not know."""
+
+
 class MissingSignatureError(UnusableModelError):
     """A .tflite file that cannot be trained: one of the five signatures is not in it."""
 

@@ -7,47 +7,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.wire.task import REFERENCE_MASK_SEED, TaskBundle, initial_weights, split_weights
-from shoal_edge.data import check_examples
-from shoal_edge.trainers.base import (
-    EvaluationCounts,
-    FitOptions,
-    FitReport,
-    OnProgress,
-    ShouldStop,
-    never,
-    unheard,
-)
+from shoal_codecs.wire.task import REFERENCE_MASK_SEED, TaskBundle, split_weights
+from shoal_edge.trainers.base import EvaluationCounts, FitOptions
 from shoal_edge.trainers.errors import (
-    NonFiniteWeightsError,
     NoPrivateTrainingError,
-    SelfTestError,
-    TooFewExamplesError,
     UnsupportedTrainingError,
     UnusableModelError,
-    WeightShapeError,
 )
-from shoal_edge.trainers.fit_loop import (
-    Batches,
-    Step,
-    check_options,
-    evaluation_size,
-    refuse_non_finite_loss,
-    run_steps,
-)
+from shoal_edge.trainers.fit_loop import Batches, Step
+from shoal_edge.trainers.fitting_trainer import FittingTrainer, Weights
 from shoal_edge.trainers.private import PrivateSteps
 from shoal_edge.trainers.runtime import open_model, runtime_name
-from shoal_edge.trainers.self_test import check_gradients
 from shoal_edge.trainers.signatures import CORRECTION, GRADIENTS, PRIVATE, checked_signatures
 
 # A large power of two scales the step exactly and keeps its rounding far under the tolerance.
 _SELF_TEST_RATE = 16.0
 _SEEDS = 1 << 31
 
-Weights = npt.NDArray[np.float32]
 
-
-class LiteRtTrainer:
+class LiteRtTrainer(FittingTrainer):
     """Trains ``bundle``'s model on ``threads`` threads; belongs to the thread that made it.
 
     Raises:
@@ -56,10 +34,9 @@ class LiteRtTrainer:
     """
 
     def __init__(self, bundle: TaskBundle, threads: int = 1) -> None:
-        self._bundle = bundle
+        super().__init__(bundle)
         self._interpreter = open_model(bundle.trainable, threads)
         self._signatures = checked_signatures(self._interpreter, bundle)
-        self._initial = initial_weights(bundle.parameters, bundle.reference.seed)
         self.set_weights(self._initial)
 
     @property
@@ -67,93 +44,13 @@ class LiteRtTrainer:
         """The interpreter's distribution and version."""
         return runtime_name()
 
-    @property
-    def dimension(self) -> int:
-        """Length D of the flat weight vector."""
-        return self._bundle.dimension
+    # --- what FittingTrainer asks for ---------------------------------------------------------
 
-    def initial_weights(self) -> Weights:
-        """Return the weights (D,) that the task's reference begins with."""
-        return self._initial.copy()
-
-    def set_weights(self, vector: Weights) -> None:
-        """Replace every weight by ``vector`` (D,) float32.
-
-        Raises:
-            WeightShapeError: another length or dtype.
-            NonFiniteWeightsError: NaN or infinity.
-        """
-        self._check_vector(vector)
+    def _set_weights(self, vector: Weights) -> None:
         self._run("set_weights", **split_weights(vector, self._bundle.parameters))
 
-    def get_weights(self) -> Weights:
-        """Return a copy of the weights (D,) float32.
-
-        Raises:
-            NonFiniteWeightsError: training left NaN or infinity.
-        """
-        vector = self._flat(self._run("get_weights"))
-        self._check_vector(vector)
-        return vector
-
-    def fit(
-        self,
-        x: npt.NDArray[Any],
-        y: npt.NDArray[Any],
-        options: FitOptions,
-        rng: np.random.Generator,
-        should_stop: ShouldStop = never,
-        on_progress: OnProgress = unheard,
-    ) -> FitReport:
-        """Train on raw examples ``x`` (n, ...) with targets ``y`` (n, ...), as the protocol says.
-
-        Raises:
-            InvalidFitSettingsError: a setting outside what makes sense.
-            UnsupportedTrainingError: the task was authored without what ``options`` ask for.
-            NoPrivateTrainingError: DP-SGD for a task without it.
-            DataError: examples that do not fit the task, or none.
-            FitCancelledError: ``should_stop`` said so.
-            NonFiniteLossError, NonFiniteWeightsError: training diverged.
-        """
-        check_options(options)
-        step = self._step(options, rng)
-        self._check_examples(x, y)
-        before = self._evaluate(x, y)
-        batches = self._batches("train", x, y, options.batch_size)
-        steps = run_steps(batches, step, options, rng, should_stop, on_progress)
-        after = self._evaluate(x, y)
-        refuse_non_finite_loss(after.loss_sum, steps)
-        self.get_weights()
-        return FitReport(steps, len(x), before.mean_loss, after.mean_loss)
-
-    def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
-        """Count over raw examples ``x`` (n, ...) with targets ``y`` (n, ...).
-
-        Raises:
-            DataError: examples that do not fit the task, or none.
-            NonFiniteLossError: the model answers NaN or infinity.
-        """
-        self._check_examples(x, y)
-        counts = self._evaluate(x, y)
-        refuse_non_finite_loss(counts.loss_sum, 0)
-        return counts
-
-    def self_test(self) -> None:
-        """Compare loss and gradients of the stored batch with the reference; weights stay.
-
-        Raises:
-            SelfTestError: this interpreter computes something else.
-        """
-        reference = self._bundle.reference
-        kept = self.get_weights()
-        try:
-            self.set_weights(self._initial)
-            counts = self._evaluate(reference.x.numpy(), reference.y.numpy())
-            check_gradients(self._bundle, counts, self._gradient)
-        except (UnusableModelError, NonFiniteWeightsError) as error:
-            raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
-        finally:
-            self.set_weights(kept)
+    def _get_weights(self) -> Weights:
+        return self._flat(self._run("get_weights"))
 
     def _gradient(
         self, signature: str, /, x: npt.NDArray[Any], y: npt.NDArray[Any], **more: npt.NDArray[Any]
@@ -168,7 +65,7 @@ class LiteRtTrainer:
             "seed": np.array([REFERENCE_MASK_SEED], np.int32),
         }
         more |= {key: value for key, value in fixed.items() if key in self._signatures[name].inputs}
-        inputs, targets = self._batches(name, x, y, len(x)).cut(slice(None))
+        inputs, targets = self._batches(x, y, len(x)).cut(slice(None))
         found = self._run(name, x=inputs, y=targets, **more)
         if told:
             # Where the optimiser takes another way, the model tells its gradient.
@@ -224,23 +121,13 @@ class LiteRtTrainer:
             "without"
         )
 
-    def _batches(self, signature: str, x: npt.NDArray[Any], y: npt.NDArray[Any], size: int) -> Batches:
-        details = self._signatures[signature].inputs
+    def _batches(self, x: npt.NDArray[Any], y: npt.NDArray[Any], size: int) -> Batches:
+        details = self._signatures["train"].inputs
         return Batches(x, y, size, x_dtype=details["x"]["dtype"], y_dtype=details["y"]["dtype"])
 
-    def _evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
-        size, counts = evaluation_size(x), EvaluationCounts()
-        batches = self._batches("evaluate", x, y, size)
-        for start in range(0, len(x), size):
-            inputs, targets = batches.cut(slice(start, start + size))
-            sums = self._run("evaluate", x=inputs, y=targets)
-            counts += EvaluationCounts(len(targets), int(sums["correct"][0]), float(sums["loss_sum"][0]))
-        return counts
-
-    def _check_examples(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
-        check_examples(x, y, self._bundle.input, len(self._bundle.labels), self._bundle.target)
-        if not len(x):
-            raise TooFewExamplesError("no examples: let the device collect some first")
+    def _counts(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
+        sums = self._run("evaluate", x=x, y=y)
+        return EvaluationCounts(len(y), int(sums["correct"][0]), float(sums["loss_sum"][0]))
 
     def _run(self, signature: str, /, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         try:
@@ -255,14 +142,3 @@ class LiteRtTrainer:
         return UnusableModelError(
             f"the interpreter cannot run task {self._bundle.name} ({error}): update the agent"
         )
-
-    def _check_vector(self, vector: Weights) -> None:
-        if vector.shape != (self.dimension,) or vector.dtype != np.float32:
-            raise WeightShapeError(
-                f"weights {vector.dtype} of shape {vector.shape}, task {self._bundle.name} has "
-                f"float32 of ({self.dimension},): fetch the model of this task"
-            )
-        if not np.isfinite(vector).all():
-            raise NonFiniteWeightsError(
-                "weights hold NaN or infinity: keep the earlier model; lower the learning rate"
-            )

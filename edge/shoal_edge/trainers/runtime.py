@@ -1,6 +1,7 @@
 """The LiteRT interpreter, under whichever name it is installed."""
 
 import importlib
+import importlib.util
 from typing import Any
 
 from shoal_edge.trainers.errors import MissingRuntimeError, UnusableModelError
@@ -25,6 +26,11 @@ def interpreter_class() -> Any:
         "no LiteRT interpreter: install shoal[edge], which brings ai-edge-litert, or on armv7 "
         f"tflite-runtime ({'; '.join(faults)})"
     )
+
+
+def has_interpreter() -> bool:
+    """Return whether an interpreter is installed, without loading it."""
+    return any(importlib.util.find_spec(name.partition(".")[0]) for name in RUNTIMES)
 
 
 def runtime_name() -> str:

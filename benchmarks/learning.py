@@ -1,0 +1,89 @@
+"""The published learning curves on the real system: coordinator, hubs, broker and a swarm of devices.
+
+python benchmarks/learning.py --json benchmarks/results/learning.json --part mnist-2nn-iid
+
+Every part goes on where it was when it was stopped; its figures join those that the file has already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import learning_plots
+from learning_curve import Curve, run_part
+from learning_data import TASKS, files_of
+from learning_parts import MCMAHAN, PARTS, Part
+from output import Figure, machine
+
+from shoal_codecs import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def figures_of(part: Part, curve: Curve) -> list[Figure]:
+    """Return what is known of a part: rounds to its goal, accuracy so far, seconds a round."""
+    stem = part.figure.removesuffix(f"_rounds_to_{round(100 * part.goal)}") or part.name.replace("-", "_")
+    peer = f"{MCMAHAN}: {part.published:g}" if part.published else "none"
+    best = max((accuracy for _, accuracy in curve.points), default=0.0)
+    figures = [Figure(f"{stem}_best_accuracy", [best], "share", peer="none: see the curve")]
+    reached = curve.reached(part.goal)
+    if part.figure and reached is not None:
+        figures.append(Figure(part.figure, [float(reached)], "rounds", peer=peer))
+    if curve.last > 0:
+        per_round = round(curve.seconds / curve.last, 3)
+        figures.append(Figure(f"{stem}_seconds_per_round", [per_round], "s", peer="none: a shared machine"))
+    return figures
+
+
+def merge(path: Path, part: Part, curve: Curve) -> None:
+    """Put a part's figures, settings and curve into the results at ``path``, in place of its earlier ones."""
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    figures = {one["figure"]: one for one in kept.get("figures", [])}
+    figures |= {one.figure: asdict(one) for one in figures_of(part, curve)}
+    settings = {key: value for key, value in asdict(part).items() if key != "name"}
+    settings |= {"learning_rate": curve.rate, "rounds_run": curve.last}
+    result = {
+        "benchmark": "learning",
+        "version": __version__,
+        "machine": machine(),
+        "settings": kept.get("settings", {}) | {part.name: settings},
+        "figures": [figures[name] for name in sorted(figures)],
+        "curves": kept.get("curves", {}) | {part.name: curve.points},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def main() -> None:
+    """Run the parts that were named, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/learning.json")
+    parser.add_argument("--part", action="append", choices=sorted(PARTS), default=[], help="default: all")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".data/learning", help="fleets and data")
+    parser.add_argument("--tasks", type=Path, default=TASKS, help="the task files")
+    parser.add_argument("--plots", type=Path, help="only draw what the results hold, into this folder")
+    options = parser.parse_args()
+    if options.plots:
+        learning_plots.draw(json.loads(options.json.read_text(encoding="utf-8")), options.plots)
+        return
+
+    def heard(part: Part, curve: Curve) -> None:
+        merge(options.json, part, curve)
+        if curve.points:
+            print(f"{part.name}: version {curve.last} {curve.points[-1][1]:.4f}", flush=True)
+
+    for name in options.part or PARTS:
+        part = PARTS[name]
+        train, test = files_of(part.data, options.folder)
+        asyncio.run(run_part(part, options.tasks / f"{part.task}.task", train, test, options.folder, heard))
+
+
+if __name__ == "__main__":
+    main()

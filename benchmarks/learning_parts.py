@@ -1,0 +1,89 @@
+"""The curves of ``learning.py``: which task, which data, which split, which settings, and what to reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MCMAHAN = "McMahan et al. 2017, table 2 (published, not run here)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One curve: a fleet's rounds, and the accuracy of each version on the ``data``'s test examples.
+
+    ``rates`` is the grid of local learning rates: each runs ``trial`` rounds, the one with the best mean
+    accuracy of its last five goes on to ``goal`` or ``rounds``. ``figure`` names the rounds to ``goal``;
+    ``published`` is what the paper has there.
+    """
+
+    name: str
+    task: str
+    data: str
+    partition: str
+    rounds: int
+    rates: tuple[float, ...]
+    devices: int = 100
+    trial: int = 30
+    goal: float = 1.0
+    figure: str = ""
+    published: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    device: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+_TENTH = {"cohort_max": 10, "minimum": 8, "epochs": 1, "batch_size": 10, "weight_cap": 10_000}
+_CLEAR = _TENTH | {"mode": "plain", "codec": "dense", "clip_norm": 100.0, "level_rms": 0.05}
+_SHARED = _TENTH | {"mode": "hubs", "codec": "randk", "kept_share": 1.0, "level_rms": 0.05}
+_2NN: dict[str, Any] = {"task": "mnist_2nn", "data": "mnist", "goal": 0.97}
+_SHARED_NOTE = "secret-shared between two hubs, every coordinate in 8 bits, clipped"
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part(
+            name="mnist-2nn-iid",
+            partition="iid",
+            rounds=150,
+            rates=(0.1, 0.2),
+            figure="mnist_2nn_iid_rounds_to_97",
+            published=87,
+            settings=_CLEAR,
+            **_2NN,
+        ),
+        Part(
+            name="mnist-2nn-noniid",
+            partition="shards:2",
+            rounds=900,
+            rates=(0.05, 0.1),
+            trial=40,
+            figure="mnist_2nn_noniid_rounds_to_97",
+            published=664,
+            settings=_CLEAR,
+            **_2NN,
+        ),
+        Part(
+            name="mnist-2nn-iid-shared",
+            partition="iid",
+            rounds=150,
+            rates=(0.1,),
+            figure="mnist_2nn_iid_shared_rounds_to_97",
+            published=87,
+            settings=_SHARED | {"clip_norm": 2.0},
+            note=_SHARED_NOTE,
+            **_2NN,
+        ),
+        Part(
+            name="mnist-2nn-noniid-shared",
+            partition="shards:2",
+            rounds=900,
+            rates=(0.06,),
+            figure="mnist_2nn_noniid_shared_rounds_to_97",
+            published=664,
+            settings=_SHARED | {"clip_norm": 2.0},
+            note=_SHARED_NOTE,
+            **_2NN,
+        ),
+    )
+}

@@ -1,0 +1,13 @@
+"""How far a device's training has come: what FedNova divides an update by, on whichever side does it."""
+
+
+def effective_steps(steps: int, learning_rate: float, mu: float = 0.0) -> float:
+    """Return the L1 norm of the weights that a device's gradients have in its update.
+
+    ``steps`` for plain SGD. With FedProx the pull back to the base shrinks earlier gradients by
+    1 - ``learning_rate`` * ``mu`` each step (Wang et al. 2020, section 3.2, the proximal case).
+    """
+    kept = 1 - learning_rate * mu
+    if kept == 1:
+        return float(steps)
+    return abs((1 - kept**steps) / (1 - kept))

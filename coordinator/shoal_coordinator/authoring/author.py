@@ -1,0 +1,78 @@
+"""From a description to a task file: convert, check, store the reference."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from shoal_codecs.wire.task import Architecture, LayerDescription, TaskBundle, Variant
+from shoal_coordinator.authoring.check import check_converted
+from shoal_coordinator.authoring.convert import convert
+from shoal_coordinator.authoring.graphs import TrainableGraph
+from shoal_coordinator.authoring.model import Model
+from shoal_coordinator.authoring.reference import example_batch, private_reference_of, reference_of
+from shoal_coordinator.authoring.task import Task
+
+
+def author(task: Task) -> TaskBundle:
+    """Return the checked bundle of ``task``; nothing is written.
+
+    Raises:
+        AuthoringError: its subclasses say what the task, a layer or the converter lacks.
+    """
+    batch = example_batch(task)
+    private = private_reference_of(task, batch) if task.private else None
+    return TaskBundle(
+        name=task.name,
+        trainable=_trainable(task, batch, private),
+        parameters=task.model.parameters,
+        input=task.input.description,
+        labels=task.labels,
+        reference=reference_of(task, batch),
+        target=task.target,
+        defaults=task.defaults,
+        abilities=task.abilities,
+        private=private,
+        local=task.local_parameters,
+        variants=tuple(_variant(task, share, batch) for share in task.widths),
+        architecture=_architecture(task),
+    )
+
+
+def _trainable(task: Task, batch: Any, private: Any) -> bytes:
+    graph = TrainableGraph(task)
+    model = convert(graph, graph.signatures)
+    check_converted(task, model, batch, private)
+    return model
+
+
+def _variant(task: Task, share: float, batch: Any) -> Variant:
+    narrow = task.narrow(share)
+    return Variant(
+        share=share,
+        trainable=_trainable(narrow, batch, None),
+        parameters=narrow.model.parameters,
+        reference=reference_of(narrow, batch),
+        architecture=_architecture(narrow),
+    )
+
+
+def _architecture(task: Task) -> Architecture:
+    return Architecture(
+        layers=_described(task.model),
+        optimiser=LayerDescription(task.optimiser.KIND, settings=_settings(task.optimiser)),
+        mean=float(task.input.mean),
+        deviation=float(task.input.deviation),
+    )
+
+
+def _described(model: Model) -> tuple[LayerDescription, ...]:
+    return tuple(LayerDescription(one.layer.KIND, one.name, _settings(one.layer)) for one in model.placed)
+
+
+def _settings(described: Any) -> dict[str, Any]:
+    return {
+        one.name: getattr(described, one.name)
+        for one in fields(described)
+        if one.name not in {"name", "weights"}
+    }

@@ -1,0 +1,188 @@
+"""What all trainers do alike, whatever computes: weights checked, examples checked, a fit, a self-test."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_codecs.wire.task import TaskBundle, initial_weights
+from shoal_edge.data import check_examples
+from shoal_edge.trainers.base import (
+    EvaluationCounts,
+    FitOptions,
+    FitReport,
+    OnProgress,
+    ShouldStop,
+    never,
+    unheard,
+)
+from shoal_edge.trainers.errors import (
+    NonFiniteWeightsError,
+    SelfTestError,
+    TooFewExamplesError,
+    UnusableModelError,
+    WeightShapeError,
+)
+from shoal_edge.trainers.fit_loop import (
+    Batches,
+    Step,
+    check_options,
+    evaluation_size,
+    refuse_non_finite_loss,
+    run_steps,
+)
+from shoal_edge.trainers.self_test import check_gradients
+
+Weights = npt.NDArray[np.float32]
+
+
+class FittingTrainer(ABC):
+    """A trainer of ``bundle``'s model; subclasses say how a step and an evaluation are computed."""
+
+    def __init__(self, bundle: TaskBundle) -> None:
+        self._bundle = bundle
+        self._initial = initial_weights(bundle.parameters, bundle.reference.seed)
+
+    @property
+    def dimension(self) -> int:
+        """Length D of the flat weight vector."""
+        return self._bundle.dimension
+
+    def initial_weights(self) -> Weights:
+        """Return the weights (D,) that the task's reference begins with."""
+        return self._initial.copy()
+
+    def set_weights(self, vector: Weights) -> None:
+        """Replace every weight by ``vector`` (D,) float32; forget optimiser state and correction.
+
+        Raises:
+            WeightShapeError: another length or dtype.
+            NonFiniteWeightsError: NaN or infinity.
+        """
+        self._check_vector(vector)
+        self._set_weights(vector)
+
+    def get_weights(self) -> Weights:
+        """Return a copy of the weights (D,) float32.
+
+        Raises:
+            NonFiniteWeightsError: training left NaN or infinity.
+        """
+        vector = self._get_weights()
+        self._check_vector(vector)
+        return vector
+
+    def fit(
+        self,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        options: FitOptions,
+        rng: np.random.Generator,
+        should_stop: ShouldStop = never,
+        on_progress: OnProgress = unheard,
+    ) -> FitReport:
+        """Train on raw examples ``x`` (n, ...) with targets ``y`` (n, ...), as the protocol says.
+
+        Raises:
+            InvalidFitSettingsError: a setting outside what makes sense.
+            UnsupportedTrainingError: the task was authored without what ``options`` ask for.
+            NoPrivateTrainingError: DP-SGD for a task without it.
+            DataError: examples that do not fit the task, or none.
+            FitCancelledError: ``should_stop`` said so.
+            NonFiniteLossError, NonFiniteWeightsError: training diverged.
+        """
+        check_options(options)
+        self._check_examples(x, y)
+        step = self._step(options, rng)
+        before = self._evaluate(x, y)
+        batches = self._batches(x, y, options.batch_size)
+        steps = run_steps(batches, step, options, rng, should_stop, on_progress)
+        after = self._evaluate(x, y)
+        refuse_non_finite_loss(after.loss_sum, steps)
+        self.get_weights()
+        return FitReport(steps, len(x), before.mean_loss, after.mean_loss)
+
+    def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
+        """Count over raw examples ``x`` (n, ...) with targets ``y`` (n, ...).
+
+        Raises:
+            DataError: examples that do not fit the task, or none.
+            NonFiniteLossError: the model answers NaN or infinity.
+        """
+        self._check_examples(x, y)
+        counts = self._evaluate(x, y)
+        refuse_non_finite_loss(counts.loss_sum, 0)
+        return counts
+
+    def self_test(self) -> None:
+        """Compare loss and gradients of the stored batch with the reference; weights stay.
+
+        Raises:
+            SelfTestError: this runtime computes something else.
+        """
+        reference = self._bundle.reference
+        kept = self.get_weights()
+        try:
+            self.set_weights(self._initial)
+            counts = self._evaluate(reference.x.numpy(), reference.y.numpy())
+            check_gradients(self._bundle, counts, self._gradient)
+        except (UnusableModelError, NonFiniteWeightsError) as error:
+            raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
+        finally:
+            self.set_weights(kept)
+
+    # --- what subclasses compute ----------------------------------------------------------------
+
+    @abstractmethod
+    def _set_weights(self, vector: Weights) -> None:
+        """Replace every weight."""
+
+    @abstractmethod
+    def _get_weights(self) -> Weights:
+        """Return the weights (D,), whatever they are."""
+
+    @abstractmethod
+    def _step(self, options: FitOptions, rng: np.random.Generator) -> Step:
+        """Return what makes one step, with everything set that stays the same in all of them."""
+
+    @abstractmethod
+    def _gradient(
+        self, signature: str, /, x: npt.NDArray[Any], y: npt.NDArray[Any], **more: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float64]:
+        """Return what a step on a batch of raw examples follows, (D,), from the initial weights."""
+
+    @abstractmethod
+    def _counts(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
+        """Count one batch."""
+
+    @abstractmethod
+    def _batches(self, x: npt.NDArray[Any], y: npt.NDArray[Any], size: int) -> Batches:
+        """Return ``x`` and ``y`` in batches of at most ``size``, in the dtypes that this runtime takes."""
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
+        size, counts = evaluation_size(x), EvaluationCounts()
+        batches = self._batches(x, y, size)
+        for start in range(0, len(x), size):
+            counts += self._counts(*batches.cut(slice(start, start + size)))
+        return counts
+
+    def _check_examples(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
+        check_examples(x, y, self._bundle.input, len(self._bundle.labels), self._bundle.target)
+        if not len(x):
+            raise TooFewExamplesError("no examples: let the device collect some first")
+
+    def _check_vector(self, vector: Weights) -> None:
+        if vector.shape != (self.dimension,) or vector.dtype != np.float32:
+            raise WeightShapeError(
+                f"weights {vector.dtype} of shape {vector.shape}, task {self._bundle.name} has "
+                f"float32 of ({self.dimension},): fetch the model of this task"
+            )
+        if not np.isfinite(vector).all():
+            raise NonFiniteWeightsError(
+                "weights hold NaN or infinity: keep the earlier model; lower the learning rate"
+            )
