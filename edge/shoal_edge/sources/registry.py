@@ -15,6 +15,7 @@ KINDS: dict[Kind, str] = {
     "mnist": "idx:MnistSource",
     "cifar10": "cifar:CifarSource",
     "text": "text:TextSource",
+    "buffer": "buffered:BufferSource",
 }
 """Module and class; a module is loaded when a device has that kind."""
 

@@ -8,7 +8,7 @@ import msgspec
 from shoal_codecs.settings import AtLeastOne, Count, Positive
 from shoal_codecs.wire.packing import pack, unpack
 
-Kind = Literal["npz", "csv", "mnist", "cifar10", "text"]
+Kind = Literal["npz", "csv", "mnist", "cifar10", "text", "buffer"]
 Part = Literal["train", "test", "all"]
 DEFAULT_MOST_BYTES = 512 << 20
 
