@@ -141,6 +141,7 @@ class Device:
         self.skips: set[int] = set()
         self.evaluates = True
         self.poison: float | None = None
+        self.loss_sum = 2.5
         self.decline_reason = "busy"
         self.reports: dict[int, dict[str, bytes]] = {}
         self.rounds: set[int] = set()
@@ -201,7 +202,7 @@ class Device:
                     model_id=message.model.digest[:8],
                     examples=10,
                     correct=9,
-                    loss_sum=2.5,
+                    loss_sum=self.loss_sum,
                     sent=self.sent,
                     received=3 * self.sent,
                 )

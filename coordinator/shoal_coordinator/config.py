@@ -19,6 +19,7 @@ from shoal_codecs.settings import (
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
+from shoal_coordinator.algorithms.stability import StabilitySettings
 
 
 class PrivacySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +113,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     algorithm: AlgorithmSettings = AlgorithmSettings()
     device_schedule: ScheduleSettings = ScheduleSettings()
     server_schedule: ScheduleSettings = ScheduleSettings()
+    stability: StabilitySettings = StabilitySettings()
     privacy: PrivacySettings = PrivacySettings()
 
 

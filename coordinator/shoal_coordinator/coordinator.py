@@ -29,10 +29,9 @@ from shoal_coordinator.commands import (
 from shoal_coordinator.device_words import check_counts, check_model, check_round, is_present
 from shoal_coordinator.hub_desk import HubDesk, HubWord
 from shoal_coordinator.inbox import Inbox
-from shoal_coordinator.ledger import personal_accuracy, totals
 from shoal_coordinator.organs import Organs
 from shoal_coordinator.round_errors import NothingToSkipError, ReleasesUnavailableError, RoundError
-from shoal_coordinator.round_parts import Outcome, RunnerParts
+from shoal_coordinator.round_parts import Outcome, RunnerParts, personal_accuracy, totals
 from shoal_coordinator.round_runner import RoundRunner
 from shoal_coordinator.selection import NotEnoughDevicesError
 from shoal_coordinator.skipping import VersionSkipper
@@ -491,6 +490,7 @@ class CoordinatorService:
             folder=organs.folder,
             timings=organs.timings,
             server=organs.server,
+            stability=organs.stability,
             certificates=organs.certificates,
             enqueue=enqueue,
             clock_ms=organs.clock_ms,

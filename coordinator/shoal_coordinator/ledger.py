@@ -1,7 +1,6 @@
 """Rounds and versions as the store keeps them."""
 
 from collections.abc import Callable
-from math import isfinite
 
 import msgspec
 import structlog
@@ -16,7 +15,7 @@ from shoal_codecs.wire.status import RoundRow
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.privacy_book import Spent
-from shoal_coordinator.round_parts import Outcome
+from shoal_coordinator.round_parts import Outcome, totals
 from shoal_coordinator.store import RoundRecord, Store, VersionRecord
 
 log = structlog.get_logger()
@@ -202,22 +201,3 @@ class Ledger:
             await self._store.commit_version(record, row)
         self.rows.append(row)
         del self.rows[:-KEPT_ROWS]
-
-
-def totals(outcome: Outcome) -> tuple[int, float, float]:
-    """Return the examples a version was evaluated on, its accuracy and its mean loss over all of them."""
-    found = outcome.evaluations.values()
-    examples = sum(one.examples for one in found)
-    if not examples:
-        return 0, 0.0, 0.0
-    loss = sum(one.loss_sum for one in found) / examples
-    correct = sum(one.correct for one in found)
-    return examples, correct / examples, loss if isfinite(loss) else 0.0
-
-
-def personal_accuracy(outcome: Outcome) -> tuple[int, float]:
-    """Return how many devices told of a model of their own, and those models' accuracy on their examples."""
-    found = [one for one in outcome.evaluations.values() if one.personal_correct is not None]
-    examples = sum(one.examples for one in found)
-    correct = sum(one.personal_correct or 0 for one in found)
-    return len(found), correct / examples if examples else 0.0

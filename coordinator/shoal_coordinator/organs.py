@@ -14,6 +14,7 @@ from shoal_codecs.transport.retained import RetainedShelf
 from shoal_codecs.wire.messages import InstallReport
 from shoal_codecs.wire.status import ReleaseRow
 from shoal_coordinator.aggregation import Server
+from shoal_coordinator.algorithms.stability import Stability
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.byte_desk import ByteDesk
 from shoal_coordinator.certificates import CertificateBook
@@ -87,6 +88,7 @@ class Organs:
     folder: Path
     dimension: int
     server: Server
+    stability: Stability
     status_s: float
     clock_ms: Callable[[], int]
     releases: Releases | None = None

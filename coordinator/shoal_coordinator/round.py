@@ -9,7 +9,7 @@ base be planned again (secret sharing, step 11 of mode ``hubs``). A hub that had
 round back to SUMMING instead, however late its word arrives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shoal_codecs.wire.hubs import HubPromise
@@ -33,6 +33,7 @@ from shoal_coordinator.round_steps import (
     DeviceGone,
     DeviceReplied,
     DeviceShows,
+    Evaluation,
     GivenUp,
     HubAbandoned,
     HubAgreed,
@@ -58,7 +59,12 @@ from shoal_coordinator.round_steps import (
 from shoal_coordinator.round_table import TRANSITIONS
 
 Actions = list[RoundAction]
+Judge = Callable[[Mapping[str, Evaluation]], str]
 _UNPUBLISHED = frozenset({RoundState.REVEALING, RoundState.PROPOSING})
+
+
+def _content(_evaluations: Mapping[str, Evaluation]) -> str:
+    return ""
 
 
 class RoundMachine:
@@ -70,15 +76,18 @@ class RoundMachine:
         timings: RoundTimings,
         snapshot: RoundSnapshot | None = None,
         promises: tuple[HubPromise, ...] = (),
+        judge: Judge = _content,
     ) -> None:
         """Start at IDLE, or with a snapshot where it was left; the first event is Begun or Restored.
 
-        ``promises`` are of the plan's hubs, whose nonces ``plan`` lacks (mode ``hubs``).
+        ``promises`` are of the plan's hubs, whose nonces ``plan`` lacks (mode ``hubs``). ``judge`` returns
+        why a candidate that was evaluated so is not kept, or nothing.
 
         Raises:
             InvalidPlanError: ``plan`` is no plan.
         """
         self.timings = timings
+        self._judge = judge
         self.state = RoundState.IDLE
         self.facts = RoundFacts(decode_plan(plan), plan, promises)
         self._restored_state = RoundState.IDLE
@@ -320,8 +329,13 @@ class RoundMachine:
         return [] if self._unevaluated() else self._commit()
 
     def _commit(self) -> Actions:
+        facts = self.facts
+        fault = self._judge(facts.evaluations)
+        if fault and not facts.plan.shared:
+            return self._abort(f"unstable: {fault}")
         self._enter(RoundState.COMMITTED)
-        return [Commit(self.facts.members, dict(self.facts.evaluations))]
+        # What was evaluated is the candidate: where it goes, the version has no score.
+        return [Commit(facts.members, {} if fault else dict(facts.evaluations), fault)]
 
     def _evaluating_due(self, _event: Tick, now_ms: int) -> Actions:
         if self._past(self._deadline_ms, now_ms):

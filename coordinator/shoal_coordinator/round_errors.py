@@ -49,6 +49,10 @@ class NoUsableReportError(AggregationError):
     """Not one report of the round could be used."""
 
 
+class UnstableRoundError(AggregationError):
+    """A round whose update is out of bounds; the version before it is kept."""
+
+
 class InvalidReportError(RoundError):
     """A device's report that cannot be used: wrong shape, not finite, or too large."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.aggregation import Server
+from shoal_coordinator.algorithms.stability import Stability
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.chains import ModelVersion
@@ -32,6 +34,30 @@ class Outcome:
     seconds: float = 0.0
     reason: str = ""
     cohort: tuple[str, ...] = ()
+
+
+def totals(outcome: Outcome) -> tuple[int, float, float]:
+    """Return the examples a version was evaluated on, its accuracy and its mean loss.
+
+    A device whose loss is no number says how many it got right, and nothing of the loss.
+    """
+    found = outcome.evaluations.values()
+    examples = sum(one.examples for one in found)
+    if not examples:
+        return 0, 0.0, 0.0
+    finite = [one for one in found if isfinite(one.loss_sum)]
+    counted = sum(one.examples for one in finite)
+    loss = sum(one.loss_sum for one in finite) / counted if counted else 0.0
+    correct = sum(one.correct for one in found)
+    return examples, correct / examples, loss
+
+
+def personal_accuracy(outcome: Outcome) -> tuple[int, float]:
+    """Return how many devices told of a model of their own, and those models' accuracy on their examples."""
+    found = [one for one in outcome.evaluations.values() if one.personal_correct is not None]
+    examples = sum(one.examples for one in found)
+    correct = sum(one.personal_correct or 0 for one in found)
+    return len(found), correct / examples if examples else 0.0
 
 
 class RoundLedger(Protocol):
@@ -90,6 +116,7 @@ class RunnerParts:
     folder: Path
     timings: on.RoundTimings
     server: Server
+    stability: Stability
     certificates: CertificateBook
     enqueue: Callable[[Callable[[], Awaitable[None]]], None]
     clock_ms: Callable[[], int]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,8 +29,8 @@ from shoal_coordinator.aggregation import (
 from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.plain import PlainCollector, round_private
 from shoal_coordinator.round import RoundMachine
-from shoal_coordinator.round_errors import RoundError
-from shoal_coordinator.round_parts import Outcome, RunnerParts
+from shoal_coordinator.round_errors import AggregationError, RoundError, UnstableRoundError
+from shoal_coordinator.round_parts import Outcome, RunnerParts, totals
 from shoal_coordinator.single_desk import DeviceWord, SingleDesk
 from shoal_coordinator.single_files import SingleFiles
 
@@ -200,7 +201,8 @@ class RoundRunner:
         promises: tuple[HubPromise, ...] = (),
     ) -> RoundMachine:
         parts = self._parts
-        machine = self.machine = RoundMachine(plan_bytes, parts.timings, snapshot, promises)
+        judge = parts.stability.loss_fault
+        machine = self.machine = RoundMachine(plan_bytes, parts.timings, snapshot, promises, judge)
         plan = machine.facts.plan
         self.opened_ms = parts.clock_ms()
         self._collector = None
@@ -269,8 +271,8 @@ class RoundRunner:
                 log.warning("round given up", reason=reason, waiting_for=list(hubs))
                 for hub in hubs:
                     announcer.hub(hub, wire.RoundAborted, **ends, reason=reason)
-            case on.Commit(members, evaluations):
-                await self._finish(machine, members=members, evaluations=evaluations)
+            case on.Commit(members, evaluations, unstable):
+                await self._finish(machine, members=members, evaluations=evaluations, unstable=unstable)
             case on.Abort(reason, cohort):
                 await self._finish(machine, reason=reason, cohort=cohort)
 
@@ -345,23 +347,8 @@ class RoundRunner:
         event: on.RoundEvent
         fault: Exception | None = None
         try:
-            candidate = await asyncio.to_thread(self._compute, machine, work)
-            ref = await asyncio.to_thread(self._parts.blobs.put, candidate.data)
-            newest = self._parts.models.newest
-            step = await asyncio.to_thread(self._parts.blobs.put, candidate.step) if candidate.step else None
-            state = (
-                await asyncio.to_thread(self._parts.blobs.put, candidate.state) if candidate.state else None
-            )
-            version = ModelVersion(
-                newest.number + 1,
-                candidate.digest,
-                ref,
-                newest.digest,
-                step,
-                state=state,
-                update_norm=candidate.update_norm,
-            )
-            self._parts.models.candidate = with_step(version, self._parts.blobs)
+            candidate = await asyncio.to_thread(self._checked, machine, work)
+            self._parts.models.candidate = await self._kept(candidate)
             self._say_what_is_odd(candidate)
             await self._learn(machine.facts.plan, candidate)
             event = on.Aggregated()
@@ -378,6 +365,35 @@ class RoundRunner:
                 await self.feed(event)
 
         self._parts.enqueue(tell)
+
+    async def _kept(self, candidate: Candidate) -> ModelVersion:
+        """Write a candidate's files and return it as the version after the newest."""
+        blobs, newest = self._parts.blobs, self._parts.models.newest
+        whole, step, state = [
+            await asyncio.to_thread(blobs.put, data) if data else None
+            for data in (candidate.data, candidate.step, candidate.state)
+        ]
+        if whole is None:
+            raise AggregationError("a version without weights: report this as a defect")
+        version = ModelVersion(
+            newest.number + 1,
+            candidate.digest,
+            whole,
+            newest.digest,
+            step,
+            state=state,
+            update_norm=candidate.update_norm,
+        )
+        return with_step(version, blobs)
+
+    async def _revert(self, plan: Plan, reason: str) -> None:
+        """Put the base, but for a trifle, in the place of a candidate that is no good."""
+        parts = self._parts
+        base = await asyncio.to_thread(parts.blobs.read, parts.models.newest.whole.name)
+        made = await asyncio.to_thread(lambda: unmoved(plan, base, reason, self._server()))
+        self._drop_candidate()
+        parts.models.candidate = await self._kept(made)
+        self._say_what_is_odd(made)
 
     def _say_what_is_odd(self, candidate: Candidate) -> None:
         announcer = self._parts.announcer
@@ -402,6 +418,21 @@ class RoundRunner:
             fields["clip_norm"] = following
         if words:
             parts.announcer.event("round.told", f"version {newest} with noise: {', '.join(words)}", **fields)
+
+    def _checked(self, machine: RoundMachine, work: on.Aggregate) -> Candidate:
+        """Return the candidate, or in the shared modes the base in its place where it is out of bounds.
+
+        Raises:
+            UnstableRoundError: it is, and the base can be trained on again.
+        """
+        plan, made = machine.facts.plan, self._compute(machine, work)
+        fault = self._parts.stability.norm_fault(made.update_norm)
+        if not fault:
+            return made
+        if not plan.shared:
+            raise UnstableRoundError(fault)
+        base = self._parts.blobs.read(self._parts.models.newest.whole.name)
+        return replace(unmoved(plan, base, fault, self._server()), told=made.told)
 
     def _compute(self, machine: RoundMachine, work: on.Aggregate) -> Candidate:
         parts, plan = self._parts, machine.facts.plan
@@ -461,8 +492,11 @@ class RoundRunner:
         evaluations: Mapping[str, on.Evaluation] | None = None,
         reason: str = "",
         cohort: tuple[str, ...] = (),
+        unstable: str = "",
     ) -> None:
         parts, plan = self._parts, machine.facts.plan
+        if unstable:
+            await self._revert(plan, unstable)
         number = plan.round
         outcome = Outcome(
             round=number,
@@ -486,6 +520,8 @@ class RoundRunner:
             parts.announcer.device(device, wire.Cancel, **ends, reason=reason)
         parts.models.lead(None)
         if outcome.version is not None:
+            examples, _, loss = totals(outcome)
+            parts.stability.took(outcome.version.update_norm, examples, loss)
             parts.models.promote(outcome.version)
         else:
             self._drop_candidate()

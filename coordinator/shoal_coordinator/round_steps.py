@@ -294,10 +294,15 @@ class AskEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Store the candidate as the next version, in one transaction with the round, then announce it."""
+    """Store the candidate as the next version, in one transaction with the round, then announce it.
+
+    Where it is ``unstable`` a version takes its place that is the base but for a trifle: the shared modes end
+    so, for what was summed on a base is never summed again.
+    """
 
     members: tuple[str, ...]
     evaluations: dict[str, Evaluation]
+    unstable: str = ""
 
 
 @dataclass(frozen=True, slots=True)

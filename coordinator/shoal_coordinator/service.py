@@ -26,6 +26,7 @@ from shoal_codecs.wire.task import TaskBundle, decode_task, initial_weights
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.aggregation import Server, vector_bytes
 from shoal_coordinator.algorithms.choosing import chosen_algorithm, weight_cap
+from shoal_coordinator.algorithms.stability import stability_of
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.byte_budget import ByteDays
 from shoal_coordinator.byte_desk import ByteDesk
@@ -173,6 +174,13 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             settings.rounds.level_rms,
             algorithm,
             schedule=settings.rounds.server_schedule,
+        ),
+        stability=stability_of(
+            settings.rounds.stability,
+            [
+                (one.update_norm, one.examples, one.loss)
+                for one in await store.versions(settings.rounds.stability.window)
+            ],
         ),
         status_s=settings.status_s,
         clock_ms=now_ms,

@@ -1,5 +1,6 @@
 """What the worker is asked for; imported in the worker process only, for it needs numpy and LiteRT."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -29,8 +30,8 @@ from shoal_edge.sources.settings import unpack_data
 from shoal_edge.sources.source import Wanted
 from shoal_edge.swarm.part import PART_SUFFIX, Part
 from shoal_edge.swarm.part_source import PartSource
-from shoal_edge.trainers.base import OnProgress, unheard
-from shoal_edge.trainers.errors import UnreadableDataError
+from shoal_edge.trainers.base import EvaluationCounts, OnProgress, unheard
+from shoal_edge.trainers.errors import NonFiniteLossError, UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
 from shoal_edge.trainers.opening import open_trainer
 from shoal_edge.trainers.own_inference import infer
@@ -242,7 +243,11 @@ class Jobs:
         own = read_own(Path(own_path))
         ready.trainer.set_weights(whole(ready.bundle, own, read_vector(Path(model_path), digest)))
         _, held_out = self._shard(ready, data_path, data)
-        counts = ready.trainer.evaluate(held_out.x, held_out.y)
+        try:
+            counts = ready.trainer.evaluate(held_out.x, held_out.y)
+        except NonFiniteLossError:
+            # Worth saying: the coordinator keeps no version that answers no numbers.
+            counts = EvaluationCounts(len(held_out), 0, math.inf)
         found: dict[str, Any] = {
             "examples": counts.examples,
             "correct": counts.correct,

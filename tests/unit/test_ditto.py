@@ -17,9 +17,8 @@ from shoal_codecs.wire.plan import TrainingPlan
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings
 from shoal_coordinator.device_words import check_counts
-from shoal_coordinator.ledger import personal_accuracy
 from shoal_coordinator.round_errors import InvalidCountsError, InvalidRoundPlanError
-from shoal_coordinator.round_parts import Outcome
+from shoal_coordinator.round_parts import Outcome, personal_accuracy
 from shoal_coordinator.service import plan_settings
 from shoal_edge.config import EdgeSettings, PersonalSettings
 from shoal_edge.data import Examples

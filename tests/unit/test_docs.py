@@ -16,6 +16,7 @@ from shoal_codecs.settings import load_settings, print_settings
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
+from shoal_coordinator.algorithms.stability import StabilitySettings
 from shoal_coordinator.cli.commands import app
 from shoal_coordinator.cli.operate import OperatorSettings
 from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, ReleaseSettings, RoundSettings
@@ -32,6 +33,7 @@ TABLES = {
     "Coordinator: `[rounds]`": RoundSettings,
     "Coordinator: `[rounds.algorithm]`": AlgorithmSettings,
     "Coordinator: `[rounds.device_schedule]`": ScheduleSettings,
+    "Coordinator: `[rounds.stability]`": StabilitySettings,
     "Coordinator: `[rounds.privacy]`": PrivacySettings,
     "Coordinator: `[releases]`": ReleaseSettings,
     "Hub": HubSettings,

@@ -1,6 +1,7 @@
 """The round machine: every transition, and what must hold in any order of events."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -122,6 +123,28 @@ def test_a_round_from_plan_to_version() -> None:
         assert machine.handle(on.DeviceEvaluated(device, EVALUATION), NOW) == []
     (commit,) = machine.handle(on.DeviceEvaluated(members[-1], EVALUATION), NOW)
     assert commit == on.Commit(members, dict.fromkeys(members, EVALUATION))
+    assert machine.finished
+
+
+@pytest.mark.parametrize("mode", ["hubs", "plain"])
+def test_a_candidate_that_does_badly_is_not_kept(mode: str) -> None:
+    judged: list[int] = []
+
+    def judge(evaluations: Mapping[str, on.Evaluation]) -> str:
+        judged.append(len(evaluations))
+        return "the loss is out of bounds"
+
+    machine = machine_in(RoundState.EVALUATING, mode)
+    machine._judge = judge
+    for device in COHORT[:-1]:
+        assert machine.handle(on.DeviceEvaluated(device, EVALUATION), NOW) == []
+    actions = machine.handle(on.DeviceEvaluated(COHORT[-1], EVALUATION), NOW)
+    if mode == "plain":
+        assert actions == [on.Abort("unstable: the loss is out of bounds", COHORT)]
+    else:
+        # Hubs never sum twice on one base: the round has to lead to another version.
+        assert actions == [on.Commit(COHORT, {}, "the loss is out of bounds")]
+    assert judged == [len(COHORT)]
     assert machine.finished
 
 
