@@ -29,3 +29,7 @@ class StaleScalesError(ArtefactError):
 
 class UnsupportedGraphError(ArtefactError):
     """An ``infer`` signature that no deployable file can be made of."""
+
+
+class UndeployableTaskError(ArtefactError):
+    """A task whose artefacts answer otherwise than its own model."""
