@@ -292,6 +292,8 @@ class EdgeAgent:
 
     def _examples(self) -> tuple[int, int]:
         """Return (training, held-out) counts, read again when the file changed."""
+        if (share := self.settings.data.share) is not None:
+            return share.training, share.testing
         try:
             changed_ns = self.settings.examples_path.stat().st_mtime_ns
         except OSError:

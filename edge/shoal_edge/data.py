@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from shoal_codecs.wire.task import InputDescription, TargetDescription
 from shoal_edge.sources.errors import DataTooLargeError
-from shoal_edge.sources.settings import DEFAULT_MOST_BYTES
+from shoal_edge.sources.settings import DEFAULT_MOST_BYTES, HELD_OUT_FRACTION
 from shoal_edge.trainers.errors import (
     ExampleRangeError,
     ExampleShapeError,
@@ -27,7 +27,6 @@ from shoal_edge.trainers.errors import (
 )
 
 MINIMUM_EXAMPLES = 5
-HELD_OUT_FRACTION = 0.2
 _SPLIT_SEED = 0
 LABEL = TargetDescription()
 _UNREADABLE = (

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from shoal_codecs.durable import replace_whole
 from shoal_edge.errors import StoreError
-from shoal_edge.swarm.errors import PartFileError
-from shoal_edge.swarm.part import PART_SUFFIX, read_part
 
 _TEMPORARY = ".new"
 
@@ -42,15 +40,8 @@ def remove_leftovers(folder: Path) -> None:
 def shard_counts(path: Path) -> tuple[int, int]:
     """Return how many (training, held-out) examples the .npz at ``path`` holds, (0, 0) if unreadable.
 
-    Reads the header of its label array only; the worker checks the file in full before it trains. A
-    virtual device's file tells its counts.
+    Reads the header of its label array only; the worker checks the file in full before it trains.
     """
-    if path.suffix == PART_SUFFIX:
-        try:
-            part = read_part(path)
-        except PartFileError:
-            return 0, 0
-        return part.training, part.testing
     # An agent without data, or one that is asked again, needs no zip reader in memory.
     import zipfile  # noqa: PLC0415
     import zlib  # noqa: PLC0415

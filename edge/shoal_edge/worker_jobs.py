@@ -26,10 +26,8 @@ from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
 from shoal_edge.sources.own import own_examples
 from shoal_edge.sources.registry import Shards, open_source
-from shoal_edge.sources.settings import unpack_data
+from shoal_edge.sources.settings import ShareSettings, unpack_data
 from shoal_edge.sources.source import Wanted
-from shoal_edge.swarm.part import PART_SUFFIX, Part
-from shoal_edge.swarm.part_source import PartSource
 from shoal_edge.trainers.base import EvaluationCounts, OnProgress, unheard
 from shoal_edge.trainers.errors import NonFiniteLossError, UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
@@ -64,7 +62,6 @@ class Jobs:
         self._on_progress = on_progress
         self._task: _Task | None = None
         self._shards = Shards()
-        self._parts = PartSource()
 
     def prepare(
         self, *, task: bytes, task_path: str, data_path: str, data: bytes = b"", should_stop: Stop
@@ -83,10 +80,12 @@ class Jobs:
             "runtime": ready.trainer.runtime,
         }
 
-    def count_parts(self, *, part: bytes, should_stop: Stop) -> dict[str, Any]:
-        """Return how many (training, held-out) examples each part has; ``part`` is any one of a data set."""
+    def count_parts(self, *, data_path: str, data: bytes, should_stop: Stop) -> dict[str, Any]:
+        """Return how many (training, held-out) examples each part of a shared set has, if that is known."""
         del should_stop
-        return {"counts": self._parts.counts(msgspec.json.decode(part, type=Part))}
+        settings = unpack_data(data)
+        counts = open_source(settings, Path(data_path)).share_counts(settings.share or ShareSettings())
+        return {"counts": counts}
 
     def check_vector(self, *, path: str, digest: bytes, should_stop: Stop) -> dict[str, Any]:
         """Read a vector and make sure of its digest."""
@@ -347,10 +346,7 @@ class Jobs:
 
     def _shard(self, ready: _Task, data_path: str, data: bytes) -> tuple[Examples, Examples]:
         """Return (training, held-out), read again when the source changed."""
-        path = Path(data_path)
-        if path.suffix == PART_SUFFIX:
-            return self._parts.shard(path, ready.bundle.input, len(ready.bundle.labels))
-        return self._shards.read(unpack_data(data), path, Wanted.by(ready.bundle))
+        return self._shards.read(unpack_data(data), Path(data_path), Wanted.by(ready.bundle))
 
 
 def _examples_of(path: Path, data: bytes, task_path: str, index: int, *, held_out: bool) -> Examples:

@@ -110,7 +110,7 @@ def test_windows_of_a_series_never_span_two_recordings_nor_training_and_test(tmp
     assert (np.diff(windows, axis=1) == 1).all()
     # Nine windows a recording, less the one that reaches into the held-out ones.
     assert len(found) == 3 * 9 - 1
-    train, held_out = divide(found)
+    train, held_out = divide(found, 0.2)
     assert len(held_out) == 5
     assert set(held_out.y.tolist()) == {2}
     assert not steps_of(train) & steps_of(held_out)
@@ -188,7 +188,7 @@ def test_a_text_gives_windows_and_the_character_after_each(tmp_path: Path) -> No
     assert found.x.dtype == np.int32
     for row, label in zip(np.asarray(found.x), found.y, strict=True):
         assert [(row[0] + step) % 11 for step in range(4)] == [*row, label]
-    _, held_out = divide(found)
+    _, held_out = divide(found, 0.2)
     assert len(held_out) == round(0.2 * (44 - 3))
     assert len(found) == 44 - 3 - 3
 
@@ -297,7 +297,7 @@ def test_sixty_thousand_images_stay_bytes_until_a_batch_asks(tmp_path: Path) -> 
     tracemalloc.start()
     try:
         found = read(tmp_path, Wanted(about(784, low=0, high=1), ("0", "1")), kind="mnist", scale=1 / 255)
-        train, held_out = divide(found)
+        train, held_out = divide(found, 0.2)
         batch = train.x[np.arange(100)]
         peak = tracemalloc.get_traced_memory()[1]
     finally:

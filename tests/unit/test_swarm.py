@@ -9,20 +9,26 @@ import msgspec
 import numpy as np
 import pytest
 
-from shoal_codecs.wire.task import InputDescription
+from shoal_codecs.partition import PartitionError
+from shoal_codecs.settings import SettingsError
+from shoal_codecs.wire.task import InputDescription, TargetDescription
 from shoal_coordinator.fleet_init import init_fleet, write_settings
 from shoal_edge.config import EdgeSettings
-from shoal_edge.errors import WorkerCrashedError
-from shoal_edge.files import shard_counts
-from shoal_edge.swarm.errors import PartFileError, SwarmFailedError, TooFewFoldersError
+from shoal_edge.data import Examples
+from shoal_edge.errors import WorkerCrashedError, WorkerRefusedError
+from shoal_edge.sources.npz import NpzSource
+from shoal_edge.sources.registry import Shards, open_source
+from shoal_edge.sources.settings import DataSettings, ShareSettings
+from shoal_edge.sources.source import Wanted
+from shoal_edge.swarm.errors import SwarmFailedError, TooFewFoldersError
 from shoal_edge.swarm.folders import device_settings
-from shoal_edge.swarm.part import PART_SUFFIX, Part, read_part, write_part
-from shoal_edge.swarm.part_source import PartSource
 from shoal_edge.swarm.pool import PooledWorker, WorkerPool
-from shoal_edge.swarm.swarm import SharedData, Swarm
-from shoal_edge.trainers.errors import ExampleShapeError, UnreadableDataError
+from shoal_edge.swarm.source import data_settings
+from shoal_edge.swarm.swarm import Swarm
+from shoal_edge.trainers.errors import ExampleShapeError, TooFewExamplesError, UnreadableDataError
 
 ABOUT = InputDescription(shape=(4,), dtype="uint8", minimum=0, maximum=16)
+WANTED = Wanted(ABOUT, labels=("a", "b", "c"))
 ECHO = """
 import os, sys, time
 from shoal_edge.worker_frames import encode_worker_frame, read_worker_frame
@@ -102,54 +108,94 @@ def write_data(path: Path, count: int = 50) -> Path:
     return path
 
 
-def part_of(source: Path, index: int = 0, **changes: Any) -> Part:
-    part = Part(source=str(source), partition="shards:2", parts=5, index=index, seed=1)
-    return msgspec.structs.replace(part, **changes)
+def data_of(source: Path, index: int = 0, **changes: Any) -> DataSettings:
+    share = ShareSettings(partition="shards:2", parts=5, index=index)
+    return DataSettings(path=str(source), share=msgspec.structs.replace(share, **changes))
 
 
-def test_parts_are_the_whole_and_tell_their_counts(tmp_path: Path) -> None:
+def shard(data: DataSettings, wanted: Wanted = WANTED) -> tuple[Examples, Examples]:
+    return Shards().read(data, Path(data.path), wanted)
+
+
+def counts_of(data: DataSettings) -> list[tuple[int, int]]:
+    assert data.share is not None
+    return open_source(data, Path(data.path)).share_counts(data.share)
+
+
+def test_parts_are_the_whole_and_as_many_as_was_told(tmp_path: Path) -> None:
     source = write_data(tmp_path / "all.npz")
-    shelf, rows = PartSource(), []
-    for index, counts in enumerate(shelf.counts(part_of(source))):
-        path = tmp_path / f"{index}{PART_SUFFIX}"
-        write_part(path, part_of(source, index, training=counts[0], testing=counts[1]))
-        train, held_out = shelf.shard(path, ABOUT, 3)
-        assert shard_counts(path) == counts == (len(train), len(held_out)) == (8, 2)
-        rows += [bytes(row) for row in (*train.x, *held_out.x)]
+    rows: list[bytes] = []
+    for index, told in enumerate(counts_of(data_of(source))):
+        train, held_out = shard(data_of(source, index))
+        assert told == (len(train), len(held_out)) == (8, 2)
+        rows += [bytes(row) for part in (train, held_out) for row in np.asarray(part.x)]
     with np.load(source) as whole:
         assert sorted(rows) == sorted(bytes(row) for row in whole["x"])
 
 
 def test_nothing_is_held_out_where_that_is_asked_for(tmp_path: Path) -> None:
-    source = write_data(tmp_path / "all.npz")
-    write_part(tmp_path / "a.part", part_of(source, held_out=0.0))
-    train, held_out = PartSource().shard(tmp_path / "a.part", ABOUT, 3)
+    train, held_out = shard(data_of(write_data(tmp_path / "all.npz"), held_out=0.0))
     assert (len(train), len(held_out)) == (10, 0)
 
 
-def test_a_data_set_that_is_replaced_is_read_again(tmp_path: Path) -> None:
+def test_the_set_is_read_once_for_all_and_again_when_it_changes(tmp_path: Path, monkeypatch: Any) -> None:
     source = write_data(tmp_path / "all.npz")
-    shelf = PartSource()
-    assert sum(map(sum, shelf.counts(part_of(source)))) == 50
+    reads: list[Path] = []
+    read = NpzSource.read
+
+    def counted(self: NpzSource, wanted: Wanted) -> Any:
+        reads.append(source)
+        return read(self, wanted)
+
+    monkeypatch.setattr(NpzSource, "read", counted)
+    for index in range(5):
+        shard(data_of(source, index))
+    assert len(reads) == 1
     write_data(source, 70)
-    assert sum(map(sum, shelf.counts(part_of(source)))) == 70
+    assert len(shard(data_of(source))[0]) == 11
+    assert len(reads) == 2
 
 
-def test_data_that_does_not_fit_is_a_named_fault(tmp_path: Path) -> None:
+def test_a_part_of_values_or_windows_is_split_evenly(tmp_path: Path) -> None:
+    table = tmp_path / "all.csv"
+    table.write_text("a,b,wanted\n" + "".join(f"{n},{n + 1},{n / 2}\n" for n in range(40)))
+    data = DataSettings(kind="csv", path=str(table), target_columns=("wanted",), window=2, stride=1)
+    data = msgspec.structs.replace(data, share=ShareSettings(parts=3, index=2))
+    about = InputDescription(shape=(2, 2), dtype="float32", minimum=-100, maximum=100)
+    wanted = Wanted(about, target=TargetDescription(kind="values", shape=(1,)))
+    train, held_out = shard(data, wanted)
+    assert 10 <= len(train) + len(held_out) <= 13
+    # What an example is, only the task says.
+    assert counts_of(data) == []
+
+
+def test_parts_that_cannot_be_are_a_named_fault(tmp_path: Path) -> None:
     source = write_data(tmp_path / "all.npz")
-    path = tmp_path / "a.part"
-    with pytest.raises(PartFileError, match="start the swarm again"):
-        read_part(path)
-    path.write_bytes(b"[1]")
-    with pytest.raises(PartFileError, match="describes no part"):
-        read_part(path)
-    assert shard_counts(path) == (0, 0)
-    write_part(path, part_of(source))
+    with pytest.raises(PartitionError):
+        shard(data_of(source, partition="halves"))
+    with pytest.raises(TooFewExamplesError, match="part 0 has 2 examples"):
+        shard(data_of(source, partition="iid", parts=25))
     with pytest.raises(ExampleShapeError):
-        PartSource().shard(path, msgspec.structs.replace(ABOUT, shape=(5,)), 3)
+        shard(data_of(source), Wanted(msgspec.structs.replace(ABOUT, shape=(5,)), labels=("a", "b", "c")))
     source.unlink()
-    with pytest.raises(UnreadableDataError, match="--data"):
-        PartSource().shard(path, ABOUT, 3)
+    with pytest.raises(UnreadableDataError):
+        shard(data_of(source))
+    with pytest.raises(ValueError, match="no part 5 of 5"):
+        ShareSettings(parts=5, index=5)
+
+
+def test_a_source_is_a_file_a_kind_with_a_place_or_a_table(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert data_settings("x.npz") == DataSettings(path=str(tmp_path / "x.npz"))
+    assert data_settings("mnist:images") == DataSettings(kind="mnist", path=str(tmp_path / "images"))
+    Path("a.toml").write_text('[data]\nkind = "csv"\npath = "t.csv"\nwindow = 4\n')
+    assert data_settings("a.toml") == DataSettings(kind="csv", path=str(tmp_path / "t.csv"), window=4)
+    for text in ("[other]\n", "[data]\nkind = 3\n", "[data", "[data.share]\nparts = 2\n"):
+        Path("a.toml").write_text(text)
+        with pytest.raises(SettingsError, match=r"a\.toml"):
+            data_settings("a.toml")
+    with pytest.raises(SettingsError, match="No such file"):
+        data_settings("b.toml")
 
 
 def test_folders_are_taken_by_number_and_never_a_hub(tmp_path: Path) -> None:
@@ -169,13 +215,17 @@ def test_folders_are_taken_by_number_and_never_a_hub(tmp_path: Path) -> None:
 
 
 async def test_a_swarm_whose_devices_all_fail_ends_with_the_first_fault(tmp_path: Path) -> None:
-    settings = [
-        EdgeSettings(name=f"device-{n}", folder=str(tmp_path), examples=str(tmp_path / f"{n}.part"))
-        for n in (1, 2)
-    ]
-    source = write_data(tmp_path / "all.npz")
-    swarm = Swarm(settings, SharedData(source=source, partition="iid"), workers=1)
+    settings = [EdgeSettings(name=f"device-{n}", folder=str(tmp_path)) for n in (1, 2)]
+    data = data_settings(str(write_data(tmp_path / "all.npz")))
+    swarm = Swarm(settings, data, ShareSettings(), workers=1)
     async with asyncio.timeout(20):
         with pytest.raises(SwarmFailedError, match="all 2 devices have failed; device-1: BadRosterError"):
             await swarm.run()
     assert await swarm.ready() == (0, 2)
+
+
+async def test_a_set_that_cannot_be_read_starts_no_device(tmp_path: Path) -> None:
+    swarm = Swarm([EdgeSettings(name="device-1")], data_settings("nowhere.npz"), ShareSettings(), workers=1)
+    async with asyncio.timeout(20):
+        with pytest.raises(WorkerRefusedError, match="nowhere"):
+            await swarm.run()

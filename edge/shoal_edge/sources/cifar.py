@@ -97,6 +97,8 @@ def _of_pickle(data: bytearray, path: Path) -> Batch:
 class CifarSource:
     """The published batches in the folder ``place``."""
 
+    needs_task = False
+
     def __init__(self, settings: DataSettings, place: Path) -> None:
         self._settings, self._folder = settings, place
 

@@ -3,8 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from shoal_edge.data import HELD_OUT_FRACTION, MINIMUM_EXAMPLES
+from shoal_edge.data import MINIMUM_EXAMPLES
 from shoal_edge.sources.rows import Indices
+from shoal_edge.sources.settings import HELD_OUT_FRACTION
 
 
 def window_starts(steps: int, length: int, stride: int) -> Indices:

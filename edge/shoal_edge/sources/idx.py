@@ -87,6 +87,8 @@ def read_mnist(folder: Path, part: Part = "train", *, most_bytes: int = MOST_BYT
 class MnistSource:
     """The published files in the folder ``place``."""
 
+    needs_task = False
+
     def __init__(self, settings: DataSettings, place: Path) -> None:
         self._settings, self._folder = settings, place
 

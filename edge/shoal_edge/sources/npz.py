@@ -12,6 +12,8 @@ from shoal_edge.trainers.errors import MissingLabelsError
 class NpzSource:
     """The archive at ``place``."""
 
+    needs_task = False
+
     def __init__(self, settings: DataSettings, place: Path) -> None:
         self._most, self._place = settings.most_bytes, place
 

@@ -34,7 +34,7 @@ def own_examples(place: Path, data: bytes, task_path: str, *, held_out: bool) ->
         examples = _as_they_are(place)
     else:
         return None
-    return divide(examples)[1] if held_out else examples
+    return divide(examples, settings.held_out)[1] if held_out else examples
 
 
 def _as_they_are(path: Path) -> Examples:

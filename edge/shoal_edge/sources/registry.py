@@ -6,7 +6,8 @@ from pathlib import Path
 from shoal_edge.data import Examples, held_out_indices
 from shoal_edge.sources.conform import conform
 from shoal_edge.sources.rows import choose
-from shoal_edge.sources.settings import DataSettings, Kind
+from shoal_edge.sources.settings import DataSettings, Kind, ShareSettings
+from shoal_edge.sources.shared import SHARED, share_counts
 from shoal_edge.sources.source import MakeSource, Source, Version, Wanted
 
 KINDS: dict[Kind, str] = {
@@ -23,8 +24,8 @@ KINDS: dict[Kind, str] = {
 class OpenSource:
     """The device's source, for one task."""
 
-    def __init__(self, source: Source, settings: DataSettings) -> None:
-        self._source, self._settings = source, settings
+    def __init__(self, source: Source, settings: DataSettings, place: Path) -> None:
+        self._source, self._settings, self._place = source, settings, place
 
     def version(self) -> Version:
         """Return what changes when the examples do; cheap.
@@ -40,7 +41,18 @@ class OpenSource:
         Raises:
             DataError: in which way they cannot be used.
         """
+        if (share := self._settings.share) is not None:
+            return SHARED.share(self._source, self._settings, share, self._place, wanted)
         return conform(self._source.read(wanted), wanted, self._settings)
+
+    def share_counts(self, share: ShareSettings) -> list[tuple[int, int]]:
+        """Return (training, judging) counts of every part that ``share`` is one of; empty: not known yet.
+
+        Raises:
+            DataError: the set cannot be read.
+            PartitionError: it cannot be split that way.
+        """
+        return share_counts(self._source, share)
 
     def counts(self, wanted: Wanted) -> tuple[int, int]:
         """Return how many examples are for (training, judging).
@@ -48,7 +60,7 @@ class OpenSource:
         Raises:
             DataError: in which way they cannot be used.
         """
-        rest, aside = held_out_indices(self.examples(wanted))
+        rest, aside = held_out_indices(self.examples(wanted), self._settings.held_out)
         return len(rest), len(aside)
 
 
@@ -60,12 +72,14 @@ def open_source(settings: DataSettings, place: Path) -> OpenSource:
     """
     module, _, name = KINDS[settings.kind].partition(":")
     make: MakeSource = getattr(importlib.import_module(f"shoal_edge.sources.{module}"), name)
-    return OpenSource(make(settings, place), settings)
+    return OpenSource(make(settings, place), settings, place)
 
 
-def divide(examples: Examples) -> tuple[Examples, Examples]:
+def divide(examples: Examples, fraction: float) -> tuple[Examples, Examples]:
     """Return (training part, held-out part) as ``split_held_out`` does, but without copying any example."""
-    rest, aside = held_out_indices(examples)
+    rest, aside = held_out_indices(examples, fraction)
+    if not len(aside):
+        return examples, Examples(examples.x[:0], examples.y[:0])
     return (
         Examples(choose(examples.x, rest), examples.y[rest]),
         Examples(choose(examples.x, aside), examples.y[aside]),
@@ -90,7 +104,7 @@ class Shards:
         if self._parts is None or self._key != key:
             # The earlier ones go first: two need not fit into memory.
             self.forget()
-            self._parts = divide(source.examples(wanted))
+            self._parts = divide(source.examples(wanted), settings.held_out)
             self._key = key
         return self._parts
 

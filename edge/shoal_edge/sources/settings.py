@@ -5,12 +5,34 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from shoal_codecs.settings import AtLeastOne, Count, Positive
+from shoal_codecs.settings import AtLeastOne, Count, PartialShare, Positive
 from shoal_codecs.wire.packing import pack, unpack
 
 Kind = Literal["npz", "csv", "mnist", "cifar10", "text", "buffer"]
 Part = Literal["train", "test", "all"]
 DEFAULT_MOST_BYTES = 512 << 20
+HELD_OUT_FRACTION = 0.2
+
+
+class ShareSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A virtual device's part of a set: part ``index`` (from 0) of ``parts``.
+
+    ``partition`` splits the set by ``seed``; ``held_out`` of a part is not trained on. ``training`` and
+    ``testing`` examples are what heartbeats tell before the set is read.
+    """
+
+    partition: str = "iid"
+    parts: AtLeastOne = 1
+    index: Count = 0
+    seed: Count = 1
+    held_out: PartialShare = HELD_OUT_FRACTION
+    training: Count = 0
+    testing: Count = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a part that is not there."""
+        if self.index >= self.parts:
+            raise ValueError(f"there is no part {self.index} of {self.parts}: they are counted from 0")
 
 
 class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,7 +48,8 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Values are multiplied by ``scale``, then ``offset`` is added, where either is not neutral. ``cast`` lets
     values of another type become the task's, if every one of them can; ``reshape`` lets examples of another
     shape and the same count become the task's. ``labels`` maps the source's labels to the task's.
-    At least ``min_examples`` with labels, at most ``most_bytes`` in memory.
+    At least ``min_examples`` with labels, at most ``most_bytes`` in memory. With ``share`` the device has
+    that part only, of a set that virtual devices of one machine share.
     """
 
     kind: Kind = "npz"
@@ -50,6 +73,12 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     labels: dict[str, str] = {}
     min_examples: AtLeastOne = 5
     most_bytes: AtLeastOne = DEFAULT_MOST_BYTES
+    share: ShareSettings | None = None
+
+    @property
+    def held_out(self) -> float:
+        """The share of examples that is not trained on."""
+        return self.share.held_out if self.share else HELD_OUT_FRACTION
 
     def place(self, home: Path, examples: str) -> Path:
         """Return the file or folder, of a device whose folder is ``home``."""

@@ -21,6 +21,11 @@ class Wanted(NamedTuple):
     target: TargetDescription = TargetDescription()
 
     @classmethod
+    def any(cls) -> "Wanted":
+        """Return what a source is given that reads alike for every task."""
+        return cls(InputDescription(shape=(), dtype="float32", minimum=0.0, maximum=0.0))
+
+    @classmethod
     def by(cls, bundle: TaskBundle) -> "Wanted":
         """Return what ``bundle``'s task takes."""
         return cls(bundle.input, bundle.labels, bundle.target)
@@ -49,7 +54,9 @@ class Found:
 
 
 class Source(Protocol):
-    """One place that examples come from."""
+    """One place that examples come from; ``needs_task``: what it reads depends on what is wanted."""
+
+    needs_task: bool
 
     def version(self) -> Version:
         """Return what changes when the examples do; cheap.

@@ -55,6 +55,8 @@ class _Names:
 class TableSource:
     """The CSV file at ``place``, which may be packed with gzip (``.gz``)."""
 
+    needs_task = True
+
     def __init__(self, settings: DataSettings, place: Path) -> None:
         self._settings, self._path = settings, place
 

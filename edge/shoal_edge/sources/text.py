@@ -24,6 +24,8 @@ _ABSENT = -1
 class TextSource:
     """The UTF-8 text at ``place``, which may be packed with gzip (``.gz``)."""
 
+    needs_task = True
+
     def __init__(self, settings: DataSettings, place: Path) -> None:
         self._settings, self._path = settings, place
 

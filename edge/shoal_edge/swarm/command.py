@@ -21,7 +21,12 @@ def add_swarm(commands: Any) -> None:
         "swarm", help="run many virtual devices in one process", description=_DESCRIPTION
     )
     swarm.add_argument("--fleet", type=Path, required=True, metavar="DIR", help="the parties' folders")
-    swarm.add_argument("--data", type=Path, required=True, metavar="SOURCE", help="examples for all (.npz)")
+    swarm.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="examples for all: FILE.npz, KIND:PATH, or FILE.toml with a table [data]",
+    )
     swarm.add_argument("--devices", type=_count, default=0, metavar="N", help="the first N (default: all)")
     swarm.add_argument(
         "--partition", default="iid", metavar="HOW", help="iid, shards:2 or dirichlet:0.3 (default: iid)"
@@ -52,18 +57,15 @@ def run_swarm(options: argparse.Namespace) -> int:
     # Before the imports that take time.
     remember_signals()
     from shoal_codecs.logs import configure_logs  # noqa: PLC0415
+    from shoal_edge.sources.settings import ShareSettings  # noqa: PLC0415
     from shoal_edge.swarm.folders import device_settings  # noqa: PLC0415
-    from shoal_edge.swarm.swarm import SharedData, Swarm  # noqa: PLC0415
+    from shoal_edge.swarm.source import data_settings  # noqa: PLC0415
+    from shoal_edge.swarm.swarm import Swarm  # noqa: PLC0415
 
     configure_logs(options.log_level)
     settings = device_settings(options.fleet, options.devices, options.broker)
-    data = SharedData(
-        source=options.data,
-        partition=options.partition,
-        seed=options.seed,
-        held_out=options.held_out,
-    )
-    swarm = Swarm(settings, data, options.workers or os.cpu_count() or 1)
+    share = ShareSettings(partition=options.partition, seed=options.seed, held_out=options.held_out)
+    swarm = Swarm(settings, data_settings(options.data), share, options.workers or os.cpu_count() or 1)
 
     async def tell() -> None:
         connected, failed = await swarm.ready()

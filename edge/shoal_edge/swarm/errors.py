@@ -11,9 +11,5 @@ class TooFewFoldersError(SwarmError):
     """Fewer devices are enrolled in the folder than the swarm shall have."""
 
 
-class PartFileError(SwarmError):
-    """A file that names a device's part of a data set, and cannot be read."""
-
-
 class SwarmFailedError(SwarmError):
     """Every device of the swarm has failed."""

@@ -6,7 +6,6 @@ import msgspec
 
 from shoal_edge.config import EdgeSettings, load_edge_settings
 from shoal_edge.swarm.errors import TooFewFoldersError
-from shoal_edge.swarm.part import PART_SUFFIX
 
 KEY_NAME = "identity.key"
 _NOT_DEVICES = ("authority", "coordinator", "operator")
@@ -32,11 +31,7 @@ def device_settings(fleet: Path, count: int, broker: str | None = None) -> list[
         )
     settings = [load_edge_settings(None, folder=folder, broker=broker) for folder in folders[: count or None]]
     return [
-        msgspec.structs.replace(
-            one,
-            name=one.name or folder.name,
-            examples=str((one.state / f"examples{PART_SUFFIX}").resolve()),
-        )
+        msgspec.structs.replace(one, name=one.name or folder.name)
         for one, folder in zip(settings, folders, strict=False)
     ]
 

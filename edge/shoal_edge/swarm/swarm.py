@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import structlog
 from shoal_codecs.errors import ShoalError
 from shoal_edge.agent import EdgeAgent
 from shoal_edge.config import EdgeSettings
+from shoal_edge.sources.settings import DataSettings, ShareSettings
 from shoal_edge.swarm.errors import SwarmFailedError
-from shoal_edge.swarm.part import Part, write_part
 from shoal_edge.swarm.pool import PooledWorker, WorkerPool
 
 LOAD_LIMIT_S = 600.0
@@ -22,22 +21,17 @@ LOAD_LIMIT_S = 600.0
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedData:
-    """One data set for all: ``source`` split by ``partition`` and ``seed``; each holds out ``held_out``."""
-
-    source: Path
-    partition: str
-    seed: int = 1
-    held_out: float = 0.2
-
-
 class Swarm:
-    """The devices of ``settings`` on the data set ``data``, with ``workers`` processes to train in."""
+    """The devices of ``settings`` on the set ``data``, with ``workers`` processes to train in.
 
-    def __init__(self, settings: Sequence[EdgeSettings], data: SharedData, workers: int) -> None:
+    ``share`` says how the set is split; ``data`` has an absolute path, and stands for every device's own.
+    """
+
+    def __init__(
+        self, settings: Sequence[EdgeSettings], data: DataSettings, share: ShareSettings, workers: int
+    ) -> None:
         self._settings = settings
-        self._data = data
+        self._data, self._share = data, share
         self._pool = WorkerPool(workers, settings[0].worker_idle_s, settings[0].worker.command)
         self._agents: dict[str, EdgeAgent] = {}
         self._connected: set[str] = set()
@@ -57,9 +51,9 @@ class Swarm:
             SwarmFailedError: no device is left.
         """
         try:
-            await self._deal()
+            dealt = await self._deal()
             async with asyncio.TaskGroup() as group:
-                for settings in self._settings:
+                for settings in dealt:
                     group.create_task(self._serve(settings), name=settings.name)
         finally:
             await self._pool.close()
@@ -70,25 +64,26 @@ class Swarm:
         """Let every device say that it goes."""
         await asyncio.gather(*(agent.farewell() for agent in self._agents.values()), return_exceptions=True)
 
-    async def _deal(self) -> None:
-        """Give every device its part of the data set, and let the workers load meanwhile."""
-        data = self._data
-        first = Part(
-            source=str(data.source.resolve()),
-            partition=data.partition,
-            parts=len(self._settings),
-            index=0,
-            seed=data.seed,
-            held_out=data.held_out,
-        )
+    async def _deal(self) -> list[EdgeSettings]:
+        """Return everybody's settings, with a part of the set that is read and split meanwhile."""
+        share = msgspec.structs.replace(self._share, parts=len(self._settings))
+        data = msgspec.structs.replace(self._data, share=share)
+        place = str(data.place(Path(), ""))
         answer = await PooledWorker(self._pool).request(
-            "count_parts", LOAD_LIMIT_S, part=msgspec.json.encode(first)
+            "count_parts", LOAD_LIMIT_S, data_path=place, data=data.packed
         )
-        for index, (settings, (training, testing)) in enumerate(
-            zip(self._settings, answer["counts"], strict=True)
-        ):
-            part = msgspec.structs.replace(first, index=index, training=training, testing=testing)
-            write_part(settings.examples_path, part)
+        # Not known before the task is: a device that turns out to have too few examples declines.
+        counts = answer["counts"] or [(1, 0)] * len(self._settings)
+        return [
+            msgspec.structs.replace(
+                settings,
+                data=msgspec.structs.replace(
+                    data,
+                    share=msgspec.structs.replace(share, index=index, training=training, testing=testing),
+                ),
+            )
+            for index, (settings, (training, testing)) in enumerate(zip(self._settings, counts, strict=True))
+        ]
 
     async def _serve(self, settings: EdgeSettings) -> None:
         """Run one device; its end is its own."""
