@@ -7,14 +7,16 @@ import numpy.typing as npt
 
 from shoal_edge.buffer.layout import read_layout
 from shoal_edge.buffer.reader import buffer_version, read_snapshot
-from shoal_edge.data import HELD_OUT_FRACTION, MINIMUM_EXAMPLES
+from shoal_edge.data import MINIMUM_EXAMPLES
 from shoal_edge.sources.files import check_size
-from shoal_edge.sources.settings import DataSettings
+from shoal_edge.sources.settings import HELD_OUT_FRACTION, DataSettings
 from shoal_edge.sources.source import Found, Version, Wanted
 
 
 class BufferSource:
     """The buffer in the folder ``place``."""
+
+    needs_task = False
 
     def __init__(self, settings: DataSettings, place: Path) -> None:
         self._most, self._folder = settings.most_bytes, place
