@@ -63,9 +63,8 @@ def note(found: dict[str, list[float]], name: str, costs: Costs) -> None:
     found[f"{name}.{server}_cpu_s"].append(costs.party_cpu_s[COORDINATOR])
     hubs = [costs.party_cpu_s[hub] for hub in HUBS if hub in costs.party_cpu_s]
     if hubs:
-        # The first hub gets whole shares, the others seeds: the one that works hardest counts.
+        # The one that works hardest counts.
         found[f"{name}.hub_cpu_s"].append(max(hubs))
-        found[f"{name}.seed_hub_cpu_s"].append(min(hubs))
 
 
 def measure(

@@ -56,6 +56,7 @@ from shoal_codecs.wire.plan import (
     encode_plan,
     plan_hash,
     plan_signing_bytes,
+    whole_share_place,
 )
 from shoal_codecs.wire.report import (
     Report,
@@ -144,11 +145,13 @@ class Update:
         self.device, self.plan = device, plan
         self.words: Words = rng.integers(0, levels, spec.words).astype(np.uint16)
         digest = plan_hash(encode_plan(plan))
-        seeds = [os.urandom(32) for _ in plan.hubs[1:]]
-        first = pack_ring(split(self.words, BITS, len(plan.hubs), seeds, digest, device), BITS)
+        shares = [os.urandom(32) for _ in plan.hubs[1:]]
+        whole = whole_share_place(plan, device) if device in plan.cohort else 0
+        first = split(self.words, BITS, len(plan.hubs), shares, digest, device, whole + 1)
+        shares.insert(whole, pack_ring(first, BITS))
         sealed = [
             seal(offer.key, share, share_context(digest, device, offer.hub))
-            for offer, share in zip(plan.hubs, (first, *seeds), strict=True)
+            for offer, share in zip(plan.hubs, shares, strict=True)
         ]
         self._bind(fleet, digest, sealed)
 

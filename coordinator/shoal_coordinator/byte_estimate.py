@@ -15,10 +15,10 @@ from shoal_codecs.updates.bitpack import packed_size
 from shoal_codecs.updates.blocks import INT4, INT8
 from shoal_codecs.updates.registry import INDEXED, SPARSE
 from shoal_codecs.updates.ring import handy_bits, ring_bits_for
+from shoal_codecs.wire.report import SHARE_SEED_BYTES
 from shoal_coordinator.planning import RING_LEVELS, PlanSettings
 
 HUBS = 2
-SEED_BYTES = 32
 BLOCK = 256
 FLOAT_BYTES = 4
 # Measured in rounds of real processes (MQTT 5, no TLS): reply, evaluation, acknowledgements; a report's
@@ -127,7 +127,12 @@ def round_bytes(settings: PlanSettings, dimension: int, devices: int, hubs: int 
     """Return what a round with these settings costs each of ``devices`` devices."""
     receivers = hubs if settings.mode == "hubs" else 1
     share = share_bytes(settings, dimension, devices)
-    up = share + (receivers - 1) * SEED_BYTES + receivers * (OVERHEAD_BYTES + REPORT_BYTES) + WORDS_UP_BYTES
+    up = (
+        share
+        + (receivers - 1) * SHARE_SEED_BYTES
+        + receivers * (OVERHEAD_BYTES + REPORT_BYTES)
+        + WORDS_UP_BYTES
+    )
     down = WORDS_DOWN_BYTES + PLAN_BYTES + MEMBER_BYTES * devices + step_bytes(settings, dimension, devices)
     if settings.mode == "single":
         masks = NEIGHBOUR_BYTES * min(devices - 1, MOST_NEIGHBOURS)

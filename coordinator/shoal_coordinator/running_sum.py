@@ -1,8 +1,8 @@
 """The sum of a round's shares as it grows, in memory only: what is opened on arrival is not opened again.
 
-For shares that are whole vectors: the first hub's, and the masked vectors of mode ``single``; seeds are
-expanded once anyway. Which reports are in it is known, so that at the end those that are missing are added
-from the disk and those that do not belong are taken out: modulo 2^w both are exact. Imports numpy.
+For shares that are whole vectors: those in full at a hub, and the masked vectors of mode ``single``; seeds
+are expanded once anyway. Which reports are in it is known, so that at the end those that are missing are
+added from the disk and those that do not belong are taken out: modulo 2^w both are exact. Imports numpy.
 """
 
 import threading

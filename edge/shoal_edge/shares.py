@@ -19,13 +19,12 @@ from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import RingSpec, encode_ring, packed_ring
 from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire.packing import pack
-from shoal_codecs.wire.plan import Plan, coordinate_seed, decode_plan, plan_hash
-from shoal_codecs.wire.report import share_context
+from shoal_codecs.wire.plan import Plan, coordinate_seed, decode_plan, plan_hash, whole_share_place
+from shoal_codecs.wire.report import SHARE_SEED_BYTES, share_context
 from shoal_codecs.wire.told import NOTHING_TOLD, PlainShare, Told
 from shoal_edge.files import write_durably
 from shoal_edge.single_jobs import put_masks_on
 
-SEED_BYTES = 32
 PREVIEW_NUMBERS = 8
 
 
@@ -33,7 +32,7 @@ PREVIEW_NUMBERS = 8
 class Shared:
     """``plaintexts`` by hub in plan order.
 
-    For a preview, in shared modes: the first share's words of the last coordinates, ``tail`` int64[8].
+    For a preview, in shared modes: the whole share's words of the last coordinates, ``tail`` int64[8].
     """
 
     plaintexts: tuple[bytes | memoryview, ...]
@@ -55,7 +54,7 @@ def ring_shares(
 
     ``source`` is the encoded step that a ``global_topk`` plan takes coordinates from, ``metrics`` what the
     device has measured of the base, for plans that ask.
-    The first hub's plaintext is its share in full, every other one's the 32-byte seed of its share. In mode
+    One hub's plaintext is its share in full (``whole_share_place``), every other's the 32-byte seed. In mode
     ``single`` the only plaintext is the vector under ``masks`` (packed).
 
     Raises:
@@ -65,13 +64,17 @@ def ring_shares(
     spec = ring_spec(plan, source)
     words = encode_ring(update, examples, spec, rng, metrics)
     # In place: with the packed share and its ciphertext this is what a report takes of the memory.
-    seeds = [os.urandom(SEED_BYTES) for _ in plan.hubs[1:]]
+    seeds = [os.urandom(SHARE_SEED_BYTES) for _ in plan.hubs[1:]]
+    whole = whole_share_place(plan, device)
     if plan.mode == "single":
         put_masks_on(words, spec.ring_bits, plan_bytes, device, masks)
     else:
-        split_in_place(words, spec.ring_bits, len(plan.hubs), seeds, plan_hash(plan_bytes), device)
+        digest, hubs = plan_hash(plan_bytes), len(plan.hubs)
+        split_in_place(words, spec.ring_bits, hubs, seeds, digest, device, whole + 1)
     last = words[: spec.kept][-PREVIEW_NUMBERS:]
-    return Shared((packed_ring(words, spec.ring_bits), *seeds), _tail(spec), tuple(map(int, last)))
+    packed = packed_ring(words, spec.ring_bits)
+    plaintexts = (*seeds[:whole], packed, *seeds[whole:])
+    return Shared(plaintexts, _tail(spec), tuple(map(int, last)))
 
 
 def clear_share(

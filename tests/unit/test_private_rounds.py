@@ -14,7 +14,6 @@ import pytest
 from shoal_codecs.privacy.charge import sensitivity_of
 from shoal_codecs.privacy.plan_noise import clip_levels, device_variance, noise_levels
 from shoal_codecs.privacy.promise import check_promise
-from shoal_codecs.secagg.additive import SeedSum, ShareSum
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.security.identity import Identity, sealing_public_of
 from shoal_codecs.security.sealing import seal
@@ -23,7 +22,7 @@ from shoal_codecs.updates.errors import NonFiniteUpdateError, RingSumRangeError
 from shoal_codecs.updates.plain_noise import longest_update, noise_on_device, noised_mean
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
-from shoal_codecs.updates.ring import decode_sum, encode_ring, pack_ring, ring_bits_for, unpack_ring
+from shoal_codecs.updates.ring import decode_sum, encode_ring, pack_ring, ring_bits_for
 from shoal_codecs.updates.ring_extras import LOSS_CAP, DeviceMetrics
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.packing import unpack_plain
@@ -43,6 +42,7 @@ from shoal_coordinator.aggregation import (
     vector_bytes,
     vector_of,
 )
+from shoal_coordinator.hub.sums import add_shares
 from shoal_coordinator.plain_reports import open_update
 from shoal_edge.shares import clear_share, ring_shares
 from wire_parts import plain_plan, plan
@@ -83,17 +83,15 @@ def updates(scale: float = 0.05, devices: int = N) -> dict[str, Float32Vector]:
 def summed(made: Plan, given: dict[str, Float32Vector], metrics: DeviceMetrics | None = None) -> Candidate:
     """Send every device's shares through both hubs' sums to the coordinator."""
     data = encode_plan(made)
-    spec, m, rng = ring_spec(made), plan_hash(data), np.random.default_rng(1)
-    first, second = ShareSum(spec.words, spec.ring_bits), SeedSum(spec.words, spec.ring_bits, m, 2)
-    for name, update in given.items():
-        share, seed = map(bytes, ring_shares(update, 40, data, name, rng, metrics=metrics).plaintexts)
-        first.add(unpack_ring(share, spec.words, spec.ring_bits))
-        second.add(name, seed)
-    key = sealing_public_of(COORDINATOR.public)
-    sums = {
-        hub: seal(key, pack_ring(total.words, spec.ring_bits), sum_context(m, SET, hub))
-        for hub, total in (("hub-1", first), ("hub-2", second))
+    m, rng = plan_hash(data), np.random.default_rng(1)
+    shares = {
+        name: ring_shares(update, 40, data, name, rng, metrics=metrics).plaintexts
+        for name, update in given.items()
     }
+    key, sums = sealing_public_of(COORDINATOR.public), {}
+    for place, hub in enumerate(("hub-1", "hub-2")):
+        total = add_shares(made, m, place, [(name, bytes(all_of[place])) for name, all_of in shares.items()])
+        sums[hub] = seal(key, total, sum_context(m, SET, hub))
     return aggregate_sums(
         made, m, vector_bytes(BASE), SET, sums, COORDINATOR.sealing_private(), reports=len(given)
     )

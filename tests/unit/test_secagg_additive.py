@@ -43,18 +43,19 @@ def test_hubs_add_up_to_the_sum_of_updates(
     bits: int, hubs: int, devices: int, count: int, number: int
 ) -> None:
     rng = np.random.default_rng(number)
-    first = ShareSum(count, bits)
-    others = [SeedSum(count, bits, PLAN, index) for index in range(2, hubs + 1)]
+    wholes = [ShareSum(count, bits) for _ in range(hubs)]
+    seeded = [SeedSum(count, bits, PLAN, index) for index in range(1, hubs + 1)]
     total = np.zeros(count, dtype=np.int64)
     for device in range(devices):
         words: Words = rng.integers(0, 2**bits, count).astype(ring_dtype(bits))
         total += words
         seeds = seeds_from(rng, hubs)
-        first.add(split(words, bits, hubs, seeds, PLAN, f"d{device}"))
-        for hub, seed in zip(others, seeds, strict=True):
+        whole = int(rng.integers(hubs))
+        wholes[whole].add(split(words, bits, hubs, seeds, PLAN, f"d{device}", whole + 1))
+        for hub, seed in zip([*seeded[:whole], *seeded[whole + 1 :]], seeds, strict=True):
             hub.add(f"d{device}", seed)
-    assert first.reports == devices
-    combined = combine([first.words, *(hub.words for hub in others)], bits)
+    assert sum(one.reports for one in wholes) == devices
+    combined = combine([*(one.words for one in wholes), *(one.words for one in seeded)], bits)
     assert combined.tolist() == (total % 2**bits).tolist()
 
 
@@ -114,8 +115,9 @@ def test_bad_arguments_are_named() -> None:
         split(words + np.uint16(4096), 12, 2, [bytes(32)], PLAN, "a")
     with pytest.raises(RingWidthError):
         ShareSum(8, 33)
-    with pytest.raises(HubIndexError):
-        SeedSum(8, 12, PLAN, 1)
+    for whole in (0, 3):
+        with pytest.raises(HubIndexError):
+            split(words, 12, 2, [bytes(32)], PLAN, "a", whole)
 
 
 def test_a_refused_share_changes_nothing() -> None:

@@ -21,24 +21,38 @@ from shoal_codecs.updates.keystream import Words
 MIN_HUBS = 2
 
 
-def split(words: Words, bits: int, hubs: int, seeds: Sequence[bytes], plan_hash: bytes, device: str) -> Words:
-    """Return hub 1's share: `words` minus what the seeds of hubs 2..`hubs` expand to.
+def split(
+    words: Words,
+    bits: int,
+    hubs: int,
+    seeds: Sequence[bytes],
+    plan_hash: bytes,
+    device: str,
+    whole: int = 1,
+) -> Words:
+    """Return the share of hub `whole`: `words` minus what the seeds of the other hubs expand to.
 
     `words`: uint[count] modulo 2**bits, unchanged; `split_in_place` needs no second vector. `seeds`:
-    32 fresh random bytes for each hub from 2 on, in their order, never used again. `plan_hash`: 32 bytes.
-    Raises HubCountError, SeedError, PlanHashError, DeviceNameError or RingWidthError.
+    32 fresh random bytes for each other hub of 1..`hubs`, in their order, never used again. `plan_hash`: 32
+    bytes. Raises HubCountError, HubIndexError, SeedError, PlanHashError, DeviceNameError or RingWidthError.
     """
     share = words.copy()
-    split_in_place(share, bits, hubs, seeds, plan_hash, device)
+    split_in_place(share, bits, hubs, seeds, plan_hash, device, whole)
     return share
 
 
 def split_in_place(
-    words: Words, bits: int, hubs: int, seeds: Sequence[bytes], plan_hash: bytes, device: str
+    words: Words,
+    bits: int,
+    hubs: int,
+    seeds: Sequence[bytes],
+    plan_hash: bytes,
+    device: str,
+    whole: int = 1,
 ) -> None:
-    """Turn `words` (uint[count] modulo 2**bits) into hub 1's share, as `split` makes it.
+    """Turn `words` (uint[count] modulo 2**bits) into the share of hub `whole`, as `split` makes it.
 
-    Raises HubCountError, SeedError, PlanHashError, DeviceNameError or RingWidthError.
+    Raises HubCountError, HubIndexError, SeedError, PlanHashError, DeviceNameError or RingWidthError.
     """
     if hubs < MIN_HUBS:
         raise HubCountError(f"{hubs} hub would see the update in clear; share among {MIN_HUBS}")
@@ -46,8 +60,11 @@ def split_in_place(
         raise HubCountError(f"{hubs} hubs take {hubs - 1} seeds, got {len(seeds)}")
     if len(set(seeds)) != len(seeds):
         raise SeedError("two hubs got the same seed; draw each from the system's generator")
+    if not 1 <= whole <= hubs:
+        raise HubIndexError(f"there is no hub {whole} of {hubs}: count from 1")
     check_ring_words(words, words.size, bits)
-    for hub_index, seed in enumerate(seeds, start=2):
+    others = (index for index in range(1, hubs + 1) if index != whole)
+    for hub_index, seed in zip(others, seeds, strict=True):
         expand_subtract_from(words, seed, plan_hash, device, hub_index, bits)
 
 
@@ -63,7 +80,7 @@ class HubSum(Protocol):
 
 
 class ShareSum:
-    """The sum of hub 1, which gets shares in full."""
+    """The sum of a hub that gets shares in full."""
 
     def __init__(self, count: int, bits: int) -> None:
         """Start at zero for shares of `count` words of `bits`. Raises RingWidthError."""
@@ -79,15 +96,10 @@ class ShareSum:
 
 
 class SeedSum:
-    """The sum of a hub from 2 on, which gets a seed for each share."""
+    """The sum of a hub that gets a seed for each share."""
 
     def __init__(self, count: int, bits: int, plan_hash: bytes, hub_index: int) -> None:
-        """Start at zero. `plan_hash`: 32 bytes. `hub_index`: 2 or more.
-
-        Raises RingWidthError or HubIndexError.
-        """
-        if hub_index < MIN_HUBS:
-            raise HubIndexError(f"hub {hub_index} gets shares in full, not seeds: use ShareSum")
+        """Start at zero. `plan_hash`: 32 bytes. `hub_index`: from 1. Raises RingWidthError."""
         self.words: Words = np.zeros(count, dtype=ring_dtype(bits))
         self.bits = bits
         self.plan_hash = plan_hash

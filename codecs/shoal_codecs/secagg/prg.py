@@ -59,12 +59,12 @@ def check_ring_words(words: Words, count: int, bits: int) -> Words:
 
 
 def share_key(seed: bytes, plan_hash: bytes, device: str, hub_index: int) -> bytes:
-    """Return the 32-byte ChaCha20 key of one device's share for hub `hub_index` (2..65535).
+    """Return the 32-byte ChaCha20 key of one device's share for hub `hub_index` (1..65535).
 
-    Hub 1 holds no seed. Raises SeedError, PlanHashError, DeviceNameError or HubIndexError.
+    Raises SeedError, PlanHashError, DeviceNameError or HubIndexError.
     """
-    if not 2 <= hub_index <= _U16_MAX:
-        raise HubIndexError(f"hubs 2..{_U16_MAX} expand seeds, not hub {hub_index}")
+    if not 1 <= hub_index <= _U16_MAX:
+        raise HubIndexError(f"hubs are counted 1..{_U16_MAX}, there is no hub {hub_index}")
     return _key(seed, plan_hash, LABEL + _name(device) + hub_index.to_bytes(2, "little"))
 
 

@@ -382,6 +382,14 @@ def plan_signing_bytes(data: bytes) -> bytes:
     return _SIGN_LABEL + plan_hash(data)
 
 
+def whole_share_place(plan: Plan, device: str) -> int:
+    """Return the place (from 0) of the hub that gets ``device``'s share whole; the others get seeds.
+
+    The cohort takes turns, so that hubs work and receive alike. ``device`` is one of the cohort.
+    """
+    return plan.cohort.index(device) % len(plan.hubs)
+
+
 def coordinate_seed(plan: Plan) -> bytes:
     """Return the 32-byte seed of the round's coordinates.
 

@@ -223,9 +223,11 @@ class RoundKeeper:
 
     async def _store_report(self, live: LiveRound, device: str, data: bytes | memoryview) -> bytes:
         key = self._post.roster.party(device).key
-        opened = await asyncio.to_thread(open_report, data, device, key, live.receiver, live.share_bytes)
-        await asyncio.to_thread(_check_share, live.plan, live.receiver.position, opened.share)
-        if device == self._settings.preview_device and live.receiver.position == 0:
+        size = live.share_bytes(device)
+        opened = await asyncio.to_thread(open_report, data, device, key, live.receiver, size)
+        if live.has_whole(device):
+            await asyncio.to_thread(_check_whole, live.plan, opened.share)
+        if device == self._settings.preview_device and live.has_whole(device):
             words = await asyncio.to_thread(_preview_share, live.plan, opened.share)
             log.info("share_preview", round=live.plan.round, device=device, share=words)
         await self._durably(
@@ -240,12 +242,12 @@ class RoundKeeper:
         return opened.report_id
 
     async def _add_to_sum(self, live: LiveRound, device: str, share: bytes) -> None:
-        """Add a durable report's share to the running sum, where there is room for one."""
-        if live.receiver.position != 0:
+        """Add a durable report's share in full to the running sum, where there is room for one."""
+        if not live.has_whole(device):
             return
         if live.running is None:
             held = sum(one.running.nbytes for one in self._rounds.values() if one.running is not None)
-            if held + RUNNING_PER_SHARE * live.share_bytes > RUNNING_BYTES:
+            if held + RUNNING_PER_SHARE * live.whole_bytes > RUNNING_BYTES:
                 return
             live.running = await asyncio.to_thread(_running_sum, live.plan)
         await asyncio.to_thread(live.running.add, device, share)
@@ -253,9 +255,8 @@ class RoundKeeper:
     # --- small help -----------------------------------------------------------------------------
 
     async def _live(self, plan: Plan, stored: StoredRound) -> LiveRound:
-        position = [offer.hub for offer in plan.hubs].index(self._name)
-        share_bytes = await asyncio.to_thread(_share_bytes, plan, position)
-        return LiveRound.of(stored, self._name, self._settings.floors, share_bytes)
+        whole_bytes = await asyncio.to_thread(_whole_bytes, plan)
+        return LiveRound.of(stored, self._name, self._settings.floors, whole_bytes)
 
     def _forget_old(self) -> None:
         idle = [key for key, live in self._rounds.items() if live.machine.idle]
@@ -266,10 +267,10 @@ class RoundKeeper:
 # numpy is imported when the first round needs it, and then in a thread.
 
 
-def _share_bytes(plan: Plan, position: int) -> int:
-    from shoal_coordinator.hub.sums import share_bytes  # noqa: PLC0415 - see above
+def _whole_bytes(plan: Plan) -> int:
+    from shoal_coordinator.hub.sums import whole_bytes  # noqa: PLC0415 - see above
 
-    return share_bytes(plan, position)
+    return whole_bytes(plan)
 
 
 def _preview_share(plan: Plan, share: bytes) -> list[int]:
@@ -284,7 +285,7 @@ def _running_sum(plan: Plan) -> "RunningSum":
     return RunningSum(plan)
 
 
-def _check_share(plan: Plan, position: int, share: bytes) -> None:
-    from shoal_coordinator.hub.sums import check_share  # noqa: PLC0415 - see above
+def _check_whole(plan: Plan, share: bytes) -> None:
+    from shoal_coordinator.hub.sums import check_whole  # noqa: PLC0415 - see above
 
-    check_share(plan, position, share)
+    check_whole(plan, share)

@@ -7,7 +7,8 @@ from shoal_codecs.secagg.hub_floors import HubFloors
 from shoal_codecs.secagg.hub_round import HubRound, terms_of
 from shoal_codecs.secagg.report_opening import Receiver
 from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_bytes
-from shoal_codecs.wire.plan import Plan, decode_plan
+from shoal_codecs.wire.plan import Plan, decode_plan, whole_share_place
+from shoal_codecs.wire.report import SHARE_SEED_BYTES
 from shoal_coordinator.hub.store import StoredRound
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class LiveRound:
     plan: Plan
     plan_hash: bytes
     signature: bytes
-    share_bytes: int
+    whole_bytes: int
     receiver: Receiver
     machine: HubRound
     assembler: ReportAssembler
@@ -42,19 +43,27 @@ class LiveRound:
     running: "RunningSum | None" = None
 
     @classmethod
-    def of(cls, stored: StoredRound, hub: str, floors: HubFloors, share_bytes: int) -> "LiveRound":
-        """Return the round where the log left it; ``share_bytes`` is the length of this hub's shares."""
+    def of(cls, stored: StoredRound, hub: str, floors: HubFloors, whole_bytes: int) -> "LiveRound":
+        """Return the round where the log left it; ``whole_bytes`` is the length of a share in full."""
         plan = decode_plan(stored.plan)
         hubs = [offer.hub for offer in plan.hubs]
         return cls(
             plan=plan,
             plan_hash=stored.plan_hash,
             signature=stored.signature,
-            share_bytes=share_bytes,
+            whole_bytes=whole_bytes,
             receiver=Receiver(stored.plan_hash, hub, hubs.index(hub), len(hubs), stored.private),
             machine=HubRound(terms_of(plan, hub, floors), stored.memory),
-            assembler=_assembler(share_bytes, len(hubs)),
+            assembler=_assembler(whole_bytes, len(hubs)),
         )
+
+    def has_whole(self, device: str) -> bool:
+        """Return whether this hub gets the share of ``device`` in full, not a seed of it."""
+        return whole_share_place(self.plan, device) == self.receiver.position
+
+    def share_bytes(self, device: str) -> int:
+        """Return how long the share in clear of ``device`` is here."""
+        return self.whole_bytes if self.has_whole(device) else SHARE_SEED_BYTES
 
     def forget_secrets(self) -> None:
         """Drop the private key, the running sum and whatever parts of reports are still here."""
@@ -63,8 +72,8 @@ class LiveRound:
             self.running.erase()
             self.running = None
         self.projections.clear()
-        self.assembler = _assembler(self.share_bytes, self.receiver.hubs)
+        self.assembler = _assembler(self.whole_bytes, self.receiver.hubs)
 
 
-def _assembler(share_bytes: int, hubs: int) -> ReportAssembler:
-    return ReportAssembler(largest_report_bytes(share_bytes, hubs))
+def _assembler(whole_bytes: int, hubs: int) -> ReportAssembler:
+    return ReportAssembler(largest_report_bytes(whole_bytes, hubs))

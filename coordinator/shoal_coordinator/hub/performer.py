@@ -253,10 +253,12 @@ class RoundPerformer:
 
     async def _sum(self, live: LiveRound, digest: bytes, members: tuple[str, ...]) -> None:
         try:
-            wanted = live.running.wanted(members) if live.running is not None else None
-            named = members if wanted is None else tuple(wanted)
-            held = await self._durably(self._store.ciphertexts, live.plan_hash, named)
-            total = await asyncio.to_thread(_total, live, members, held, patched=wanted is not None)
+            whole = tuple(filter(live.has_whole, members))
+            wanted = live.running.wanted(whole) if live.running is not None else None
+            patched = () if wanted is None else whole
+            named = sorted({*members} - {*patched} | {*(wanted or ())})
+            held = await self._durably(self._store.ciphertexts, live.plan_hash, tuple(named))
+            total = await asyncio.to_thread(_total, live, patched, held)
             context = sum_context(live.plan_hash, digest, self._name)
             key = sealing_public_of(self._coordinator.key)
             sealed = await asyncio.to_thread(seal, key, total, context)
@@ -287,16 +289,20 @@ class RoundPerformer:
         self._say(self._post.topics.receipt(device, self._name), receipt)
 
 
-def _total(
-    live: LiveRound, members: tuple[str, ...], held: list[tuple[str, bytes]], *, patched: bool
-) -> bytes:
-    """Return the packed sum of ``members``: of ``held`` alone, or of the running sum ``patched`` with it."""
+def _total(live: LiveRound, patched: tuple[str, ...], held: list[tuple[str, bytes]]) -> bytes:
+    """Return the packed sum of ``held`` and of ``patched``, whose shares are in the running sum.
+
+    Of those ``held`` has what the running sum lacks or has too much.
+    """
     from shoal_coordinator.hub.sums import add_shares  # noqa: PLC0415 - see above
 
+    def opened(device: str) -> bytes:
+        return open_share(ciphertexts.get(device, b""), device, live.receiver)
+
+    ciphertexts, added = dict(held), b""
+    others = list(ciphertexts)
     if patched and live.running is not None:
-        ciphertexts = dict(held)
-        return live.running.total(
-            members, lambda device: open_share(ciphertexts.get(device, b""), device, live.receiver)
-        )
-    shares = ((device, open_share(data, device, live.receiver)) for device, data in held)
-    return add_shares(live.plan, live.plan_hash, live.receiver.position, shares)
+        added = live.running.total(patched, opened)
+        others = [device for device in others if not live.has_whole(device)]
+    shares = ((device, opened(device)) for device in others)
+    return add_shares(live.plan, live.plan_hash, live.receiver.position, shares, added)

@@ -2,42 +2,39 @@
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from shoal_codecs.secagg.packed_sum import PackedSum
-from shoal_codecs.secagg.prg import SEED_BYTES, expand, fold_masks, ring_dtype, share_key
+from shoal_codecs.secagg.prg import expand, fold_masks, share_key
 from shoal_codecs.updates.bitpack import check_padding, packed_size
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
-from shoal_codecs.wire.plan import Plan
+from shoal_codecs.wire.plan import Plan, whole_share_place
 
 PREVIEW_WORDS = 8
 
 
-def share_bytes(plan: Plan, position: int) -> int:
-    """Return the length of a share in clear for the hub at ``position`` (from 0) of ``plan``.
+def whole_bytes(plan: Plan) -> int:
+    """Return the length of a share in full.
 
     Raises:
         RingSpecError: the plan's numbers make no ring.
     """
     spec = ring_spec(plan)
-    return SEED_BYTES if position else packed_size(spec.words, spec.ring_bits)
+    return packed_size(spec.words, spec.ring_bits)
 
 
-def check_share(plan: Plan, position: int, share: bytes) -> None:
-    """Refuse a share of the right length that cannot be added.
+def check_whole(plan: Plan, share: bytes) -> None:
+    """Refuse a share in full, of the right length, that cannot be added.
 
     Raises:
         UpdateError: bits set that no encoder sets.
     """
-    if position == 0:
-        spec = ring_spec(plan)
-        check_padding(share, spec.words, spec.ring_bits)
+    spec = ring_spec(plan)
+    check_padding(share, spec.words, spec.ring_bits)
 
 
 def preview_share(plan: Plan, share: bytes) -> list[int]:
-    """Return the last coordinates' words of a share in full, as the first hub sees it."""
+    """Return the last coordinates' words of a share in full, as a hub sees it."""
     spec = ring_spec(plan)
     words = unpack_ring(share, spec.words, spec.ring_bits)[: spec.kept]
     return [int(word) for word in words[-PREVIEW_WORDS:]]
@@ -46,20 +43,34 @@ def preview_share(plan: Plan, share: bytes) -> list[int]:
 def share_words(plan: Plan, plan_hash: bytes, position: int, device: str, share: bytes) -> Words:
     """Return the words (uint[spec.words]) that a share in clear stands for at the hub at ``position``."""
     spec = ring_spec(plan)
-    if position == 0:
+    if whole_share_place(plan, device) == position:
         return unpack_ring(share, spec.words, spec.ring_bits)
     return expand(share, plan_hash, device, position + 1, spec.words, spec.ring_bits)
 
 
-def add_shares(plan: Plan, plan_hash: bytes, position: int, shares: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return the packed sum of ``shares`` (device, share in clear) at the hub at ``position``."""
+def add_shares(
+    plan: Plan,
+    plan_hash: bytes,
+    position: int,
+    shares: Iterable[tuple[str, bytes]],
+    added: bytes = b"",
+) -> bytes:
+    """Return the packed sum of ``shares`` (device, share in clear) at the hub at ``position``.
+
+    ``added`` is the packed sum of shares that are not among them.
+    """
     spec = ring_spec(plan)
-    if position == 0:
-        total = PackedSum(spec.words, spec.ring_bits)
-        for _, share in shares:
-            total.add(share)
-        return total.packed()
-    words: Words = np.zeros(spec.words, ring_dtype(spec.ring_bits))
-    keys = [share_key(seed, plan_hash, device, position + 1) for device, seed in shares]
+    whole = PackedSum(spec.words, spec.ring_bits)
+    if added:
+        whole.add(added)
+    keys = []
+    for device, share in shares:
+        if whole_share_place(plan, device) == position:
+            whole.add(share)
+        else:
+            keys.append(share_key(share, plan_hash, device, position + 1))
+    if not keys:
+        return whole.packed()
+    words = whole.words()
     fold_masks(words, keys, [], spec.ring_bits)
     return pack_ring(words, spec.ring_bits)
