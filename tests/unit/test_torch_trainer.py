@@ -21,6 +21,7 @@ from shoal_codecs.wire.task import (
     decode_task,
     split_weights,
 )
+from shoal_coordinator.tasks import shipped_task
 from shoal_edge.data import load_shard
 from shoal_edge.trainers.base import ExamplePrivacy, FitOptions, Trainer
 from shoal_edge.trainers.errors import (
@@ -43,19 +44,13 @@ pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'shoa
 from shoal_edge.trainers.pytorch import TorchTrainer
 
 DATA = Path(shoal_coordinator.__file__).parent / "demo" / "data"
-SHIPPED = decode_task((DATA / "digits.task").read_bytes())
-FIELD = load_shard(DATA / "digits.npz", SHIPPED.input, 10)
+DIGITS = decode_task(shipped_task("digits").read_bytes())
+assert DIGITS.architecture is not None
+SGD = DIGITS.architecture
+LAYERS = SGD.layers
+FIELD = load_shard(DATA / "digits.npz", DIGITS.input, 10)
+PARAMETERS = DIGITS.parameters
 NAMES = ("dense1_w", "dense1_b", "dense2_w", "dense2_b")
-PARAMETERS = tuple(
-    msgspec.structs.replace(one, name=name) for one, name in zip(SHIPPED.parameters, NAMES, strict=True)
-)
-LAYERS = (
-    LayerDescription("dense", "dense1", {"units": 128, "activation": ""}),
-    LayerDescription("activation", "activation1", {"function": "relu"}),
-    LayerDescription("dense", "dense2", {"units": 10, "activation": ""}),
-)
-SGD = Architecture(LAYERS, deviation=16.0)
-DIGITS = msgspec.structs.replace(SHIPPED, parameters=PARAMETERS, architecture=SGD)
 Vector = npt.NDArray[np.float32]
 
 
@@ -114,7 +109,7 @@ def test_gradients_are_those_of_the_reference(trainer: TorchTrainer) -> None:
 
 
 def test_it_trains_as_litert_does(trainer: TorchTrainer) -> None:
-    litert = LiteRtTrainer(SHIPPED)
+    litert = LiteRtTrainer(DIGITS)
     options = FitOptions(epochs=3, learning_rate=0.2, batch_size=16)
     x, y = FIELD.x[:100], FIELD.y[:100]
     ends, reports = [], []
@@ -237,7 +232,7 @@ def test_weights_and_losses_that_are_not_finite_end_it(trainer: TorchTrainer) ->
 
 def test_settings_choose_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(open_trainer(DIGITS, "torch"), TorchTrainer)
-    assert isinstance(open_trainer(SHIPPED, "auto"), LiteRtTrainer)
+    assert isinstance(open_trainer(DIGITS, "auto"), LiteRtTrainer)
     monkeypatch.setattr("shoal_edge.trainers.runtime.RUNTIMES", ("no_such_interpreter",))
     assert isinstance(open_trainer(DIGITS, "auto"), TorchTrainer)
     with pytest.raises(MissingRuntimeError):

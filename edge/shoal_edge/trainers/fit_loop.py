@@ -15,6 +15,9 @@ from shoal_edge.trainers.errors import FitCancelledError, InvalidFitSettingsErro
 _EVALUATED_VALUES = 1 << 16
 _FEWEST_EVALUATED, _MOST_EVALUATED = 32, 256
 
+SEEDS = 1 << 31
+"""How many seeds a step's masks may be drawn from."""
+
 
 class Step(Protocol):
     """One step of training."""

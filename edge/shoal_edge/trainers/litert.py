@@ -14,7 +14,7 @@ from shoal_edge.trainers.errors import (
     UnsupportedTrainingError,
     UnusableModelError,
 )
-from shoal_edge.trainers.fit_loop import Batches, Step
+from shoal_edge.trainers.fit_loop import SEEDS, Batches, Step
 from shoal_edge.trainers.fitting_trainer import FittingTrainer, Weights
 from shoal_edge.trainers.private import PrivateSteps
 from shoal_edge.trainers.runtime import open_model, runtime_name
@@ -22,7 +22,6 @@ from shoal_edge.trainers.signatures import CORRECTION, GRADIENTS, PRIVATE, check
 
 # A large power of two scales the step exactly and keeps its rounding far under the tolerance.
 _SELF_TEST_RATE = 16.0
-_SEEDS = 1 << 31
 
 
 class LiteRtTrainer(FittingTrainer):
@@ -98,7 +97,7 @@ class LiteRtTrainer(FittingTrainer):
         def step(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
             more: dict[str, npt.NDArray[Any]] = noise.inputs() if noise else {}
             if seeded:
-                more["seed"] = rng.integers(0, _SEEDS, 1, dtype=np.int32)
+                more["seed"] = rng.integers(0, SEEDS, 1, dtype=np.int32)
             try:
                 signature.put(x=x, y=y, **more)
                 signature.invoke()

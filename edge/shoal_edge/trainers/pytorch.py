@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from shoal_codecs.wire.task import TaskBundle
+from shoal_codecs.wire.task import REFERENCE_MASK_SEED, TaskBundle
 from shoal_edge.trainers.base import EvaluationCounts, FitOptions
 from shoal_edge.trainers.errors import NoPrivateTrainingError
-from shoal_edge.trainers.fit_loop import Batches, Step
+from shoal_edge.trainers.fit_loop import SEEDS, Batches, Step
 from shoal_edge.trainers.fitting_trainer import FittingTrainer, Weights
 from shoal_edge.trainers.private import NOISE_PREFIX, PrivateSteps
 from shoal_edge.trainers.torch_model import Tensors, TorchModel
@@ -58,7 +59,6 @@ class TorchTrainer(FittingTrainer):
 
     def _step(self, options: FitOptions, rng: np.random.Generator) -> Step:
         """Return what makes one step of the task's optimiser."""
-        del rng
         noise = None
         if options.privacy is not None:
             self._refuse_without_private()
@@ -71,7 +71,9 @@ class TorchTrainer(FittingTrainer):
 
         def step(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
             more = noise.inputs() if noise else {}
-            loss_sum, moved = self._private_gradients(x, y, more) if more else self._gradients(x, y)
+            seed = int(rng.integers(0, SEEDS)) if "seed" in self._bundle.abilities else 0
+            gradients = partial(self._private_gradients, more=more) if more else self._gradients
+            loss_sum, moved = gradients(x, y, seed)
             self._pull(options.mu)
             self._optimiser.step()
             with torch.no_grad():
@@ -81,24 +83,24 @@ class TorchTrainer(FittingTrainer):
 
         return step
 
-    def _gradients(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[float, Tensors]:
+    def _gradients(self, x: npt.NDArray[Any], y: npt.NDArray[Any], seed: int) -> tuple[float, Tensors]:
         """Leave the mean loss's gradient at the weights; return the summed loss, and what moves besides."""
         inputs, targets = self._model.inputs(x, y)
         self._optimiser.zero_grad(set_to_none=True)
-        output, moved = self._model.forward(self._weights, inputs, training=True)
+        output, moved = self._model.forward(self._weights, inputs, training=True, seed=seed)
         loss = self._model.losses(output, targets).mean()
         loss.backward()
         return float(loss.detach()) * len(y), {name: value.detach() for name, value in moved.items()}
 
     def _private_gradients(
-        self, x: npt.NDArray[Any], y: npt.NDArray[Any], more: dict[str, npt.NDArray[np.float32]]
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any], seed: int, *, more: dict[str, npt.NDArray[np.float32]]
     ) -> tuple[float, Tensors]:
         """Leave the mean of clipped gradients and noise at the weights (Abadi et al. 2016, algorithm 1)."""
         inputs, targets = self._model.inputs(x, y)
         still = {name: weight.detach() for name, weight in self._weights.items()}
 
         def loss(p: Tensors, one: Any, wanted: Any) -> Any:
-            output, _ = self._model.forward(p, one[None], training=True)
+            output, _ = self._model.forward(p, one[None], training=True, seed=seed)
             return self._model.losses(output, wanted[None])[0]
 
         each = torch.func.vmap(torch.func.grad_and_value(loss), (None, 0, 0))
@@ -128,9 +130,9 @@ class TorchTrainer(FittingTrainer):
         self.set_weights(self._initial)
         inputs, targets = self._batches(x, y, len(x)).cut(slice(None))
         if signature == "train":
-            self._gradients(inputs, targets)
+            self._gradients(inputs, targets, REFERENCE_MASK_SEED)
         else:
-            self._private_gradients(inputs, targets, more)
+            self._private_gradients(inputs, targets, REFERENCE_MASK_SEED, more=more)
         zeros = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
         found = {
             name: zeros[name] if weight.grad is None else weight.grad

@@ -7,31 +7,13 @@ layer that PyTorch wants otherwise turns them on the way in, which copies nothin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from shoal_codecs.wire.task import Setting
 from shoal_edge.trainers.errors import UnknownLayerError
-
-Tensor = Any
-
-
-@dataclass
-class Call:
-    """One layer's turn: its ``settings``, its parameters ``p`` by short names.
-
-    ``moved`` collects the parameters that training moves without a gradient, by short names.
-    """
-
-    settings: dict[str, Setting]
-    p: dict[str, Tensor]
-    training: bool
-    moved: dict[str, Tensor] = field(default_factory=dict)
-
-
-Forward = Callable[[Call, Tensor], Tensor]
+from shoal_edge.trainers.torch_call import Call, Forward, Tensor
+from shoal_edge.trainers.torch_sequences import SEQUENCES
+from shoal_edge.trainers.torch_windows import WINDOWS
 
 
 def dense(call: Call, x: Tensor) -> Tensor:
@@ -47,6 +29,35 @@ def activation(call: Call, x: Tensor) -> Tensor:
     return _FUNCTIONS[function](x)
 
 
+def flatten(call: Call, x: Tensor) -> Tensor:
+    """Return all axes but the batch's as one."""
+    del call
+    return x.reshape(len(x), -1)
+
+
+def reshape(call: Call, x: Tensor) -> Tensor:
+    """Return the same entries in the wanted shape."""
+    return x.reshape(len(x), *call.sides("shape"))
+
+
+def layer_norm(call: Call, x: Tensor) -> Tensor:
+    """Last axis to mean 0 and variance 1, scaled and shifted (Ba et al. 2016)."""
+    g, b = call.p["g"], call.p["b"]
+    return torch.nn.functional.layer_norm(x, g.shape, g, b, eps=1e-5)
+
+
+def batch_norm(call: Call, x: Tensor) -> Tensor:
+    """Each channel to mean 0 and variance 1 over the batch (Ioffe and Szegedy 2015); biased variances."""
+    p, momentum, epsilon = call.p, call.number("momentum"), call.number("epsilon")
+    if not call.training:
+        return (x - p["mean"]) / torch.sqrt(p["variance"] + epsilon) * p["g"] + p["b"]
+    axes = tuple(range(x.dim() - 1))
+    mean, variance = x.mean(axes), x.var(axes, correction=0)
+    for name, seen in (("mean", mean), ("variance", variance)):
+        call.moved[name] = p[name] * momentum + seen * (1 - momentum)
+    return (x - mean) / torch.sqrt(variance + epsilon) * p["g"] + p["b"]
+
+
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "relu6": torch.nn.functional.relu6,
@@ -57,6 +68,12 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 LAYERS: dict[str, Forward] = {
     "dense": dense,
     "activation": activation,
+    "flatten": flatten,
+    "reshape": reshape,
+    "layer_norm": layer_norm,
+    "batch_norm": batch_norm,
+    **WINDOWS,
+    **SEQUENCES,
 }
 
 

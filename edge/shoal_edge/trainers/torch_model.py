@@ -10,7 +10,8 @@ import torch
 
 from shoal_codecs.wire.task import TaskBundle, split_weights
 from shoal_edge.trainers.errors import NoArchitectureError, TaskMismatchError
-from shoal_edge.trainers.torch_layers import Call, Forward, Tensor, layer
+from shoal_edge.trainers.torch_call import Call, Forward, Tensor
+from shoal_edge.trainers.torch_layers import layer
 
 Tensors = dict[str, Tensor]
 
@@ -48,15 +49,20 @@ class TorchModel:
             )
         return max(owners, key=len)
 
-    def forward(self, p: Tensors, x: Tensor, *, training: bool = False) -> tuple[Tensor, Tensors]:
-        """Return the last layer's output for raw ``x`` (n, ...), and what training moves by full names."""
+    def forward(
+        self, p: Tensors, x: Tensor, *, training: bool = False, seed: int = 0
+    ) -> tuple[Tensor, Tensors]:
+        """Return the last layer's output for raw ``x`` (n, ...), and what training moves by full names.
+
+        ``seed`` draws the masks of dropout.
+        """
         mean, deviation = self._scale
         if self._bundle.input.dtype != "int32" and (mean, deviation) != (0.0, 1.0):
             x = (x - mean) / deviation
         moved: Tensors = {}
         for name, run, settings in self._layers:
             own = {full[len(name) + 1 :]: p[full] for full in self._own[name]}
-            call = Call(settings, own, training)
+            call = Call(name, settings, own, training, seed)
             x = run(call, x)
             moved |= {f"{name}_{short}": value for short, value in call.moved.items()}
         return x, moved
