@@ -28,6 +28,7 @@ from shoal_codecs.updates.registry import SEEDED
 from shoal_codecs.updates.ring import RingSpec, RingSum, decode_sum, told_by, unpack_ring
 from shoal_codecs.updates.ring_extras import NOTHING_TOLD, RoundTold
 from shoal_codecs.updates.selection import Selection, select_coordinates
+from shoal_codecs.updates.slices import ModelLevels
 from shoal_codecs.updates.step import LEAST_SCALE, Step, apply_step, quantise, step_from_sum
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import Plan, coordinate_seed
@@ -219,17 +220,21 @@ def unmoved(plan: Plan, base: bytes, fault: str, server: Server = DEFAULT_SERVER
 
 
 def aggregate_reports(
-    plan: Plan, base: bytes, shares: Mapping[str, bytes | memoryview], server: Server = DEFAULT_SERVER
+    plan: Plan,
+    base: bytes,
+    shares: Mapping[str, bytes | memoryview],
+    server: Server = DEFAULT_SERVER,
+    levels: ModelLevels | None = None,
 ) -> Candidate:
     """Apply what the server's algorithm makes of ``shares`` (device to share in clear) to ``base``.
 
-    With noise the denominator is fixed and every device weighs the same.
+    With noise the denominator is fixed and every device weighs the same. ``levels`` are the task's.
 
     Raises:
         NoUsableReportError: there is no usable update, or they add up to nothing.
         AggregationError: ``base`` is no vector, or the result is not finite.
     """
-    return aggregate_opened(Reports.of(plan, shares), base, server)
+    return aggregate_opened(Reports.of(plan, shares, levels), base, server)
 
 
 def aggregate_opened(reports: Reports, base: bytes, server: Server = DEFAULT_SERVER) -> Candidate:

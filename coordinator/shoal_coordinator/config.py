@@ -67,7 +67,8 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``weight_cap`` take the task's own, a zero ``server_learning_rate`` the algorithm's. ``mu`` pulls devices
     back to the base (FedProx). ``example_clip`` and ``example_noise`` make devices train by DP-SGD. ``local``
     names the parameters that stay on each device; empty: the task's, ``["none"]``: none. With ``ditto`` over
-    0 each device trains a model of its own beside, pulled to the fleet's that strongly.
+    0 each device trains a model of its own beside, pulled to the fleet's that strongly. ``widths``: whether
+    devices that say so train narrower variants of the task; ``auto``: where it has any that work.
     """
 
     mode: Literal["hubs", "single", "plain"] = "hubs"
@@ -90,6 +91,7 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     example_noise: NotNegative = 0.0
     local: tuple[str, ...] = ()
     ditto: NotNegative = 0.0
+    widths: Literal["auto", "on", "off"] = "auto"
     minimum: AtLeastOne = 3
     floor_share: Share = 0.8
     norm_check: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0

@@ -123,7 +123,10 @@ class CoordinatorService:
             return
         try:
             used_up = organs.bytes.spent(organs.roster.names("device"), organs.clock_ms())
-            cohort = organs.fleet.cohort(organs.ledger.last_number, organs.privacy.spent(), used_up)
+            ended, spent = organs.ledger.last_number, organs.privacy.spent()
+            cohort, level = organs.levels.cohort(
+                lambda percent: organs.fleet.cohort(ended, spent, used_up, percent), organs.ledger.upcoming
+            )
         except NotEnoughDevicesError as error:
             organs.opening.block(str(error))
             over = organs.privacy.over()
@@ -137,8 +140,10 @@ class CoordinatorService:
                 prekeys = organs.prekeys.choose(cohort)
                 cohort = tuple(prekeys)
             if self._base_is_free():
+                settings = organs.bytes.settings_for(cohort)
+                variants = organs.levels.variants(cohort, level, organs.fleet.percent, settings.codec)
                 plan = organs.opening.plan(
-                    organs.ledger.upcoming, cohort, promises, prekeys, organs.bytes.settings_for(cohort)
+                    organs.ledger.upcoming, cohort, promises, prekeys, settings, variants
                 )
             if plan is not None:
                 await organs.ledger.take_number()
@@ -496,4 +501,5 @@ class CoordinatorService:
             clock_ms=organs.clock_ms,
             is_connected=lambda: organs.link.is_connected,
             finished=self._finished,
+            levels=organs.levels.models,
         )

@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Collection
+from dataclasses import replace
 
+from shoal_codecs.updates.slices import FULL
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.packing import pack
@@ -12,7 +14,7 @@ from shoal_coordinator.registry import DeviceView, Registry
 from shoal_coordinator.selection import SelectionRules, select
 from shoal_coordinator.store import Store
 
-_KEPT = (Reading.EXAMPLES, Reading.HELD_OUT, Reading.METRICS)
+_KEPT = (Reading.EXAMPLES, Reading.HELD_OUT, Reading.METRICS, Reading.WIDTH)
 _KEY = "device-readings"
 ASK_MS = 5_000
 MOST_DECLINES = 4
@@ -106,18 +108,23 @@ class FleetDesk:
                 self._announcer.device(view.name, wire.HeartbeatWanted)
 
     def cohort(
-        self, ended_round: int, spent: Collection[str] = (), used_up: Collection[str] = ()
+        self,
+        ended_round: int,
+        spent: Collection[str] = (),
+        used_up: Collection[str] = (),
+        least_percent: int = 100,
     ) -> tuple[str, ...]:
         """Return whom to invite to the next round; ``ended_round`` is the last that ended.
 
-        Those who have ``spent`` their privacy budget, or ``used_up`` their bytes of the day, are not asked.
+        Those who have ``spent`` their privacy budget, or ``used_up`` their bytes of the day, are not asked,
+        nor those that do not take ``least_percent`` of the model's width.
 
         Raises:
             NotEnoughDevicesError: fewer can take part than the floor.
         """
         return select(
             self.registry.views(),
-            self._rules,
+            replace(self._rules, least_percent=least_percent),
             ended_round=ended_round,
             last_invited=self._last_invited,
             resting={name for name, (_, until) in self._declined.items() if until > ended_round},
@@ -125,6 +132,12 @@ class FleetDesk:
             used_up=used_up,
             rng=self._rng,
         )
+
+    def percent(self, device: str) -> int:
+        """Return how many per cent of a model's width a device takes; 0: it has yet to measure."""
+        view = self.registry.view(device)
+        known = view is not None and isinstance(view.readings.get(Reading.WIDTH), int)
+        return view.number(Reading.WIDTH) if view is not None and known else FULL
 
     def invited(self, cohort: tuple[str, ...], number: int) -> None:
         """Note who was invited to round ``number``."""

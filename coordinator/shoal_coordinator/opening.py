@@ -63,12 +63,13 @@ class Opening:
         promises: Mapping[str, HubPromise],
         prekeys: Mapping[str, Prekey] = MappingProxyType({}),
         settings: PlanSettings | None = None,
+        variants: bytes = b"",
     ) -> Plan | None:
         """Return the plan of round ``number``, None while too few devices or hubs are there.
 
         ``settings`` are this round's own, where a budget of bytes asks for another codec. In mode ``hubs``
         the plan is a draft: the nonces that the hubs have promised are still to be shown. In mode ``single``
-        everybody of ``cohort`` has a key bundle among ``prekeys``.
+        everybody of ``cohort`` has a key bundle among ``prekeys``. ``variants`` are what they train, by name.
 
         Raises:
             InvalidRoundPlanError: settings from which no plan can be made.
@@ -97,6 +98,7 @@ class Opening:
                 hubs=names,
                 now_ms=now_ms,
                 prekeys=prekeys,
+                variants=variants,
                 source=step.digest if (step := self._models.last_step) else b"",
             )
         except (CohortTooSmallError, MissingOfferError) as error:

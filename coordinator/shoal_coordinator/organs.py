@@ -21,6 +21,7 @@ from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
+from shoal_coordinator.level_desk import LevelDesk
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
 from shoal_coordinator.prekey_desk import PrekeyDesk
@@ -79,6 +80,7 @@ class Organs:
     fleet: FleetDesk
     schedule: Schedule
     opening: Opening
+    levels: LevelDesk
     traffic: TrafficMeter
     bytes: ByteDesk
     commands: CommandBook

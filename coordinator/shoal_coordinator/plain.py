@@ -22,6 +22,7 @@ from shoal_codecs.updates.bitpack import packed_size
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import unpack_ring
+from shoal_codecs.updates.slices import ModelLevels
 from shoal_codecs.wire.messages import ReportPart
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_coordinator.plain_reports import open_update
@@ -47,12 +48,19 @@ class StoredReport:
 
 
 class PlainCollector:
-    """The reports of one round; ``folder`` is this round's own."""
+    """The reports of one round; ``folder`` is this round's own, ``levels`` are the task's."""
 
     def __init__(
-        self, plan: Plan, plan_hash: bytes, identity: Identity, roster: Roster, folder: Path
+        self,
+        plan: Plan,
+        plan_hash: bytes,
+        identity: Identity,
+        roster: Roster,
+        folder: Path,
+        levels: ModelLevels | None = None,
     ) -> None:
         self._plan = plan
+        self._levels = levels
         self._roster = roster
         self._folder = folder
         offer = plan.hubs[0]
@@ -145,7 +153,7 @@ class PlainCollector:
         if self._plan.mode == "single":
             return self._unsealed(device, data, self._vector_bytes)
         opened = self._unsealed(device, data)
-        open_update(self._plan, opened.share)
+        open_update(self._plan, opened.share, device, levels=self._levels)
         return opened
 
     def _unsealed(

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from shoal_codecs.updates.base import EncodeContext, Float32Vector, to_dense
+from shoal_codecs.updates.base import EncodeContext, Float32Vector, Indices, to_dense
 from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.updates.plain_noise import longest_update
 from shoal_codecs.updates.registry import codec
+from shoal_codecs.updates.slices import ModelLevels, ModelSlice
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import unpack
 from shoal_codecs.wire.plan import Plan, coordinate_seed
@@ -25,7 +26,8 @@ _EMPTY: Float32Vector = np.zeros(0, np.float32)
 class PlainUpdate:
     """One device's update: ``weight`` min(n, W), ``update`` float32[D], bounded, and what it told beside it.
 
-    ``staleness`` is how many versions are between its base and the present one.
+    ``staleness`` is how many versions are between its base and the present one. ``covered`` int64[d] are the
+    coordinates that the device's variant has, None for all; elsewhere the update is zero.
     """
 
     weight: int
@@ -33,6 +35,7 @@ class PlainUpdate:
     told: Told = NOTHING_TOLD
     device: str = ""
     staleness: int = 0
+    covered: Indices | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,27 +51,32 @@ class Share:
 class Reports:
     """The reports of a round: iterating opens one update after another, as often as is asked for.
 
+    ``levels`` are the task's, for plans in which devices train variants.
+
     Raises:
         NoUsableReportError: there is none.
     """
 
-    def __init__(self, plan: Plan, shares: Sequence[Share]) -> None:
+    def __init__(self, plan: Plan, shares: Sequence[Share], levels: ModelLevels | None = None) -> None:
         if not shares:
             raise NoUsableReportError("not one usable update: the version stays as it is")
         self.plan = plan
+        self._levels = levels
         self._shares = tuple(shares)
 
     @classmethod
-    def of(cls, plan: Plan, shares: Mapping[str, bytes | memoryview]) -> "Reports":
+    def of(
+        cls, plan: Plan, shares: Mapping[str, bytes | memoryview], levels: ModelLevels | None = None
+    ) -> "Reports":
         """Return the reports of ``plan`` whose ``shares`` are by device."""
-        return cls(plan, [Share(device, plan, data) for device, data in shares.items()])
+        return cls(plan, [Share(device, plan, data) for device, data in shares.items()], levels)
 
     def __len__(self) -> int:
         return len(self._shares)
 
     def __iter__(self) -> Iterator[PlainUpdate]:
         for one in self._shares:
-            yield open_update(one.plan, one.data, one.device, one.staleness)
+            yield open_update(one.plan, one.data, one.device, one.staleness, self._levels)
 
     @property
     def dimension(self) -> int:
@@ -80,30 +88,44 @@ class Reports:
         return [_opened(one.plan, one.data, one.device, one.staleness)[0] for one in self._shares]
 
 
-def open_update(plan: Plan, share: bytes | memoryview, device: str = "", staleness: int = 0) -> PlainUpdate:
+def open_update(
+    plan: Plan,
+    share: bytes | memoryview,
+    device: str = "",
+    staleness: int = 0,
+    levels: ModelLevels | None = None,
+) -> PlainUpdate:
     """Return a device's update from its share in clear, a packed ``PlainShare``.
 
-    An update longer than honest devices send (``longest_update``) is shortened to that.
+    An update longer than honest devices send (``longest_update``) is shortened to that. Where the plan lets
+    devices train variants, ``levels`` say of which coordinates.
 
     Raises:
         InvalidReportError: not an update of this plan, one with NaN or infinity, or words not true.
     """
     about, payload = _opened(plan, share, device, staleness)
-    update = decode_payload(plan, payload)
+    cut = levels.slice_of(plan.level_of(device)) if levels is not None and plan.sliced else None
+    update = decode_payload(plan, payload, cut)
     norm = float(np.linalg.norm(update.astype(np.float64)))
     limit = longest_update(plan)
     if norm > limit:
         update = (update * np.float64(limit / norm)).astype(np.float32)
-    return PlainUpdate(about.weight, update, about.told, device, staleness)
+    covered = None
+    if cut is not None:
+        update, covered = cut.spread(update), cut.positions
+    return PlainUpdate(about.weight, update, about.told, device, staleness, covered)
 
 
-def decode_payload(plan: Plan, payload: bytes) -> Float32Vector:
-    """Return the vector (float32[D]) that ``payload`` holds in the plan's codec.
+def decode_payload(plan: Plan, payload: bytes, cut: ModelSlice | None = None) -> Float32Vector:
+    """Return the vector (float32[D], of the slice ``cut`` float32[d]) that ``payload`` holds in the codec.
 
     Raises:
         InvalidReportError: none of this plan, or one with NaN or infinity.
     """
-    context = EncodeContext(dimension=plan.codec.dimension, kept=plan.codec.kept, seed=coordinate_seed(plan))
+    dimension, kept = plan.codec.dimension, plan.codec.kept
+    if cut is not None:
+        dimension, kept = cut.dimension, cut.kept(kept)
+    context = EncodeContext(dimension=dimension, kept=kept, seed=coordinate_seed(plan))
     try:
         vector = to_dense(codec(plan.codec.name).decode(payload, context))
     except UpdateError as error:

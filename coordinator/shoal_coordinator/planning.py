@@ -102,6 +102,7 @@ def make_plan(
     now_ms: int,
     source: bytes = b"",
     prekeys: Mapping[str, Prekey] = MappingProxyType({}),
+    variants: bytes = b"",
     correction: bytes = b"",
 ) -> Plan:
     """Return the plan of round ``number``.
@@ -110,7 +111,7 @@ def make_plan(
     ``hubs`` are the roster's hubs in their order (the coordinator alone in the other modes) and ``offers``
     what each offers now. ``source`` is the digest of the encoded step to the base, empty where there is none.
     ``prekeys`` are the key bundles of everybody in the cohort (mode ``single``). ``correction`` is the digest
-    of the fleet's control, empty for algorithms without one.
+    of the fleet's control, empty for algorithms without one, ``variants`` what each device trains, by name.
 
     Raises:
         CohortTooSmallError: fewer devices than the floor.
@@ -175,6 +176,7 @@ def make_plan(
             privacy=privacy,
             single=single,
             norm_check=settings.norm_check,
+            variants=variants,
         )
         check_promise(plan)
         if fault := norm_fault(plan):

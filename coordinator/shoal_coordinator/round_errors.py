@@ -41,6 +41,10 @@ class InvalidRoundPlanError(RoundError):
     """Settings from which no plan can be made."""
 
 
+class IncompatibleVariantsError(RoundError):
+    """Variants of a model where they do not work: with tensors of a device's own, DP-SGD, corrections."""
+
+
 class AggregationError(RoundError):
     """The sums or reports of a round do not make a version."""
 

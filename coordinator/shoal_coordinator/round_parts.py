@@ -11,6 +11,7 @@ from shoal_codecs.security.roster import Roster
 from shoal_codecs.transport.blob_store import BlobStore
 from shoal_codecs.transport.retained import RetainedShelf
 from shoal_codecs.updates.ring_extras import RoundTold
+from shoal_codecs.updates.slices import ModelLevels
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.topics import Topics
 from shoal_coordinator import round_steps as on
@@ -99,7 +100,7 @@ class RunnerParts:
     """What a runner works with.
 
     ``enqueue`` puts work on the coordinator's queue, ``clock_ms`` is milliseconds since the epoch,
-    ``finished`` is told how each round ended, ``folder`` is the data folder.
+    ``finished`` is told how each round ended, ``folder`` is the data folder, ``levels`` the task's models.
     """
 
     identity: Identity
@@ -122,3 +123,4 @@ class RunnerParts:
     clock_ms: Callable[[], int]
     is_connected: Callable[[], bool]
     finished: Callable[[Outcome], Awaitable[None]]
+    levels: ModelLevels | None = None

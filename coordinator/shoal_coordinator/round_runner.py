@@ -208,7 +208,9 @@ class RoundRunner:
         self._collector = None
         if plan.mode in {"plain", "single"}:
             folder = parts.folder / plan.mode / str(plan.round)
-            self._collector = PlainCollector(plan, self.plan_hash, parts.identity, parts.roster, folder)
+            self._collector = PlainCollector(
+                plan, self.plan_hash, parts.identity, parts.roster, folder, parts.levels
+            )
         structlog.contextvars.bind_contextvars(round=plan.round, version=parts.models.newest.number)
         return machine
 
@@ -447,7 +449,8 @@ class RoundRunner:
                 # Devices have opened masks on this base and do so once.
                 return unmoved(plan, base, f"{type(error).__name__}: {error}", server)
         if self._collector is not None:
-            return aggregate_reports(plan, base, self._collector.shares(work.members), server)
+            shares = self._collector.shares(work.members)
+            return aggregate_reports(plan, base, shares, server, parts.levels)
         private = parts.identity.sealing_private()
         try:
             return aggregate_sums(

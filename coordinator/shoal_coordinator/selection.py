@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from shoal_codecs.errors import ShoalError
+from shoal_codecs.updates.slices import UNMEASURED
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_coordinator.registry import DeviceView
 
@@ -42,7 +43,7 @@ class SelectionRules:
     """``cohort_max`` devices are wanted (0: all), ``over_selection`` times as many invited.
 
     ``minimum`` is the floor, ``min_examples`` the fewest training examples, ``min_memory_mib`` the least
-    available memory of a device that reports it.
+    available memory of a device that reports it, ``least_percent`` the width it must at least take.
     """
 
     minimum: int
@@ -50,6 +51,7 @@ class SelectionRules:
     over_selection: float = 1.0
     min_examples: int = 1
     min_memory_mib: int = 0
+    least_percent: int = 100
 
 
 def select(
@@ -113,4 +115,16 @@ def _unfit(view: DeviceView, rules: SelectionRules, ended_round: int) -> str:
         return "without enough examples"
     if isinstance(memory, int | float) and memory < rules.min_memory_mib:
         return "short of memory"
+    if not takes(view.readings.get(Reading.WIDTH), rules.least_percent):
+        return "too small for the model"
     return ""
+
+
+def takes(percent: object, least: int) -> bool:
+    """Return whether a device that says it takes ``percent`` of the width takes ``least``.
+
+    One that says nothing takes everything; one that has yet to measure takes the narrowest model there is.
+    """
+    if isinstance(percent, bool) or not isinstance(percent, int):
+        return True
+    return percent == UNMEASURED or percent >= least

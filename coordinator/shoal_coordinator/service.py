@@ -37,6 +37,7 @@ from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, Round
 from shoal_coordinator.coordinator import CoordinatorService
 from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
+from shoal_coordinator.level_desk import level_desk
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
 from shoal_coordinator.organs import Organs
@@ -98,6 +99,9 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     algorithm = chosen_algorithm(settings.rounds, bundle)
     plans = plan_settings(settings, bundle, len(roster.names("device")))
     part = SharedPart(bundle.parameters, plans.local)
+    levels, unused = level_desk(settings.rounds, plans, bundle, algorithm)
+    if unused:
+        log.warning("variants unused", remedy=unused)
     # Here, and not at each round, where only the log would tell.
     refuse_mode(plans, len(roster.names("hub")))
     publisher = BlobPublisher(link, topics, store.blobs, shelf)
@@ -150,6 +154,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         told=told,
         fleet=fleet,
         schedule=Schedule(target, pause_ms=int(settings.rounds.pause_s * 1000)),
+        levels=levels,
         opening=Opening(
             plans,
             identity,

@@ -50,6 +50,7 @@ from shoal_edge.single_rounds import SingleRounds
 from shoal_edge.single_store import SingleStore
 from shoal_edge.store import DeviceStore
 from shoal_edge.telemetry import Telemetry
+from shoal_edge.width import FULL, Width
 from shoal_edge.worker_client import Worker, WorkerClient
 
 WAITING_MESSAGES = 64
@@ -102,6 +103,7 @@ class EdgeAgent:
         self._keeper = ModelKeeper(
             self.store, self.worker, self.fetcher.fetch, self.blobs.drop, settings.fetch_time_limit_s
         )
+        self.width = Width(settings, state, self.worker.request)
         self._evaluations = Evaluations(
             settings=settings,
             post=self.post,
@@ -110,6 +112,7 @@ class EdgeAgent:
             say=self.say,
             note_fault=self.note_fault,
             traffic=lambda: self.link.traffic,
+            percent=self.width.percent,
             quiet=self.guard.is_quiet,
         )
         self.single = SingleRounds(
@@ -130,6 +133,7 @@ class EdgeAgent:
             keeper=self._keeper,
             evaluations=self._evaluations,
             guard=self.guard,
+            width=self.width,
             single=self.single,
             say=self.say,
             on_phase=self.heartbeats.phase,
@@ -201,11 +205,13 @@ class EdgeAgent:
         quiet = self.guard.is_quiet
         training, held_out = (None, None) if quiet else self._examples()
         model, task = self.store.newest_model, self.store.task
+        width = self.width.percent(task)
         state: dict[int, Any] = {
             Reading.PHASE: str(participant.phase),
             Reading.ROUND: participant.job.round if participant.job else 0,
             Reading.MODEL: model[:8] if model else None,
             Reading.TASK: task[:8] if task else None,
+            Reading.WIDTH: width if width != FULL else None,
             Reading.EXAMPLES: training,
             Reading.HELD_OUT: held_out,
             Reading.OUTBOX: self.store.waiting_reports,

@@ -85,6 +85,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     of its updates where a plan checks norms. ``bytes_per_day`` is what its link may carry both ways (0: any).
     In mode ``single`` it expects at most ``corrupt_share`` of a cohort to be corrupt, lets at most
     ``dropout_share`` of it vanish, and keeps ``parked_bundles`` of keys at the broker.
+    ``width`` is the share of a model's width that it takes, where the task has narrower variants; 0: the
+    widest that fits ``fit_memory_limit_bytes`` and trains within ``width_fit_s``, measured.
     ``trainer`` names what trains (``auto``: LiteRT, or PyTorch where that alone is installed), on ``threads``
     threads; its work may allocate ``fit_memory_limit_bytes`` (0: any).
     ``show_update_preview`` writes a few numbers of each update to the log, for demonstrations only.
@@ -100,6 +102,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     link: LinkSettings = LinkSettings()
     privacy: DevicePrivacy = DevicePrivacy()
     personal: PersonalSettings = PersonalSettings()
+    width: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    width_fit_s: Period = 60.0
     modes: tuple[Mode, ...] = ("hubs",)
     n_min: AtLeastOne = 3
     norm_check: bool = False

@@ -182,6 +182,10 @@ class ModelDimensionError(WorkerError):
     """A model vector, a plan and a task that differ in the number of parameters."""
 
 
+class WiderModelError(WorkerError):
+    """A plan that gives this device a wider model than it says it takes."""
+
+
 class NoOwnModelError(WorkerError):
     """A question to a model of the device's own, which is not there."""
 

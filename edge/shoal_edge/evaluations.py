@@ -34,6 +34,7 @@ class Evaluations:
         say: Callable[[AnyMessage], None],
         note_fault: Callable[[str], None],
         traffic: Callable[[], Traffic],
+        percent: Callable[[bytes], int],
         quiet: bool = False,
     ) -> None:
         self._settings = settings
@@ -43,6 +44,7 @@ class Evaluations:
         self._say = say
         self._note_fault = note_fault
         self._traffic = traffic
+        self._percent = percent
         self._quiet = quiet
         self._asked: Evaluate | None = None
         self._wake = asyncio.Event()
@@ -128,6 +130,7 @@ class Evaluations:
                 data_path=str(self._settings.examples_path),
                 data=self._settings.data.packed,
                 own_path=str(self._keeper.own_path(command.task)),
+                percent=self._percent(command.task.digest),
             )
             self._last = (digest, counts)
         return self._last[1]

@@ -5,11 +5,17 @@ import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from shoal_codecs.durable import replace_whole
+from shoal_codecs.wire.errors import WireError
+from shoal_codecs.wire.packing import unpack
 from shoal_edge.errors import StoreError
 
 _TEMPORARY = ".new"
+T = TypeVar("T")
 
 
 def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -29,6 +35,20 @@ def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
         raise StoreError(
             f"cannot write {path}: {error.strerror}; free some space or mend the disk"
         ) from error
+
+
+def read_record(path: Path, kind: type[T]) -> T | None:
+    """Return what ``path`` holds, or None where there is nothing; a damaged file is set aside."""
+    try:
+        return unpack(path.read_bytes(), kind)
+    except FileNotFoundError:
+        return None
+    except (msgspec.ValidationError, WireError):
+        with disk_faults(path):
+            path.replace(path.with_suffix(".damaged"))
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
 
 
 def remove_leftovers(folder: Path) -> None:

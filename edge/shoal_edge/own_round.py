@@ -9,7 +9,7 @@ import numpy as np
 
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.plan import Plan
-from shoal_codecs.wire.task import TaskBundle
+from shoal_codecs.wire.task import dimension
 from shoal_edge.data import Examples
 from shoal_edge.errors import ModelDimensionError
 from shoal_edge.fitting import Fitted
@@ -17,10 +17,11 @@ from shoal_edge.own_tensors import begun, read_own, write_own
 from shoal_edge.personal_fit import fit_personal
 from shoal_edge.trainers.base import Trainer
 from shoal_edge.vectors import Vector
+from shoal_edge.worker_task import ReadyTask
 
 
 class OwnRound:
-    """The round of ``plan``; what is kept is read at ``path``.
+    """The round of ``plan`` on the model that is ``ready``; what is kept is read at ``path``.
 
     Raises:
         LocalParameterError: the plan keeps parameters here that the task does not have.
@@ -28,14 +29,17 @@ class OwnRound:
         StoreError: the disk does not give what is kept.
     """
 
-    def __init__(self, bundle: TaskBundle, plan: Plan, path: Path) -> None:
-        self.part = SharedPart(bundle.parameters, plan.training.local)
-        if plan.codec.dimension != self.part.dimension:
+    def __init__(self, ready: ReadyTask, plan: Plan, path: Path) -> None:
+        self.part = SharedPart(ready.bundle.parameters, plan.training.local)
+        self._cut = ready.cut
+        self._shared = dimension(ready.cut.full) if ready.cut else self.part.dimension
+        if plan.codec.dimension != self._shared:
             raise ModelDimensionError(
-                f"the plan is for {plan.codec.dimension} parameters, the task shares {self.part.dimension}: "
+                f"the plan is for {plan.codec.dimension} parameters, the task shares {self._shared}: "
                 "plan anew"
             )
-        self._bundle = bundle
+        self._bundle = ready.bundle
+        self._plan = plan
         self._training = plan.training
         self._own = read_own(path)
 
@@ -45,11 +49,25 @@ class OwnRound:
         Raises:
             ModelDimensionError: a vector of another task.
         """
-        if vector.size != self.part.dimension:
+        if vector.size != self._shared:
             raise ModelDimensionError(
-                f"the model has {vector.size} parameters, the task shares {self.part.dimension}: plan anew"
+                f"the model has {vector.size} parameters, the task shares {self._shared}: plan anew"
             )
+        if self._cut is not None:
+            return self._cut.cut(vector)
         return self.part.joined(vector, begun(self.part, self._own, self._bundle))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How long the vector is that the codec codes, and how many of its coordinates travel."""
+        codec = self._plan.codec
+        if self._cut is None or not self._plan.sliced:
+            return codec.dimension, codec.kept
+        return self._cut.dimension, self._cut.kept(codec.kept)
+
+    def sent(self, update: Vector) -> Vector:
+        """Return the vector that the codec codes: a variant's update in the full model's place if need be."""
+        return update if self._cut is None or self._plan.sliced else self._cut.spread(update)
 
     def leave(
         self,

@@ -63,6 +63,7 @@ from shoal_edge.round_events import (
 )
 from shoal_edge.single_rounds import SingleRounds
 from shoal_edge.store import DeviceStore
+from shoal_edge.width import Width
 from shoal_edge.worker_client import Worker
 
 CLOCK_LOOK_S = 30.0
@@ -94,6 +95,7 @@ class Rounds:
         keeper: ModelKeeper,
         evaluations: Evaluations,
         guard: PrivacyGuard,
+        width: Width,
         single: SingleRounds,
         say: Callable[[AnyMessage], None],
         on_phase: Callable[[Phase], None],
@@ -111,6 +113,7 @@ class Rounds:
         self._keeper = keeper
         self._evaluations = evaluations
         self._guard = guard
+        self._width = width
         self._single = single
         single.tell = self.tell
         single.fault = self._fault
@@ -366,6 +369,8 @@ class Rounds:
         local = job.plan.training.local if job.plan else ()
         await self._keeper.model(model, task, keep=frozenset({model.digest}), local=local)
         await self._source(job)
+        # Before it is measured a device trains the narrowest model: so this round is not held up for long.
+        await self._width.measure(task.digest, await self._keeper.task(task))
         return ModelReady(job.plan_hash)
 
     async def _source(self, job: Job) -> str:
@@ -396,6 +401,7 @@ class Rounds:
             own_path=str(self._store.own.path(task.digest)),
             own_next_path=str(self._store.own.next_path(task.digest, job.plan_hash)),
             ditto=self._settings.personal.pull(plan.training.ditto),
+            percent=self._width.percent(task.digest),
             masks=self._single.masks(job) if plan.mode == "single" else b"",
             preview=self._settings.show_update_preview,
             hide_faults=silent,

@@ -85,9 +85,11 @@ def clear_share(
     residual_path: Path,
     residual_next_path: Path,
     told: Told = NOTHING_TOLD,
+    size: tuple[int, int] | None = None,
 ) -> Shared:
     """Return the coded update for the coordinator, clipped to its norm, beside ``told``; mode ``plain``.
 
+    ``size`` are the update's length and how many of its coordinates travel, where the plan's are another's.
     Under the local mechanisms it is noised here, before anything else happens to it. No plan with noise says
     how many examples there were.
     A codec with error feedback adds the residual at ``residual_path`` after the clip, for the clip bounds
@@ -103,12 +105,13 @@ def clear_share(
     else:
         norm = float(np.linalg.norm(update))
         bounded = update if norm <= plan.codec.clip_norm else update * np.float32(plan.codec.clip_norm / norm)
+    dimension, kept = size or (plan.codec.dimension, plan.codec.kept)
     context = EncodeContext(
-        dimension=plan.codec.dimension,
-        kept=plan.codec.kept,
+        dimension=dimension,
+        kept=kept,
         seed=coordinate_seed(plan),
         rng=rng,
-        residual=_residual(residual_path, plan.codec.dimension) if own.error_feedback else None,
+        residual=_residual(residual_path, dimension) if own.error_feedback else None,
     )
     encoded = own.encode(bounded, context)
     if encoded.residual is not None:

@@ -7,21 +7,18 @@ promised. A report is on disk before its base counts as answered, and both befor
 import hashlib
 import os
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from shoal_codecs.durable import sync_folder
 from shoal_codecs.wire.blob import digest_of
-from shoal_codecs.wire.errors import WireError
-from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.packing import pack
 from shoal_edge.errors import DamagedStateError, EvaluationRefusedError, OutboxFullError, StoreError
-from shoal_edge.files import disk_faults, remove_leftovers, write_durably
+from shoal_edge.files import disk_faults, read_record, remove_leftovers, write_durably
 from shoal_edge.pending import PendingFile
 from shoal_edge.plan_check import Answer, answer_to
 from shoal_edge.round_events import Job, SealedReport
 
-T = TypeVar("T")
 MODELS_KEPT = 3
 ANSWERS_KEPT = 4096
 _RECORD_BODY = 32 * 4 + 8
@@ -53,7 +50,7 @@ def held_state(folder: Path) -> Held:
     Raises:
         StoreError: it cannot be read.
     """
-    return _read(folder / "held.bin", Held) or Held()
+    return read_record(folder / "held.bin", Held) or Held()
 
 
 class DeviceStore:
@@ -81,7 +78,7 @@ class DeviceStore:
         # The codec's error feedback, and the tensors that stay here.
         self.residual = PendingFile(folder, "residual")
         self.own = PendingFile(folder, "own")
-        self._scored = _read(folder / "scored.bin", _Scored) or _Scored()
+        self._scored = read_record(folder / "scored.bin", _Scored) or _Scored()
 
     # --- the accepted round and its report ------------------------------------------------------
 
@@ -112,13 +109,13 @@ class DeviceStore:
 
     def restore(self) -> tuple[Job, SealedReport | None] | None:
         """Return the round to go on with after a start, with its report if that was finished."""
-        reports = [found for path in self._outbox.glob("*.bin") if (found := _read(path, _Outgoing))]
+        reports = [found for path in self._outbox.glob("*.bin") if (found := read_record(path, _Outgoing))]
         if reports:
             newest = max(reports, key=lambda found: found.job.round)
             # A power cut between the two writes of a report leaves its base unanswered.
             self._answer(newest.job)
             return newest.job, newest.report
-        job = _read(self._job_path, Job)
+        job = read_record(self._job_path, Job)
         if job is None or job.plan is None or self.has_answered(job.plan_hash):
             return None
         return job, None
@@ -304,20 +301,6 @@ class DeviceStore:
             path.touch()
             sync_folder(path.parent)
         return answers
-
-
-def _read(path: Path, kind: type[T]) -> T | None:
-    """Return what ``path`` holds, or None where there is nothing; a damaged file is set aside."""
-    try:
-        return unpack(path.read_bytes(), kind)
-    except FileNotFoundError:
-        return None
-    except (msgspec.ValidationError, WireError):
-        with disk_faults(path):
-            path.replace(path.with_suffix(".damaged"))
-        return None
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _record(key: bytes, answer: Answer) -> bytes:

@@ -35,6 +35,7 @@ REQUESTS = frozenset(
         "count_examples",
         "predict",
         "predict_own",
+        "measure",
         "check_vector",
     }
 )

@@ -11,17 +11,17 @@ import msgspec
 import numpy as np
 
 from shoal_codecs.updates.shared_part import OwnTensors, SharedPart
-from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.updates.slices import FULL
 from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_codecs.wire.task import TaskBundle, decode_task
 from shoal_edge.data import Examples
-from shoal_edge.errors import TaskFileError
 from shoal_edge.fitting import fit_update, nothing_fitted
 from shoal_edge.health_check import paired_counts
 from shoal_edge.own_models import own_weights, whole
 from shoal_edge.own_round import OwnRound
 from shoal_edge.own_tensors import read_own
 from shoal_edge.prediction_words import said
+from shoal_edge.probing import probe_models
 from shoal_edge.shares import Shared, clear_share, ring_shares, seal_shares
 from shoal_edge.single_jobs import boxes_opened, shares_for
 from shoal_edge.sources.own import own_examples
@@ -31,25 +31,12 @@ from shoal_edge.sources.source import Wanted
 from shoal_edge.trainers.base import EvaluationCounts, OnProgress, unheard
 from shoal_edge.trainers.errors import NonFiniteLossError, UnreadableDataError
 from shoal_edge.trainers.inference import InferenceModel
-from shoal_edge.trainers.opening import open_trainer
 from shoal_edge.trainers.own_inference import infer
 from shoal_edge.vectors import Vector, first_vector, read_step, read_vector, step_vector, write_vector
 from shoal_edge.worker_settings import DEFAULT_SETTINGS, WorkerSettings
+from shoal_edge.worker_task import ReadyTask, level_within, read_task, refuse_wider
 
 Stop = Callable[[], bool]
-
-
-class _Task:
-    """A task ready to train: decoded, its interpreter tested."""
-
-    def __init__(self, path: Path, digest: bytes, settings: WorkerSettings) -> None:
-        data = path.read_bytes() if path.is_file() else b""
-        if digest_of(data) != digest:
-            raise TaskFileError("the task on disk is damaged: fetch it again")
-        self.digest = digest
-        self.bundle: TaskBundle = decode_task(data)
-        self.trainer = open_trainer(self.bundle, settings.trainer, settings.threads)
-        self.trainer.self_test()
 
 
 class Jobs:
@@ -60,7 +47,8 @@ class Jobs:
     ) -> None:
         self._settings = settings
         self._on_progress = on_progress
-        self._task: _Task | None = None
+        self._task: ReadyTask | None = None
+        self._within: tuple[bytes, int, int] = (b"", FULL, 0)
         self._shards = Shards()
 
     def prepare(
@@ -79,6 +67,25 @@ class Jobs:
             "held_out": len(held_out),
             "runtime": ready.trainer.runtime,
         }
+
+    def measure(
+        self,
+        *,
+        task: bytes,
+        task_path: str,
+        data_path: str,
+        data: bytes = b"",
+        fit_s: float,
+        should_stop: Stop,
+    ) -> dict[str, Any]:
+        """Try the task's models out on the device's examples, from the narrowest up, while they fit."""
+        del should_stop
+        # Nothing else shall be in the memory that is measured.
+        self._task = None
+        bundle = read_task(Path(task_path), task)
+        train, _ = self._examples_for(bundle, data_path, data)
+        probes = probe_models(bundle, task, train, self._settings, fit_s)
+        return {"probes": msgspec.to_builtins(probes)}
 
     def count_parts(self, *, data_path: str, data: bytes, should_stop: Stop) -> dict[str, Any]:
         """Return how many (training, held-out) examples each part of a shared set has, if that is known."""
@@ -115,7 +122,7 @@ class Jobs:
         if base_path:
             child = step_vector(Path(base_path), step)
         else:
-            bundle = self._ready(task, task_path).bundle
+            bundle = read_task(Path(task_path), task)
             kept = local or (read_own(Path(own_path)).tensors if own_path else ())
             child = first_vector(
                 step, [SharedPart(bundle.parameters, tuple(kept)), SharedPart(bundle.parameters)]
@@ -139,6 +146,7 @@ class Jobs:
         own_path: str,
         own_next_path: str,
         ditto: float = 0.0,
+        percent: int = FULL,
         masks: bytes = b"",
         preview: bool,
         hide_faults: bool = False,
@@ -150,11 +158,13 @@ class Jobs:
         ``source_path`` has the encoded step that the plan takes coordinates from, ``masks`` (packed) are
         those of mode ``single``; both are empty where the plan has none. What stays on the device is read at
         ``own_path`` and left at ``own_next_path``; with ``ditto`` a model of its own is among it.
-        ``hide_faults`` is as for ``fit_update``; without ``train`` the device moves nothing.
+        ``percent`` of the model's width is what this device takes at most. ``hide_faults`` is as for
+        ``fit_update``; without ``train`` the device moves nothing.
         """
         started = time.perf_counter()
-        ready, promised = self._ready(task, task_path), decode_plan(plan)
-        own = OwnRound(ready.bundle, promised, Path(own_path))
+        promised = decode_plan(plan)
+        ready = self._ready(task, task_path, promised.level_of(device), percent)
+        own = OwnRound(ready, promised, Path(own_path))
         base = own.base(read_vector(Path(model_path), promised.base))
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
         ready.trainer.set_weights(base)
@@ -171,14 +181,14 @@ class Jobs:
                 self._on_progress,
                 hide_faults=hide_faults,
             )
-        update, examples = fitted.update, fitted.examples
+        update, examples = own.sent(fitted.update), fitted.examples
         kept = own.leave(
             Path(own_next_path),
             fitted,
             lambda: self._shard(ready, data_path, data)[0],
             ready.trainer,
             base,
-            ditto,
+            0.0 if promised.variants else ditto,
             rng,
             should_stop,
         )
@@ -187,7 +197,8 @@ class Jobs:
             shared = ring_shares(update, examples, plan, device, rng, source, fitted.metrics, masks)
         else:
             paths = (Path(residual_path), Path(residual_next_path))
-            shared = clear_share(update, examples, promised, rng, *paths, fitted.told)
+            size = own.size
+            shared = clear_share(update, examples, promised, rng, *paths, fitted.told, size=size)
         answer: dict[str, Any] = {
             "ciphertexts": seal_shares(shared, promised, plan_hash(plan), device),
             **fitted.said,
@@ -231,16 +242,20 @@ class Jobs:
         data_path: str,
         data: bytes = b"",
         own_path: str,
+        percent: int = FULL,
         should_stop: Stop,
     ) -> dict[str, Any]:
         """Count how the vector at ``model_path``, with the device's own tensors, does on held-out examples.
 
-        A model of the device's own is counted beside it.
+        A model of the device's own is counted beside it. A device that takes ``percent`` of the width counts
+        with the widest variant that it takes.
         """
         del should_stop
-        ready = self._ready(task, task_path)
+        ready = self._ready_within(task, task_path, percent)
         own = read_own(Path(own_path))
-        ready.trainer.set_weights(whole(ready.bundle, own, read_vector(Path(model_path), digest)))
+        vector = read_vector(Path(model_path), digest)
+        weights = ready.cut.cut(vector) if ready.cut else whole(ready.bundle, own, vector)
+        ready.trainer.set_weights(weights)
         _, held_out = self._shard(ready, data_path, data)
         try:
             counts = ready.trainer.evaluate(held_out.x, held_out.y)
@@ -337,16 +352,30 @@ class Jobs:
         examples = _examples_of(Path(input_path), data, task_path, index, held_out=held_out)
         return said(infer(bundle, weights, examples.x[index : index + 1]), examples, index)
 
-    def _ready(self, digest: bytes, path: str) -> _Task:
-        if self._task is None or self._task.digest != digest:
+    def _ready(self, digest: bytes, path: str, level: int = 0, percent: int = FULL) -> ReadyTask:
+        if self._task is None or (self._task.digest, self._task.level) != (digest, level):
+            if self._task is None or self._task.digest != digest:
+                self._shards.forget()
             self._task = None
-            self._shards.forget()
-            self._task = _Task(Path(path), digest, self._settings)
+            task = read_task(Path(path), digest)
+            refuse_wider(task, level, percent)
+            self._task = ReadyTask(task, digest, level, self._settings)
         return self._task
 
-    def _shard(self, ready: _Task, data_path: str, data: bytes) -> tuple[Examples, Examples]:
+    def _ready_within(self, digest: bytes, path: str, percent: int) -> ReadyTask:
+        """Return the task as the widest model that ``percent`` of the width allows."""
+        if percent == FULL:
+            return self._ready(digest, path)
+        if self._within[:2] != (digest, percent):
+            self._within = digest, percent, level_within(read_task(Path(path), digest), percent)
+        return self._ready(digest, path, self._within[2], percent)
+
+    def _shard(self, ready: ReadyTask, data_path: str, data: bytes) -> tuple[Examples, Examples]:
+        return self._examples_for(ready.bundle, data_path, data)
+
+    def _examples_for(self, bundle: TaskBundle, data_path: str, data: bytes) -> tuple[Examples, Examples]:
         """Return (training, held-out), read again when the source changed."""
-        return self._shards.read(unpack_data(data), Path(data_path), Wanted.by(ready.bundle))
+        return self._shards.read(unpack_data(data), Path(data_path), Wanted.by(bundle))
 
 
 def _examples_of(path: Path, data: bytes, task_path: str, index: int, *, held_out: bool) -> Examples:

@@ -29,6 +29,7 @@ from shoal_edge.rounds import Rounds
 from shoal_edge.single_rounds import SingleRounds
 from shoal_edge.single_store import SingleStore
 from shoal_edge.store import DeviceStore
+from shoal_edge.width import Width
 
 FLEET = make_fleet()
 MODEL = offer_of(b"\0" * 4 * 9610)
@@ -371,6 +372,7 @@ class Life:
             store=self.store,
             worker=worker or Worker(),  # type: ignore[arg-type]
             keeper=Keeper(),  # type: ignore[arg-type]
+            width=Width(settings, folder, (worker or Worker()).request),
             evaluations=None,  # type: ignore[arg-type]
             single=SingleRounds(
                 settings=settings,

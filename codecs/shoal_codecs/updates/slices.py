@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shoal_codecs.updates.base import Float32Vector, Indices, check_shape
+from shoal_codecs.updates.base import Float32Vector, Indices, check_shape, kept_for
 from shoal_codecs.updates.errors import SliceShapeError
-from shoal_codecs.wire.task import Parameter, dimension
+from shoal_codecs.wire.task import Parameter, TaskBundle, dimension
+
+FULL = 100
+UNMEASURED = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +45,10 @@ class ModelSlice:
         """Length d of the sub-model's vector."""
         return self.positions.size
 
+    def kept(self, kept: int) -> int:
+        """Return how many of the d coordinates travel where ``kept`` of all D do."""
+        return kept_for(self.dimension, kept / dimension(self.full))
+
     def cut(self, vector: Float32Vector) -> Float32Vector:
         """Return the sub-model's vector (d,) out of the full ``vector`` (D,)."""
         check_shape(vector, dimension(self.full))
@@ -53,6 +60,51 @@ class ModelSlice:
         out = np.zeros(dimension(self.full), np.float32)
         out[self.positions] = vector
         return out
+
+
+class ModelLevels:
+    """A task's models by level: 0 is the full one, n its n-th variant; a level is one byte of a plan.
+
+    ``percents`` are the widths kept.
+    """
+
+    def __init__(self, bundle: TaskBundle) -> None:
+        self._bundle = bundle
+        self.percents = (FULL, *(round(FULL * one.share) for one in bundle.variants))
+        self._slices: dict[int, ModelSlice] = {}
+
+    def level_for(self, percent: int) -> int | None:
+        """Return the widest level that a device takes which takes ``percent`` of the width; None: none.
+
+        Of a device that does not know yet (0) it is the narrowest.
+        """
+        order = sorted(range(len(self.percents)), key=lambda level: -self.percents[level])
+        if percent == UNMEASURED:
+            return order[-1]
+        return next((level for level in order if self.percents[level] <= percent), None)
+
+    def slice_of(self, level: int) -> ModelSlice | None:
+        """Return which part of the full model ``level`` is, None for all of it.
+
+        Raises:
+            SliceShapeError: the task has no such level.
+        """
+        if not 0 <= level < len(self.percents):
+            raise SliceShapeError(
+                f"the plan gives a device variant {level}, the task has {len(self.percents) - 1}: plan anew"
+            )
+        if level == 0:
+            return None
+        if level not in self._slices:
+            part = self._bundle.variants[level - 1].parameters
+            self._slices[level] = ModelSlice(self._bundle.parameters, part)
+        return self._slices[level]
+
+    def bundle_of(self, level: int) -> TaskBundle:
+        """Return the task as a device trains it on ``level``; raises as ``slice_of``."""
+        if self.slice_of(level) is None:
+            return self._bundle
+        return self._bundle.variant(self._bundle.variants[level - 1].share)
 
 
 def check_slice(full: Sequence[Parameter], part: Sequence[Parameter]) -> None:

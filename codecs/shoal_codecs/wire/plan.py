@@ -138,6 +138,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ``patience_ms`` after the ``quorum``-th report, or at ``closes_ms``; fewer than ``n_min`` reports are
     never summed.
     ``norm_check`` is the slack of the check of shares against the clip norm, 0 for none (mode ``hubs``).
+    ``variants`` has a byte for each device of the cohort: 0, it trains the full model, n, the task's n-th
+    variant; empty: all train the full one. Where single updates are not seen all train the same.
     """
 
     format: int = PLAN_FORMAT
@@ -160,11 +162,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     privacy: PrivacyPlan | None = None
     single: SinglePlan | None = None
     norm_check: float = 0.0
+    variants: bytes = b""
 
     @property
     def shared(self) -> bool:
         """Whether nobody sees one device's update."""
         return self.mode in SHARED_MODES
+
+    @property
+    def sliced(self) -> bool:
+        """Whether an update has the length of its device's variant, and not of the full model."""
+        seen = self.mode == "plain" and self.privacy is None
+        return bool(self.variants) and seen and self.codec.name not in SEEDED_CODECS
+
+    def level_of(self, device: str) -> int:
+        """Return which variant ``device``, one of the cohort, trains; 0: the full model."""
+        return self.variants[self.cohort.index(device)] if self.variants else 0
 
     def __post_init__(self) -> None:
         """Refuse a plan whose parts contradict each other.
@@ -299,6 +312,18 @@ def _extras(plan: Plan) -> Iterator[tuple[bool, str]]:
         0 <= plan.norm_check < math.inf
         and (not plan.norm_check or (plan.mode == "hubs" and plan.privacy is None)),
         "the norm check belongs to mode 'hubs' without noise: switch one of them off",
+    )
+    yield (
+        not plan.variants or len(plan.variants) == len(plan.cohort),
+        f"{len(plan.variants)} variants for a cohort of {len(plan.cohort)}: name one for each device",
+    )
+    yield (
+        plan.sliced or len(set(plan.variants)) <= 1,
+        "devices whose updates are added up unseen, or at a round's coordinates, train one variant",
+    )
+    yield (
+        not plan.variants or not (plan.training.local or plan.training.ditto or plan.training.correction),
+        "variants of a model go neither with parameters of a device's own nor with corrections",
     )
     if plan.privacy is not None:
         yield from _private(plan, plan.privacy)

@@ -41,6 +41,11 @@ class Algorithm:
     def __init__(self, settings: AlgorithmSettings = DEFAULT_OPTIONS) -> None:
         self.settings = settings
 
+    @property
+    def averages(self) -> bool:
+        """Whether it takes the mean of updates, which may be of variants and cover some coordinates only."""
+        return type(self).combine is Algorithm.combine
+
     def asks(self, mode: Mode) -> tuple[Tell, ...]:
         """Return what devices tell beside their updates in ``mode`` under these settings."""
         if mode != "plain":
@@ -91,12 +96,28 @@ class Algorithm:
 
 
 def weighted_mean(reports: Reports, weights: list[float]) -> Float64Vector:
-    """Return the mean (float64[D]) of the updates; where nobody weighs anything all weigh alike."""
+    """Return the mean (float64[D]) of the updates; where nobody weighs anything all weigh alike.
+
+    Devices that train a variant count where it has coordinates, and nowhere else (Diao et al. 2021, section
+    3.1); what nobody of the round has does not move.
+    """
     if not sum(weights):
         weights = [1.0] * len(weights)
-    total = weighted_sum(reports, weights)
-    total /= sum(weights)
-    return total
+    total = np.zeros(reports.dimension, np.float64)
+    everywhere, somewhere = 0.0, None
+    for weight, one in zip(weights, reports, strict=True):
+        if weight and one.covered is None:
+            total += weight * one.update.astype(np.float64)
+            everywhere += weight
+        elif weight:
+            somewhere = np.zeros(reports.dimension) if somewhere is None else somewhere
+            total[one.covered] += weight * one.update[one.covered].astype(np.float64)
+            somewhere[one.covered] += weight
+    if somewhere is None:
+        total /= everywhere
+        return total
+    somewhere += everywhere
+    return np.divide(total, somewhere, out=total, where=somewhere > 0)
 
 
 def weighted_sum(reports: Reports, weights: list[float]) -> Float64Vector:
