@@ -15,7 +15,7 @@ from shoal_coordinator.demo.state import DemoOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 DEVICES = ("device-01", "device-02", "device-03", "device-04")
-HEAD = ("w2", "b2")
+HEAD = ("dense2_w", "dense2_b")
 HEAD_BYTES = 4 * (128 * 10 + 10)
 
 

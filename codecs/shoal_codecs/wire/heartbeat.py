@@ -37,7 +37,7 @@ class Reading(IntEnum):
     TASK = 25  # first 8 bytes of the digest of the task held
     BYTES_PER_DAY = 27  # that it may use, both ways; missing for no limit
     PROGRESS = 28  # of the present fit, per cent; missing while there is none
-    WIDTH = 28  # per cent of a model's width that it takes; missing for 100, 0 where it has yet to measure
+    WIDTH = 29  # per cent of a model's width that it takes; missing for 100, 0 where it has yet to measure
     METRICS = 26  # what it says of its data: "clear", "verdict" (of a health check, nothing else) or "none"
 
 

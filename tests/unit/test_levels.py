@@ -1,0 +1,320 @@
+"""Narrower variants of a task: which device trains which, and how their updates become one."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from numpy.testing import assert_allclose, assert_array_equal
+
+from edge_parts import TASK
+from shoal_codecs.updates.base import EncodeContext
+from shoal_codecs.updates.errors import SliceShapeError
+from shoal_codecs.updates.registry import codec
+from shoal_codecs.updates.slices import ModelLevels
+from shoal_codecs.wire.errors import InvalidPlanError
+from shoal_codecs.wire.packing import pack
+from shoal_codecs.wire.plan import CodecPlan, Plan, PrivacyPlan, TrainingPlan
+from shoal_codecs.wire.task import Parameter, TaskBundle, Variant, dimension
+from shoal_codecs.wire.told import PlainShare
+from shoal_coordinator.aggregation import aggregate_reports, vector_bytes, vector_of
+from shoal_coordinator.algorithms.averaging import FedAvg
+from shoal_coordinator.algorithms.choosing import chosen_algorithm
+from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, RoundSettings
+from shoal_coordinator.level_desk import LevelDesk, level_desk
+from shoal_coordinator.plain_reports import open_update
+from shoal_coordinator.round_errors import IncompatibleVariantsError, InvalidReportError
+from shoal_coordinator.selection import NotEnoughDevicesError, takes
+from shoal_coordinator.service import plan_settings
+from shoal_edge.errors import WiderModelError
+from shoal_edge.width import NONE, Probe, widest
+from shoal_edge.worker_task import level_within, refuse_wider
+from wire_parts import plan as wire_plan
+
+FULL = (Parameter("w", (4, 3)), Parameter("b", (3,)))
+HALF = (Parameter("w", (4, 2)), Parameter("b", (2,)))
+SLIM = (Parameter("w", (4, 1)), Parameter("b", (1,)))
+DEVICES = ("device-01", "device-02", "device-03")
+
+
+def task(*shares: tuple[float, tuple[Parameter, ...]]) -> TaskBundle:
+    """A task whose models are of these shapes; nothing here runs them."""
+    variants = tuple(Variant(share, b"", parameters, TASK.reference) for share, parameters in shares)
+    return msgspec.structs.replace(
+        TASK, parameters=FULL, variants=variants, abilities=("mu", "correction"), local=()
+    )
+
+
+BUNDLE = task((0.5, HALF), (0.25, SLIM))
+LEVELS = ModelLevels(BUNDLE)
+
+
+@pytest.mark.parametrize(
+    ("percent", "level"), [(100, 0), (99, 1), (50, 1), (49, 2), (25, 2), (24, None), (1, None), (0, 2)]
+)
+def test_a_device_gets_the_widest_model_it_takes(percent: int, level: int | None) -> None:
+    assert LEVELS.level_for(percent) == level
+    # Whatever their order in the task.
+    mixed = ModelLevels(task((0.25, SLIM), (0.5, HALF)))
+    found = mixed.level_for(percent)
+    assert (found is None) == (level is None)
+    assert level is None or mixed.percents[found or 0] == LEVELS.percents[level]
+
+
+def test_a_level_says_which_part_of_the_model_it_is() -> None:
+    assert LEVELS.slice_of(0) is None
+    half = LEVELS.slice_of(1)
+    assert half is not None
+    assert_array_equal(half.positions, [0, 1, 3, 4, 6, 7, 9, 10, 12, 13])
+    assert half.kept(15) == 10
+    assert half.kept(3) == 2
+    assert LEVELS.bundle_of(2).parameters == SLIM
+    assert LEVELS.bundle_of(0) is BUNDLE
+    for level in (-1, 3):
+        with pytest.raises(SliceShapeError, match="plan anew"):
+            LEVELS.slice_of(level)
+
+
+def test_a_device_refuses_more_than_it_takes() -> None:
+    for level, percent in ((0, 100), (1, 50), (2, 50), (2, 0), (2, 25)):
+        refuse_wider(BUNDLE, level, percent)
+    for level, percent in ((0, 50), (1, 49), (1, 0), (2, 10)):
+        with pytest.raises(WiderModelError, match="raise `width`"):
+            refuse_wider(BUNDLE, level, percent)
+    with pytest.raises(WiderModelError):
+        refuse_wider(task(), 0, 50)
+    refuse_wider(task(), 0, 0)
+    assert [level_within(BUNDLE, percent) for percent in (100, 50, 30, 0)] == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("fit_s", "memory", "percent"),
+    [(10, 0, 100), (5, 0, 50), (1, 0, 25), (0.5, 0, NONE), (10, 20, 50), (10, 5, NONE)],
+)
+def test_the_widest_that_fits_is_what_a_device_takes(fit_s: float, memory: int, percent: int) -> None:
+    probes = [Probe(25, 1, 10), Probe(50, 3, 20), Probe(100, 10, 40)]
+    assert widest(probes, fit_s, memory) == percent
+
+
+def test_who_says_nothing_takes_everything() -> None:
+    assert takes(None, 100)
+    assert takes("much", 100)
+    assert takes(True, 100)  # noqa: FBT003 - a reading, as a stranger might send it
+    assert takes(50, 50)
+    assert takes(0, 50)
+    assert not takes(49, 50)
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def plain_plan(variants: bytes = b"", name: str = "dense", **changes: Any) -> Plan:
+    about = CodecPlan(name, 15, 15 if name == "dense" else 8, 100.0, 127, 0, 100)
+    hubs = wire_plan().hubs[:1]
+    fields: dict[str, Any] = {"mode": "plain", "codec": about, "hubs": hubs, "variants": variants}
+    return wire_plan(**(fields | changes))
+
+
+def test_a_plan_says_what_everybody_trains() -> None:
+    plan = plain_plan(bytes([0, 1, 2]))
+    assert [plan.level_of(device) for device in DEVICES] == [0, 1, 2]
+    assert plan.sliced
+    assert plain_plan().level_of("device-02") == 0
+    assert not plain_plan().sliced
+
+
+def noise() -> PrivacyPlan:
+    return PrivacyPlan("central", 1.0, 0, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variants": bytes([0, 1])},
+        {"variants": bytes([0, 1, 2]), "mode": "hubs", "hubs": wire_plan().hubs, "codec": wire_plan().codec},
+        {"variants": bytes([0, 1, 2]), "privacy": noise()},
+        {"variants": bytes([0, 1, 2]), "name": "randk"},
+        {"variants": bytes([1, 1, 1]), "training": TrainingPlan(1, 0.1, 1, local=("b",))},
+        {"variants": bytes([1, 1, 1]), "training": TrainingPlan(1, 0.1, 1, ditto=0.1)},
+    ],
+)
+def test_plans_that_would_show_few_or_mix_shapes_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidPlanError, match="variant"):
+        plain_plan(**changes)
+
+
+def test_one_variant_for_all_is_allowed_everywhere() -> None:
+    same = bytes([1, 1, 1])
+    shared = wire_plan(variants=same)
+    assert not shared.sliced
+    assert not plain_plan(same, privacy=noise()).sliced
+    assert not plain_plan(same, "randk").sliced
+    assert plain_plan(same).sliced
+
+
+# --- averaging ------------------------------------------------------------------------------------
+
+
+def share_of(plan: Plan, device: str, update: np.ndarray[Any, Any], examples: int = 10) -> bytes:
+    cut = LEVELS.slice_of(plan.level_of(device))
+    kept = plan.codec.kept if cut is None else cut.kept(plan.codec.kept)
+    context = EncodeContext(dimension=update.size, kept=kept, rng=np.random.default_rng(0))
+    payload = codec(plan.codec.name).encode(update.astype(np.float32), context).payload
+    return pack(PlainShare(examples, payload))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 200)), min_size=3, max_size=3),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_coordinate_is_the_mean_over_those_that_have_it(trained: list[tuple[int, int]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    plan = plain_plan(bytes(level for level, _ in trained))
+    shares, total, mass = {}, np.zeros(15), np.zeros(15)
+    for device, (level, examples) in zip(DEVICES, trained, strict=True):
+        cut = LEVELS.slice_of(level)
+        update = rng.normal(size=15 if cut is None else cut.dimension).astype(np.float32)
+        shares[device] = share_of(plan, device, update, examples)
+        # As the definition says, one coordinate after the other.
+        for place in range(15):
+            where = {int(p): n for n, p in enumerate(cut.positions)} if cut else {n: n for n in range(15)}
+            if place in where:
+                total[place] += min(examples, 100) * float(update[where[place]])
+                mass[place] += min(examples, 100)
+    base = np.zeros(15, np.float32)
+    if len(set(plan.variants)) == 1 and plan.variants[0] == 0:
+        plan = plain_plan()
+    found = vector_of(aggregate_reports(plan, vector_bytes(base), shares, levels=LEVELS).data)
+    wanted = np.divide(total, mass, out=np.zeros(15), where=mass > 0)
+    # The step down is coded in levels of half the root mean square of the move.
+    level = 0.5 * np.sqrt(np.mean(np.square(wanted[wanted != 0])))
+    assert_allclose(found, wanted, rtol=0, atol=level / 2 + 1e-6)
+    assert not found[mass == 0].any()
+
+
+def test_a_payload_has_the_length_of_its_device_s_variant() -> None:
+    plan = plain_plan(bytes([0, 1, 2]))
+    wide, slim = (
+        share_of(plan, device, np.ones(size)) for device, size in (("device-01", 15), ("device-03", 5))
+    )
+    assert len(wide) - len(slim) == 4 * 10
+    opened = open_update(plan, slim, "device-03", levels=LEVELS)
+    assert opened.covered is not None
+    assert_array_equal(np.flatnonzero(opened.update), opened.covered)
+    with pytest.raises(InvalidReportError, match="update the device"):
+        open_update(plan, wide, "device-03", levels=LEVELS)
+    half = share_of(plain_plan(bytes([1, 1, 1]), "topk"), "device-01", np.arange(10.0))
+    found = open_update(plain_plan(bytes([1, 1, 1]), "topk"), half, "device-01", levels=LEVELS)
+    assert np.count_nonzero(found.update) == 5
+
+
+# --- who is invited to what -----------------------------------------------------------------------
+
+
+class Herd:
+    """Devices and the per cent they take; at least ``minimum`` make a round."""
+
+    def __init__(self, minimum: int, **percents: int) -> None:
+        self.minimum = minimum
+        self.percents = percents
+
+    def choose(self, least: int) -> tuple[str, ...]:
+        names = tuple(name for name, percent in self.percents.items() if takes(percent, least))
+        if len(names) < self.minimum:
+            raise NotEnoughDevicesError(len(names), self.minimum, {})
+        return names
+
+    def variants(self, desk: LevelDesk, number: int, name: str = "dense") -> tuple[tuple[str, ...], bytes]:
+        cohort, level = desk.cohort(self.choose, number)
+        return cohort, desk.variants(cohort, level, self.percents.__getitem__, name)
+
+
+def test_where_updates_are_seen_each_trains_its_own() -> None:
+    herd = Herd(2, c=25, a=100, b=60, d=10, e=0)
+    cohort, variants = herd.variants(LevelDesk(LEVELS, used=True, mixed=True), 5)
+    assert cohort == ("c", "a", "b", "e")
+    # By name: a, b, c, e.
+    assert variants == bytes([0, 1, 2, 2])
+    assert Herd(2, a=100, b=100).variants(LevelDesk(LEVELS, used=True, mixed=True), 5)[1] == b""
+    # A day's bytes can ask for a codec that has one width for all.
+    assert herd.variants(LevelDesk(LEVELS, used=True, mixed=True), 5, "randk")[1] == bytes([2, 2, 2, 2])
+
+
+def test_where_they_are_not_a_round_has_one_width_in_turn() -> None:
+    desk = LevelDesk(LEVELS, used=True, mixed=False)
+    herd = Herd(2, a=100, b=100, c=50, d=25)
+    assert [herd.variants(desk, number) for number in (3, 4, 5)] == [
+        (("a", "b"), b""),
+        (("a", "b", "c"), bytes([1, 1, 1])),
+        (("a", "b", "c", "d"), bytes([2, 2, 2, 2])),
+    ]
+    # Where too few take the width whose turn it is, the next narrower has its.
+    few = Herd(2, a=100, c=50, d=25)
+    assert [few.variants(desk, number)[1] for number in (3, 4, 5)] == [
+        bytes([1, 1]),
+        bytes([1, 1]),
+        bytes(3 * [2]),
+    ]
+    with pytest.raises(NotEnoughDevicesError) as caught:
+        Herd(5, a=100, c=50, d=25).variants(desk, 3)
+    assert caught.value.fit == 3
+
+
+def test_without_variants_small_devices_stay_away() -> None:
+    desk = LevelDesk(ModelLevels(task()), used=False, mixed=True)
+    assert Herd(1, a=100, c=50).variants(desk, 3) == (("a",), b"")
+
+
+def desk_of(bundle: TaskBundle, **rounds: Any) -> tuple[LevelDesk, str]:
+    settings = RoundSettings(**({"mode": "plain", "codec": "dense"} | rounds))
+    plans = plan_settings(CoordinatorSettings(rounds=settings), bundle, 10)
+    return level_desk(settings, plans, bundle, chosen_algorithm(settings, bundle))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "mixed"),
+    [
+        ({}, True),
+        ({"codec": "topk"}, True),
+        ({"codec": "randk"}, False),
+        ({"mode": "hubs", "codec": "randk"}, False),
+        ({"privacy": PrivacySettings(mechanism="central", allow_small_fleet=True)}, False),
+    ],
+)
+def test_widths_are_mixed_where_single_updates_are_averaged(rounds: dict[str, Any], mixed: bool) -> None:  # noqa: FBT001
+    desk, unused = desk_of(BUNDLE, **rounds)
+    assert unused == ""
+    assert (desk._used, desk._mixed) == (True, mixed)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "word"),
+    [({"local": ("b",)}, "local"), ({"ditto": 0.1}, "ditto")],
+)
+def test_what_does_not_go_with_variants_is_said(rounds: dict[str, Any], word: str) -> None:
+    desk, unused = desk_of(BUNDLE, **rounds)
+    assert not desk._used
+    assert word in unused
+    with pytest.raises(IncompatibleVariantsError, match="widths to off"):
+        desk_of(BUNDLE, widths="on", **rounds)
+    assert desk_of(BUNDLE, widths="off", **rounds)[1] == ""
+    assert desk_of(task())[1] == ""
+    with pytest.raises(IncompatibleVariantsError, match="author it with widths"):
+        desk_of(task(), widths="on")
+
+
+def test_the_full_model_of_these_tests_is_no_other() -> None:
+    assert dimension(FULL) == 15
+
+
+def test_an_algorithm_with_a_way_of_its_own_gets_one_width_a_round() -> None:
+    class Median(FedAvg):
+        def combine(self, reports: Any, state: Any) -> Any:
+            raise NotImplementedError
+
+    settings = RoundSettings(mode="plain", codec="dense")
+    plans = plan_settings(CoordinatorSettings(rounds=settings), BUNDLE, 10)
+    assert FedAvg().averages
+    assert not level_desk(settings, plans, BUNDLE, Median())[0]._mixed
