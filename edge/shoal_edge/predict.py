@@ -8,8 +8,10 @@ from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.roster import load_roster
 from shoal_codecs.wire.task import decode_task
 from shoal_edge.config import EdgeSettings
+from shoal_edge.installer import Installed
 from shoal_edge.own_question import own_question
 from shoal_edge.pending import PendingFile
+from shoal_edge.release_errors import NoReleaseError
 from shoal_edge.releases import deployed
 from shoal_edge.worker_client import WorkerClient
 
@@ -21,21 +23,19 @@ BAR_CHARACTERS = 30
 def predict(settings: EdgeSettings, source: Path | None, index: int) -> str:
     """Return the prediction for example ``index`` of ``source``, of the held-out examples without one.
 
-    The deployed model answers; where the device keeps tensors of its own, the newest model with them, or its
-    own model where its settings say so.
+    The deployed model answers, with the tensors that the device keeps for itself, if it does; before there
+    is one, the newest model with them. Where the settings say so the device's own model answers.
 
     Raises:
         NoReleaseError, DamagedSlotError: there is no model to ask.
         WorkerError: the example or the model cannot be used.
     """
     own = own_question(settings)
-    if own is not None:
+    if own is not None and (own["personal"] or not _has_release(settings)):
         answer = asyncio.run(_ask(settings, "predict_own", source, index, **own))
         word = "its own model" if own["personal"] else "the fleet's newest model with its own tensors"
         return _told(answer, word, _labels(settings, own["task"]), held_out=source is None, index=index)
-    home = settings.home
-    roster = load_roster(home / "roster.bin", home / "authority.pub", settings.fleet)
-    installed = deployed(settings.releases, roster, settings.fleet)
+    installed = _deployed(settings)
     manifest = installed.manifest
     about = {
         "artefact_path": str(installed.path),
@@ -47,6 +47,20 @@ def predict(settings: EdgeSettings, source: Path | None, index: int) -> str:
     word = f"release {manifest.release}, model version {manifest.version}, {installed.kind}"
     labels = _labels(settings, manifest.task)
     return _told(answer, word, labels, held_out=source is None, index=index)
+
+
+def _deployed(settings: EdgeSettings) -> Installed:
+    home = settings.home
+    roster = load_roster(home / "roster.bin", home / "authority.pub", settings.fleet)
+    return deployed(settings.releases, roster, settings.fleet)
+
+
+def _has_release(settings: EdgeSettings) -> bool:
+    try:
+        _deployed(settings)
+    except NoReleaseError:
+        return False
+    return True
 
 
 async def _ask(

@@ -1,5 +1,6 @@
 """What the worker is asked for; imported in the worker process only, for it needs numpy and LiteRT."""
 
+import contextlib
 import math
 import os
 import time
@@ -269,8 +270,9 @@ class Jobs:
         }
         if own.personal is not None and own.personal.size == ready.bundle.dimension:
             ready.trainer.set_weights(own.personal)
-            counts = ready.trainer.evaluate(held_out.x, held_out.y)
-            found["personal"] = [counts.correct, counts.loss_sum]
+            with contextlib.suppress(NonFiniteLossError):
+                counts = ready.trainer.evaluate(held_out.x, held_out.y)
+                found["personal"] = [counts.correct, counts.loss_sum]
         return found
 
     def evaluate_artefact(
