@@ -20,6 +20,7 @@ from shoal_codecs.transport.settings import LinkSettings
 from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
 from shoal_coordinator.algorithms.stability import StabilitySettings
+from shoal_coordinator.tasks import task_path
 
 
 class PrivacySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,14 +142,17 @@ class ReleaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     valid_days: Positive = 30.0
 
 
+DEFAULT_TASK = "digits"
+
+
 class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The coordinator's fleet, folder, broker, task and rules.
 
-    ``folder`` holds ``identity.key``, ``publisher.key``, ``authority.pub`` and ``roster.bin``; the
-    store lies in ``data_dir``, ``data`` inside the folder unless set. ``task`` and ``calibration`` are
-    files; an empty task means the digits that come with Shoal. ``initial_seed`` draws version 0. Models and
-    tasks cross the broker in chunks of ``chunk_kib``. ``heartbeat_s`` is what the devices were told: three
-    missed ones mean offline. An empty ``prefix`` is ``shoal/{fleet}``.
+    ``folder`` holds ``identity.key``, ``publisher.key``, ``authority.pub`` and ``roster.bin``; the store
+    lies in ``data_dir``, ``data`` inside the folder unless set. ``task`` is the name of a task that comes
+    with Shoal, or a file, ``calibration`` a file; an empty task means the digits. ``initial_seed`` draws
+    version 0. Models and tasks cross the broker in chunks of ``chunk_kib``. ``heartbeat_s`` is what the
+    devices were told: three missed ones mean offline. An empty ``prefix`` is ``shoal/{fleet}``.
     """
 
     name: str = "coordinator"
@@ -181,14 +185,14 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     @property
     def task_path(self) -> Path:
         """The task file."""
-        return Path(self.task) if self.task else shipped("digits.task")
+        return task_path(self.task or DEFAULT_TASK)
 
     @property
     def calibration_path(self) -> Path | None:
         """Public examples from which the int8 artefact's ranges are measured; None where there are none."""
         if self.calibration:
             return Path(self.calibration)
-        return None if self.task else shipped("digits_calibration.npz")
+        return shipped("digits_calibration.npz") if self.task in {"", DEFAULT_TASK} else None
 
 
 def shipped(name: str) -> Path:

@@ -26,7 +26,8 @@ class PlainTokens:
 
     def embedding(self, tokens: Tensor, table: Tensor) -> Tensor:
         """See ``Ops``."""
-        return tf.gather(table, tokens)
+        # Of what was reshaped the gradient is a tensor, and not a list of rows.
+        return tf.gather(tf.reshape(table, table.shape), tokens)
 
     def layer_norm(self, x: Tensor, g: Tensor, b: Tensor) -> Tensor:
         """See ``Ops``."""

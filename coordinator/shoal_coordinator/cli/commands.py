@@ -24,6 +24,7 @@ roster_app = typer.Typer(help="Who belongs to a fleet, signed offline.", no_args
 rounds_app = typer.Typer(help="Rounds.", no_args_is_help=True)
 privacy_app = typer.Typer(help="Privacy budgets.", no_args_is_help=True)
 release_app = typer.Typer(help="Releases.", no_args_is_help=True)
+task_app = typer.Typer(help="Tasks: models that devices train.", no_args_is_help=True)
 app.add_typer(coordinator_app, name="coordinator")
 app.add_typer(hub_app, name="hub")
 app.add_typer(fleet_app, name="fleet")
@@ -31,6 +32,7 @@ app.add_typer(roster_app, name="roster")
 app.add_typer(rounds_app, name="rounds")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(release_app, name="release")
+app.add_typer(task_app, name="task")
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).", dir_okay=False)]
 Broker = Annotated[str | None, typer.Option("--broker", help="mqtt://HOST:PORT or mqtts://HOST:PORT.")]
@@ -101,6 +103,24 @@ def author(
     from shoal_coordinator.cli.author import author_model  # noqa: PLC0415
 
     author_model(model, output or model.with_suffix(".task"))
+
+
+@task_app.command("list")
+def task_list() -> None:
+    """List the tasks that come with Shoal."""
+    from shoal_coordinator.cli.tasks import list_tasks  # noqa: PLC0415
+
+    list_tasks()
+
+
+@task_app.command("show")
+def task_show(
+    *, task: Annotated[str, typer.Argument(help="The name of a task that comes with Shoal, or a file.")]
+) -> None:
+    """Say what a task takes, holds and does by default."""
+    from shoal_coordinator.cli.tasks import show_task  # noqa: PLC0415
+
+    show_task(task)
 
 
 @fleet_app.command("init")
