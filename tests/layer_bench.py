@@ -66,7 +66,9 @@ class LayerBench:
 
     def _run(self, ops: Any, x: Any, dy: Any, weights: dict[str, Any], seed: Any) -> dict[str, Any]:
         run = Run(ops, training=self._training, seed=seed, layer=self.layer.name)
-        watched = dict(weights) if self._tokens else {**weights, "x": x}
+        watched = {name: one for name, one in weights.items() if name not in self.layer.MOVES}
+        if not self._tokens:
+            watched["x"] = x
         with tf.GradientTape() as tape:
             tape.watch(list(watched.values()))
             y = self.layer.forward(run, weights, x)

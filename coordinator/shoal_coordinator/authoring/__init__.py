@@ -32,10 +32,21 @@ layer and its activation). ``squares(run, p, x, dy)`` is the squared length of e
 full parameter's name is the layer's and the short one: ``dense1_w``.
 """
 
+from shoal_coordinator.authoring.convolution import Conv1D, Conv2D, DepthwiseConv2D
 from shoal_coordinator.authoring.dense import Activation, Dense
+from shoal_coordinator.authoring.frozen import Frozen, freeze
 from shoal_coordinator.authoring.layer import Built, Layer, Run
 from shoal_coordinator.authoring.losses import CrossEntropy, MeanSquaredError
-from shoal_coordinator.authoring.optimisers import Adam, Momentum, Sgd
+from shoal_coordinator.authoring.normalisation import BatchNorm
+from shoal_coordinator.authoring.optimisers import Adam, Momentum, Optimiser, Sgd
+from shoal_coordinator.authoring.pooling import (
+    AveragePool,
+    Flatten,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    MaxPool,
+    Reshape,
+)
 from shoal_coordinator.authoring.recurrent import GRU, LSTM
 from shoal_coordinator.authoring.task import Input, Task
 from shoal_coordinator.authoring.tokens import Dropout, Embedding, LayerNorm
@@ -45,17 +56,30 @@ __all__ = [
     "LSTM",
     "Activation",
     "Adam",
+    "AveragePool",
+    "BatchNorm",
     "Built",
+    "Conv1D",
+    "Conv2D",
     "CrossEntropy",
     "Dense",
+    "DepthwiseConv2D",
     "Dropout",
     "Embedding",
+    "Flatten",
+    "Frozen",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
     "Input",
     "Layer",
     "LayerNorm",
+    "MaxPool",
     "MeanSquaredError",
     "Momentum",
+    "Optimiser",
+    "Reshape",
     "Run",
     "Sgd",
     "Task",
+    "freeze",
 ]

@@ -57,7 +57,9 @@ def _variant(task: Task, share: float, batch: Any) -> Variant:
     )
 
 
-def _architecture(task: Task) -> Architecture:
+def _architecture(task: Task) -> Architecture | None:
+    if not all(one.layer.DESCRIBED for one in task.model.placed):
+        return None
     return Architecture(
         layers=_described(task.model),
         optimiser=LayerDescription(task.optimiser.KIND, settings=_settings(task.optimiser)),
@@ -71,8 +73,4 @@ def _described(model: Model) -> tuple[LayerDescription, ...]:
 
 
 def _settings(described: Any) -> dict[str, Any]:
-    return {
-        one.name: getattr(described, one.name)
-        for one in fields(described)
-        if one.name not in {"name", "weights"}
-    }
+    return {one.name: getattr(described, one.name) for one in fields(described) if one.name != "name"}

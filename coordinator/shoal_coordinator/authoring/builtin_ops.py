@@ -12,13 +12,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from shoal_coordinator.authoring.image_ops import BuiltinImages
 from shoal_coordinator.authoring.sequence_ops import BuiltinSequences
 from shoal_coordinator.authoring.token_ops import BuiltinTokens
 
 Tensor = Any
 
 
-class BuiltinOps(BuiltinSequences, BuiltinTokens):
+class BuiltinOps(BuiltinImages, BuiltinSequences, BuiltinTokens):
     """Operations that train inside the interpreter; see ``ops.Ops`` for each."""
 
     dtype = tf.float32
@@ -90,6 +91,56 @@ class BuiltinOps(BuiltinSequences, BuiltinTokens):
             return tf.reshape(x, (-1, *shape)), lambda dy: tf.reshape(dy, back)
 
         return reshape(x)
+
+    def expand(self, x: Tensor, axis: int) -> Tensor:
+        """See ``Ops``."""
+
+        @tf.custom_gradient
+        def expand(x: Tensor) -> Any:
+            return tf.expand_dims(x, axis), lambda dy: tf.squeeze(dy, [axis])
+
+        return expand(x)
+
+    def batch_norm(self, x: Tensor, g: Tensor, b: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Ops``."""
+        flat = tf.reshape(x, (-1, x.shape[-1]))
+        mean = tf.reduce_mean(flat, axis=0)
+        centred = flat - mean
+        variance = tf.reduce_mean(centred * centred, axis=0)
+        inverse = tf.math.rsqrt(variance + epsilon)
+
+        @tf.custom_gradient
+        def batch_norm(x: Tensor, g: Tensor, b: Tensor) -> Any:
+            unit = (tf.reshape(x, (-1, x.shape[-1])) - mean) * inverse
+
+            def gradient(dy: Tensor) -> Any:
+                error = tf.reshape(dy, (-1, x.shape[-1]))
+                along = tf.reduce_mean(error * unit, axis=0)
+                dx = (error - tf.reduce_mean(error, axis=0) - unit * along) * (g * inverse)
+                of_g = tf.reduce_sum(error * unit, axis=0)
+                return tf.reshape(dx, (-1, *x.shape[1:])), of_g, tf.reduce_sum(error, axis=0)
+
+            return tf.reshape(unit * g + b, (-1, *x.shape[1:])), gradient
+
+        return batch_norm(x, g, b), tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+    def normalise(
+        self, x: Tensor, g: Tensor, b: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+    ) -> Tensor:
+        """See ``Ops``."""
+        inverse = tf.math.rsqrt(variance + epsilon)
+
+        @tf.custom_gradient
+        def normalise(x: Tensor, g: Tensor, b: Tensor) -> Any:
+            factor = g * inverse
+
+            def gradient(dy: Tensor) -> Any:
+                of_g = _over_all_but_channels(dy * (x - mean)) * inverse
+                return dy * factor, of_g, _over_all_but_channels(dy)
+
+            return x * factor + (b - mean * factor), gradient
+
+        return normalise(x, g, b)
 
     def transpose(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
         """See ``Ops``."""

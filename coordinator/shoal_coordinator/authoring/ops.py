@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 Tensor = Any
+Pair = tuple[int, int]
 
 
 class Ops(Protocol):
@@ -71,6 +72,47 @@ class Ops(Protocol):
 
     def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return ``x`` (n, ...) as (n, *shape)."""
+        ...
+
+    def expand(self, x: Tensor, axis: int) -> Tensor:
+        """Return ``x`` with a further axis of length 1."""
+        ...
+
+    def conv2d(self, x: Tensor, w: Tensor, stride: Pair, padding: str) -> Tensor:
+        """Cross-correlation of ``x`` (n, h, w, i) with ``w`` (kernel's h, w, i, o)."""
+        ...
+
+    def depthwise(self, x: Tensor, w: Tensor, stride: Pair, padding: str) -> Tensor:
+        """Cross-correlation of each channel of ``x`` (n, h, w, c) with its own of ``w`` (h, w, c)."""
+        ...
+
+    def conv_squares(self, x: Tensor, dy: Tensor, size: Pair, stride: Pair, padding: str) -> Tensor:
+        """Squared length (n, 1) of each example's gradient of ``conv2d``'s ``w``."""
+        ...
+
+    def depthwise_squares(self, x: Tensor, dy: Tensor, size: Pair, stride: Pair, padding: str) -> Tensor:
+        """Squared length (n, 1) of each example's gradient of ``depthwise``'s ``w``."""
+        ...
+
+    def max_pool(self, x: Tensor, size: Pair) -> Tensor:
+        """Largest of each window of ``x`` (n, h, w, c), side by side; equal ones share the gradient."""
+        ...
+
+    def average_pool(self, x: Tensor, size: Pair) -> Tensor:
+        """Mean of each window of ``x`` (n, h, w, c), side by side."""
+        ...
+
+    def batch_norm(self, x: Tensor, g: Tensor, b: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``x`` (..., c) normalised over all axes but the last, its mean and its variance (c,)."""
+        ...
+
+    def normalise(
+        self, x: Tensor, g: Tensor, b: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+    ) -> Tensor:
+        """Return (x - mean) / root(variance + epsilon) times ``g`` plus ``b``, channel by channel.
+
+        No gradient goes to mean and variance.
+        """
         ...
 
     def transpose(self, x: Tensor, order: tuple[int, ...]) -> Tensor:

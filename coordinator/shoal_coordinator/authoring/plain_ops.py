@@ -7,13 +7,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from shoal_coordinator.authoring.image_ops import PlainImages
 from shoal_coordinator.authoring.sequence_ops import PlainSequences
 from shoal_coordinator.authoring.token_ops import PlainTokens
 
 Tensor = Any
 
 
-class PlainOps(PlainSequences, PlainTokens):
+class PlainOps(PlainImages, PlainSequences, PlainTokens):
     """Operations whose gradients are TensorFlow's automatic ones; see ``ops.Ops`` for each."""
 
     def __init__(self, dtype: Any = tf.float64) -> None:
@@ -75,6 +76,21 @@ class PlainOps(PlainSequences, PlainTokens):
     def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """See ``Ops``."""
         return tf.reshape(x, (-1, *shape))
+
+    def expand(self, x: Tensor, axis: int) -> Tensor:
+        """See ``Ops``."""
+        return tf.expand_dims(x, axis)
+
+    def batch_norm(self, x: Tensor, g: Tensor, b: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Ops``."""
+        mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
+        return self.normalise(x, g, b, mean, variance, epsilon), mean, variance
+
+    def normalise(
+        self, x: Tensor, g: Tensor, b: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+    ) -> Tensor:
+        """See ``Ops``."""
+        return (x - mean) / tf.sqrt(variance + tf.constant(epsilon, self.dtype)) * g + b
 
     def transpose(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
         """See ``Ops``."""
