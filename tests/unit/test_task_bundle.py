@@ -280,11 +280,14 @@ def test_a_seed_draws_the_same_bits_everywhere_for_good(seed: int, digest: str) 
 def test_levels_hold_a_gradient_to_their_last_place() -> None:
     gradient = np.random.default_rng(0).normal(size=DIGITS.dimension)
     gradient[64 * 128 :][:128] = 0
+    gradient[-10:] = 1e-12
     levels, scales = gradient_levels(gradient, DIGITS.parameters)
     assert np.abs(levels).max() == 32767
     read = levels * np.repeat(scales, [GRADIENT_FOLD, 128, 1280, 10])
     small = gradient[64 * 128 :]
     assert np.abs(read[GRADIENT_FOLD:] - small).max() <= max(scales[2:]) / 2 * 1.0001
+    assert scales[3] == pytest.approx(0.1 * max(scales))
+    assert not levels[-10:].any()
     large = gradient[: 64 * 128]
     sums = [math.fsum(large[place::GRADIENT_FOLD]) for place in range(GRADIENT_FOLD)]
     assert np.abs(read[:GRADIENT_FOLD] - sums).max() <= scales[0] / 2 * 1.0001

@@ -34,6 +34,8 @@ TargetKind = Literal["label", "values"]
 Ability = Literal["mu", "seed", "correction"]
 Setting = bool | int | float | str | tuple[int, ...] | None
 GRADIENT_LEVELS = 32767
+GRADIENT_FLOOR = 0.1
+"""Of the largest of all: what a parameter is measured by at least, for some gradients are rounding alone."""
 REFERENCE_MASK_SEED = 1
 """What ``seed`` is given where the reference's gradient is compared."""
 _ITEM_BYTES: dict[StoredDType, int] = {"uint8": 1, "int16": 2, "int32": 4, "float32": 4}
@@ -334,9 +336,10 @@ def gradient_levels(
 
     parameters = tuple(parameters)
     levels, scales = [], []
-    ends = np.cumsum(folded_sizes(parameters))
-    for part in np.split(fold_gradient(gradient, parameters), ends[:-1]):
-        scales.append(float(np.abs(part).max()) / GRADIENT_LEVELS or 1.0)
+    folded, ends = fold_gradient(gradient, parameters), np.cumsum(folded_sizes(parameters))
+    least = float(np.abs(folded).max()) * GRADIENT_FLOOR
+    for part in np.split(folded, ends[:-1]):
+        scales.append(max(float(np.abs(part).max()), least) / GRADIENT_LEVELS or 1.0)
         levels.append(np.rint(part / scales[-1]).astype(np.int16))
     return np.concatenate(levels), tuple(scales)
 

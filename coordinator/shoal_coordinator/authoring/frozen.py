@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal_coordinator.authoring.errors import LayerSettingError
 from shoal_coordinator.authoring.layer import Built, Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.model import build_model
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Arrays = Mapping[str, "npt.NDArray[Any]"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Frozen(Layer):
         """
         built = self.layer.build(shape)
         wanted = {one.name: one.shape for one in built.parameters}
-        found = {name: np.shape(one) for name, one in self.weights.items()}
+        found = {name: tuple(one.shape) for name, one in self.weights.items()}
         if wanted != found:
             raise LayerSettingError(f"{self.title}: weights {found}, the layer has {wanted}: give those")
         return Built(built.shape)
