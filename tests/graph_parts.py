@@ -7,7 +7,8 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from shoal_coordinator.deployable.extract import Inference, run
-from shoal_coordinator.deployable.graph import Graph, Operator, Tensor, constant, write
+from shoal_coordinator.deployable.flatbuffer import write
+from shoal_coordinator.deployable.graph import Graph, Operator, Tensor, constant
 
 Array = npt.NDArray[Any]
 SAME = schema.Padding.SAME

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from graph_parts import Net, dense, gated_net, image_net, options
 from shoal_coordinator.artefact_errors import InvalidTemplateError, UnsupportedGraphError
 from shoal_coordinator.deployable.extract import fold_constants, run
-from shoal_coordinator.deployable.graph import Graph, constant, parse, read_subgraph, write
+from shoal_coordinator.deployable.flatbuffer import Source, read_subgraph, write
+from shoal_coordinator.deployable.graph import Graph, constant
 from shoal_coordinator.deployable.precision import Precision, choose
 from shoal_coordinator.deployable.quantise import quantise
 from shoal_coordinator.deployable.simplify import fold_weights, simplify
@@ -118,7 +119,7 @@ def test_a_graph_survives_the_way_through_bytes_aligned() -> None:
     entries = [net.example, *net.inference.parameters.values()]
     graph.outputs[0].name = "probabilities"
     data, order = write(Graph(entries, graph.outputs, graph.operators), "infer")
-    again = read_subgraph(parse(data), 0)
+    again = read_subgraph(Source(data), 0)
     assert [one.kind for one in again.operators] == [one.kind for one in graph.operators]
     assert write(again, "infer")[0] == data
     model = schema.Model.GetRootAs(data, 0)
@@ -132,14 +133,14 @@ def test_a_graph_survives_the_way_through_bytes_aligned() -> None:
 
 def test_damaged_models_and_loops_are_refused() -> None:
     with pytest.raises(InvalidTemplateError):
-        parse(b"\xff\xff\x00\x00TFL3" + bytes(40))
+        Source(b"\xff\xff\x00\x00TFL3" + bytes(40))
     net = Net(1, 4)
     net.add("WHILE", [net.example], 1, 4, said=options("While"))
     graph = net.inference.graph
     graph.outputs[0].name = "values"
     data, _ = write(graph, "infer")
     with pytest.raises(UnsupportedGraphError, match="WHILE"):
-        read_subgraph(parse(data), 0)
+        read_subgraph(Source(data), 0)
     with pytest.raises(UnsupportedGraphError):
         run(graph, [])
 

@@ -14,6 +14,7 @@ from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.task import Parameter, decode_task, initial_weights
 from shoal_coordinator.artefact_errors import WeightLengthError
 from shoal_coordinator.artefacts import Artefacts, make_artefacts, templates_of_file
+from shoal_coordinator.tasks import shipped_task
 from shoal_edge.data import load_shard
 from shoal_edge.trainers.errors import UnusableModelError
 from shoal_edge.trainers.inference import InferenceModel
@@ -21,7 +22,8 @@ from shoal_edge.trainers.litert import LiteRtTrainer
 from shoal_edge.trainers.own_places import with_own_tensors
 
 DATA = Path(shoal_coordinator.__file__).parent / "demo" / "data"
-DIGITS = decode_task((DATA / "digits.task").read_bytes())
+FILE = shipped_task("digits")
+DIGITS = decode_task(FILE.read_bytes())
 FIELD = load_shard(DATA / "digits.npz", DIGITS.input, 10)
 CALIBRATION = load_shard(DATA / "digits_calibration.npz", DIGITS.input, 10).x
 HEAD = tuple(one.name for one in DIGITS.parameters[-2:])
@@ -35,7 +37,7 @@ def weights() -> npt.NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def artefacts(weights: npt.NDArray[np.float32]) -> Artefacts:
-    templates = templates_of_file(DATA / "digits.task", HEAD)
+    templates = templates_of_file(FILE, HEAD)
     return make_artefacts(templates, PART.of(weights), CALIBRATION)
 
 
@@ -80,9 +82,9 @@ def test_only_the_devices_own_tensors_stay_float(artefacts: Artefacts) -> None:
 
 def test_the_whole_vector_is_none_of_this_fleets(weights: npt.NDArray[np.float32]) -> None:
     with pytest.raises(WeightLengthError):
-        make_artefacts(templates_of_file(DATA / "digits.task", HEAD), weights, CALIBRATION)
+        make_artefacts(templates_of_file(FILE, HEAD), weights, CALIBRATION)
     with pytest.raises(LocalParameterError):
-        templates_of_file(DATA / "digits.task", ("w9",))
+        templates_of_file(FILE, ("w9",))
 
 
 def test_places_that_are_damaged_or_outside_are_refused(artefacts: Artefacts) -> None:

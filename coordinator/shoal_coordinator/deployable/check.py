@@ -18,6 +18,7 @@ TOLERANCE = 1e-5
 # What no quantisation can excuse, of the distance between the largest and the least answer.
 _INT8_TOLERANCE = 0.25
 _MOVED = 0.05
+_LEAST_SPREAD = 0.05
 
 
 def check_deployable(bundle: TaskBundle) -> Templates:
@@ -41,7 +42,9 @@ def check_deployable(bundle: TaskBundle) -> Templates:
             f"task {bundle.name}: the float artefact is off by {fault:.1e} of the largest answer, at most "
             f"{TOLERANCE:g}: report this as a defect, with the task"
         )
-    fault = float(np.abs(answers(made.int8, x) - wanted).max()) / max(float(np.ptp(wanted)), TOLERANCE)
+    # An untrained model's probabilities are all alike.
+    spread = max(float(np.ptp(wanted)), _LEAST_SPREAD if templates.labels else TOLERANCE)
+    fault = float(np.abs(answers(made.int8, x) - wanted).max()) / spread
     if not fault <= _INT8_TOLERANCE:
         raise UndeployableTaskError(
             f"task {bundle.name}: the int8 artefact is off by {fault:.0%} of the answers' range, at most "

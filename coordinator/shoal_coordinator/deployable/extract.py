@@ -11,16 +11,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from shoal_codecs.wire.task import Parameter, TaskBundle
 from shoal_coordinator.artefact_errors import InvalidTemplateError, UnsupportedGraphError
-from shoal_coordinator.deployable.graph import (
-    DTYPES,
-    FLOAT32,
-    Graph,
-    Tensor,
-    constant,
-    parse,
-    read_subgraph,
-    write,
-)
+from shoal_coordinator.deployable.flatbuffer import Source, read_subgraph, write
+from shoal_coordinator.deployable.graph import DTYPES, FLOAT32, Graph, Tensor, constant
 
 _SHAPE_KINDS = frozenset({"SHAPE", "RANK"})
 _STATE_KINDS = frozenset({"CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE"})
@@ -58,34 +50,34 @@ def inference_of(bundle: TaskBundle) -> Inference:
         InvalidTemplateError: the trainable model cannot be read or lacks ``infer``.
         UnsupportedGraphError: ``infer`` has loops, operators that are no builtins, or no fixed shape.
     """
-    tree = parse(bundle.trainable)
-    graph = read_subgraph(tree, _signature(tree, "infer").subgraphIndex)
+    file = Source(bundle.trainable)
+    graph = read_subgraph(file, _signature(file, "infer").subgraphIndex)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise UnsupportedGraphError(
             f"infer has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs: give it x and one answer"
         )
     example = graph.inputs[0]
     example.shape, example.name = (1, *bundle.input.shape), "x"
-    graph.outputs[0].name = _signature(tree, "infer").outputs[0].name.decode()
-    parameters = _bind_variables(tree, graph, bundle.parameters)
+    graph.outputs[0].name = _signature(file, "infer").outputs[0].name.decode()
+    parameters = _bind_variables(file, graph, bundle.parameters)
     found = Inference(graph, example, parameters)
     _learn_shapes(found)
     fold_constants(found)
     return found
 
 
-def _signature(tree: Any, name: str) -> Any:
-    for one in tree.signatureDefs or []:
+def _signature(file: Source, name: str) -> Any:
+    for one in file.signatures:
         if one.signatureKey == name.encode():
             return one
     raise InvalidTemplateError(f"the trainable model has no signature {name}: author the task again")
 
 
-def _bind_variables(tree: Any, graph: Graph, parameters: Iterable[Parameter]) -> dict[str, Tensor]:
+def _bind_variables(file: Source, graph: Graph, parameters: Iterable[Parameter]) -> dict[str, Tensor]:
     """Replace what ``graph`` reads of variables: by parameters, and other variables by their first value."""
     handles = {one.output: one.options.sharedName for one in graph.operators if one.kind == "VAR_HANDLE"}
-    names = _names_of_variables(tree)
-    first = _first_values(tree, graph)
+    names = _names_of_variables(file)
+    first = _first_values(file, graph)
     bound = {one.name: Tensor(one.shape, FLOAT32, one.name) for one in parameters}
     for operator in graph.operators:
         if operator.kind != "READ_VARIABLE":
@@ -106,21 +98,21 @@ def _bind_variables(tree: Any, graph: Graph, parameters: Iterable[Parameter]) ->
     return bound
 
 
-def _names_of_variables(tree: Any) -> dict[bytes, str]:
+def _names_of_variables(file: Source) -> dict[bytes, str]:
     """Return the parameter that ``set_weights`` assigns to each variable."""
-    signature = _signature(tree, "set_weights")
-    setter = read_subgraph(tree, signature.subgraphIndex)
-    told = tree.subgraphs[signature.subgraphIndex]
+    signature = _signature(file, "set_weights")
+    setter = read_subgraph(file, signature.subgraphIndex)
+    told = file.subgraph(signature.subgraphIndex)
     position = {int(index): place for place, index in enumerate(told.inputs)}
     name_of = {setter.inputs[position[one.tensorIndex]]: one.name.decode() for one in signature.inputs}
     return {variable: name_of[value] for variable, value in _assigned(setter) if value in name_of}
 
 
-def _first_values(tree: Any, graph: Graph) -> dict[bytes, Tensor]:
+def _first_values(file: Source, graph: Graph) -> dict[bytes, Tensor]:
     values: dict[bytes, Tensor] = {}
     for operator in graph.operators:
         if operator.kind == "CALL_ONCE":
-            start = read_subgraph(tree, operator.options.initSubgraphIndex)
+            start = read_subgraph(file, operator.options.initSubgraphIndex)
             values.update((name, value) for name, value in _assigned(start) if value.data is not None)
     return values
 

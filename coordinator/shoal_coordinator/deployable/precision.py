@@ -60,46 +60,81 @@ def choose(
     measure its range, or quantise it, before the device has put them in; ``forbidden`` operators stay float.
     ``wide_answer`` asks for an answer of more than 256 steps.
     """
-    consumers = graph.consumers()
-    maker = {tensor: one for one in graph.operators for tensor in one.outputs}
-    answers = set(graph.outputs)
-    found = {
-        one: Precision.INT8 if one not in forbidden and _may(one, of_example, moved) else Precision.FLOAT
-        for one in graph.operators
-    }
-
-    def is_float(tensor: Tensor) -> bool:
-        operator = maker.get(tensor)
-        if operator is None:
-            return example.dtype != FLOAT32 or tensor is not example
-        return found[operator] is Precision.FLOAT
-
-    def all_read_as_float(operator: Operator) -> bool:
-        readers = [one for tensor in operator.outputs for one in consumers.get(tensor, [])]
-        answer = bool(answers.intersection(operator.outputs))
-        return all(found[one] is Precision.FLOAT for one in readers) and (wide_answer or not answer)
-
-    def lonely(operator: Operator) -> bool:
-        before = [is_float(one) for one in activations(operator, of_example)]
-        if operator.kind in EXACT:
-            return all(before) or all_read_as_float(operator)
-        readers = [one for tensor in operator.outputs for one in consumers.get(tensor, [])]
-        return any(before) or any(found[one] is Precision.FLOAT for one in readers)
-
-    changed = True
-    while changed:
-        changed = False
-        for operator, precision in found.items():
-            if precision is Precision.INT8 and operator.kind not in LAYERS and lonely(operator):
-                found[operator], changed = Precision.FLOAT, True
+    answers = _said_wide(graph, of_example) if wide_answer else set[Tensor]()
+    forbidden = forbidden | {one for one in graph.operators if one.kind in FIXED and one.output in answers}
+    work = _Chooser(graph, example, of_example, answers)
+    work.begin(forbidden, moved)
+    while work.leave_alone():
+        pass
     for operator in graph.operators:
-        if operator.kind not in LAYERS or found[operator] is Precision.FLOAT:
-            continue
-        blind = bool(moved.intersection([*activations(operator, of_example), *operator.outputs]))
-        last = wide_answer and bool(answers.intersection(operator.outputs))
-        between = all(is_float(one) for one in activations(operator, of_example)) or last
-        if blind or (between and all_read_as_float(operator)):
-            found[operator] = Precision.HYBRID
+        if operator.kind in LAYERS and work.found[operator] is Precision.INT8:
+            blind = moved.intersection([*activations(operator, of_example), *operator.outputs])
+            if blind or work.stands_between(operator):
+                work.found[operator] = Precision.HYBRID
+    return work.found
+
+
+class _Chooser:
+    """Precisions ``found`` so far; ``answers`` are the tensors that are wanted as float."""
+
+    def __init__(self, graph: Graph, example: Tensor, of_example: set[Tensor], answers: set[Tensor]) -> None:
+        self.found: dict[Operator, Precision] = {}
+        self._operators = graph.operators
+        self._outputs = set(graph.outputs)
+        self._example, self._of_example, self._answers = example, of_example, answers
+        self._consumers = graph.consumers()
+        self._maker = {tensor: one for one in graph.operators for tensor in one.outputs}
+
+    def begin(self, forbidden: set[Operator], moved: set[Tensor]) -> None:
+        """Let all compute in int8 that may."""
+        for one in self._operators:
+            fits = one not in forbidden and _may(one, self._of_example, moved)
+            self.found[one] = Precision.INT8 if fits else Precision.FLOAT
+
+    def leave_alone(self) -> bool:
+        """Let operators stay float that stand alone between float ones; return whether there were some."""
+        alone = [
+            one
+            for one, precision in self.found.items()
+            if precision is Precision.INT8 and one.kind not in LAYERS and self._is_alone(one)
+        ]
+        self.found.update(dict.fromkeys(alone, Precision.FLOAT))
+        return bool(alone)
+
+    def stands_between(self, layer: Operator) -> bool:
+        """Tell whether ``layer`` is read as float alone, and reads float or makes a wide answer."""
+        wide = bool(self._answers.intersection(layer.outputs))
+        return (wide or all(self._reads_float(layer))) and self._read_as_float(layer)
+
+    def _is_alone(self, operator: Operator) -> bool:
+        before = self._reads_float(operator)
+        if operator.kind in EXACT:
+            return all(before) or self._read_as_float(operator)
+        return any(before) or any(self.found[one] is Precision.FLOAT for one in self._readers(operator))
+
+    def _reads_float(self, operator: Operator) -> list[bool]:
+        """Tell of each activation that ``operator`` reads whether it is float."""
+        found = []
+        for tensor in activations(operator, self._of_example):
+            maker = self._maker.get(tensor)
+            found.append(maker is not None and self.found[maker] is Precision.FLOAT)
+        return found
+
+    def _read_as_float(self, operator: Operator) -> bool:
+        """Tell whether nothing reads the outputs of ``operator`` as int8."""
+        said = self._outputs.intersection(operator.outputs) - self._answers
+        return not said and all(self.found[one] is Precision.FLOAT for one in self._readers(operator))
+
+    def _readers(self, operator: Operator) -> list[Operator]:
+        return [one for tensor in operator.outputs for one in self._consumers.get(tensor, [])]
+
+
+def _said_wide(graph: Graph, of_example: set[Tensor]) -> set[Tensor]:
+    """Return the answers, and what they are mere copies or probabilities of."""
+    found = set(graph.outputs)
+    for operator in reversed(graph.operators):
+        if operator.kind in EXACT | FIXED.keys() and operator.output in found:
+            found.update(activations(operator, of_example))
     return found
 
 

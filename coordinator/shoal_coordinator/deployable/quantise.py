@@ -14,7 +14,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from shoal_coordinator.deployable.graph import FLOAT32, INT8, INT32, Graph, Operator, Tensor
-from shoal_coordinator.deployable.precision import EXACT, FIXED, Precision, activations, choose
+from shoal_coordinator.deployable.precision import Precision, choose
+from shoal_coordinator.deployable.scales import Scales
 from shoal_coordinator.deployable.simplify import LAYERS
 
 # The oldest version of each operator whose kernel takes what is written here; a runtime checks no more.
@@ -56,51 +57,12 @@ def quantise(
     forbidden: set[Operator] = set()
     while True:
         precisions = choose(graph, example, of_example, moved, forbidden, wide_answer=wide_answer)
-        scales = _Scales(precisions, of_example)
+        scales = Scales(precisions, of_example)
         if not scales.contradicting:
             break
         forbidden |= scales.contradicting
     work = _Quantiser(graph, example, of_example, moved, precisions, scales)
     return work.build(), work.places, precisions
-
-
-class _Scales:
-    """Activations that must have one scale, as sets; a set may hold one scale that kernels demand."""
-
-    def __init__(self, precisions: Mapping[Operator, Precision], of_example: set[Tensor]) -> None:
-        self._parent: dict[Tensor, Tensor] = {}
-        self._fixed: dict[Tensor, tuple[float, int]] = {}
-        self.contradicting: set[Operator] = set()
-        chosen = [one for one, precision in precisions.items() if precision is Precision.INT8]
-        for operator in chosen:
-            if operator.kind in FIXED:
-                self._fixed[operator.output] = FIXED[operator.kind]
-        for operator in chosen:
-            if operator.kind in EXACT and not self._join(
-                [*activations(operator, of_example), *operator.outputs]
-            ):
-                self.contradicting.add(operator)
-
-    def root(self, tensor: Tensor) -> Tensor:
-        """Return the tensor that stands for the set of ``tensor``."""
-        while self._parent.get(tensor, tensor) is not tensor:
-            tensor = self._parent[tensor]
-        return tensor
-
-    def fixed(self, tensor: Tensor) -> tuple[float, int] | None:
-        """Return the scale and zero point that kernels demand of the set of ``tensor``."""
-        return self._fixed.get(self.root(tensor))
-
-    def _join(self, tensors: list[Tensor]) -> bool:
-        roots = list(dict.fromkeys(self.root(one) for one in tensors))
-        demands = {self._fixed[one] for one in roots if one in self._fixed}
-        if len(demands) > 1:
-            return False
-        for one in roots[1:]:
-            self._parent[one] = roots[0]
-        if demands:
-            self._fixed[roots[0]] = demands.pop()
-        return True
 
 
 class _Quantiser:
@@ -111,7 +73,7 @@ class _Quantiser:
         of_example: set[Tensor],
         moved: set[Tensor],
         precisions: Mapping[Operator, Precision],
-        scales: _Scales,
+        scales: Scales,
     ) -> None:
         self.places = Int8Places()
         self._graph, self._example, self._of_example = graph, example, of_example

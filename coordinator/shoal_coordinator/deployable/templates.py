@@ -12,12 +12,15 @@ from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.task import InputDescription, TaskBundle, initial_weights
 from shoal_coordinator.artefact_errors import UnsupportedGraphError
 from shoal_coordinator.deployable.extract import Inference, inference_of
-from shoal_coordinator.deployable.graph import Graph, Operator, Tensor, write
+from shoal_coordinator.deployable.flatbuffer import write
+from shoal_coordinator.deployable.graph import Graph, Operator, Tensor
 from shoal_coordinator.deployable.precision import Precision
 from shoal_coordinator.deployable.quantise import Int8Places, quantise
 from shoal_coordinator.deployable.simplify import fold_weights, simplify
 
 SIGNATURE = "infer"
+MOST_NARROW_LABELS = 16
+"""Probabilities of more labels are too small for the 256 steps that int8 has from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,11 @@ class _Maker:
         made = self._name_outputs(before, read)
         labels = self._bundle.target.kind == "label"
         narrow, places, precisions = quantise(
-            main, self._inference.example, self._of_example, moved, wide_answer=not labels
+            main,
+            self._inference.example,
+            self._of_example,
+            moved,
+            wide_answer=not labels or len(self._bundle.labels) > MOST_NARROW_LABELS,
         )
         float32, order = self._float_template(main)
         return Templates(
