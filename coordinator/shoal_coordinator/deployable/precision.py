@@ -29,8 +29,8 @@ class Precision(Enum):
 EXACT = frozenset(
     {
         "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "STRIDED_SLICE", "SLICE", "SPLIT", "SPLIT_V", "TRANSPOSE", "PAD",
-        "CONCATENATION", "PACK", "UNPACK", "MAX_POOL_2D", "AVERAGE_POOL_2D", "REVERSE_V2",
-        "RESIZE_NEAREST_NEIGHBOR",
+        "CONCATENATION", "REDUCE_MAX", "REDUCE_MIN", "PACK", "UNPACK", "MAX_POOL_2D", "AVERAGE_POOL_2D",
+        "REVERSE_V2", "RESIZE_NEAREST_NEIGHBOR",
     }
 )  # fmt: skip
 # New values at a scale of their own.

@@ -24,7 +24,7 @@ _INT8_VERSIONS = {
     "ADD": 2, "SUB": 2, "MUL": 2, "SOFTMAX": 2, "LOGISTIC": 2, "TANH": 2, "MEAN": 2, "SUM": 2, "RELU": 2,
     "RELU6": 2, "LEAKY_RELU": 2, "CONCATENATION": 2, "STRIDED_SLICE": 2, "SLICE": 2, "SPLIT": 2, "PAD": 2,
     "SPLIT_V": 2, "TRANSPOSE": 2, "PACK": 2, "UNPACK": 2, "RESIZE_NEAREST_NEIGHBOR": 2, "GATHER": 2,
-    "DEQUANTIZE": 2,
+    "DEQUANTIZE": 2, "REDUCE_MAX": 2, "REDUCE_MIN": 2,
 }  # fmt: skip
 _HYBRID_VERSIONS = {"FULLY_CONNECTED": 3, "CONV_2D": 5, "DEPTHWISE_CONV_2D": 6}
 # Rows of one matrix kept apart, or a layer without bias, are newer than the layer.
