@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import learning_plots
-from learning_curve import Curve, run_part
+from learning_curve import Curve, run_centralised, run_part
 from learning_data import TASKS, files_of
 from learning_parts import MCMAHAN, PARTS, Part
 from output import Figure, machine
@@ -82,6 +82,9 @@ def main() -> None:
     for name in options.part or PARTS:
         part = PARTS[name]
         train, test = files_of(part.data, options.folder)
+        if part.centralised:
+            run_centralised(part, options.tasks / f"{part.task}.task", train, test, heard)
+            continue
         asyncio.run(run_part(part, options.tasks / f"{part.task}.task", train, test, options.folder, heard))
 
 

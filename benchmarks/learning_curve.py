@@ -20,6 +20,7 @@ from local_fleet import Fleet, FleetPlan, local_fleet
 from shoal_codecs.transport.blob_store import BlobStore
 from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.aggregation import vector_of
+from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 STEP = 5
@@ -96,6 +97,25 @@ def _versions(store: Path, after: int) -> list[tuple[int, bytes]]:
     with sqlite3.connect(f"file:{store / DATABASE}?mode=ro", uri=True) as database:
         query = "select number, digest from versions where number > ? order by number"
         return [(int(number), bytes(digest)) for number, digest in database.execute(query, (after,))]
+
+
+def run_centralised(
+    part: Part, task: Path, train: Path, test: Path, heard: Callable[[Part, Curve], None]
+) -> Curve:
+    """Train on all data in one place, an epoch at a time, and score each."""
+    trainer = LiteRtTrainer(decode_task(task.read_bytes()))
+    rng = np.random.default_rng(1)
+    curve = Curve(part.rates[0])
+    options = FitOptions(epochs=1, learning_rate=part.rates[0], batch_size=int(part.settings["batch_size"]))
+    with np.load(train) as data, np.load(test) as unseen:
+        x, y, test_x, test_y = data["x"], data["y"], unseen["x"], unseen["y"]
+    for epoch in range(1, part.rounds + 1):
+        began = time.perf_counter()
+        trainer.fit(x, y, options, rng)
+        curve.seconds += time.perf_counter() - began
+        curve.points.append((epoch, trainer.evaluate(test_x, test_y).accuracy))
+        heard(part, curve)
+    return curve
 
 
 async def run_part(

@@ -14,7 +14,8 @@ class Part:
 
     ``rates`` is the grid of local learning rates: each runs ``trial`` rounds, the one with the best mean
     accuracy of its last five goes on to ``goal`` or ``rounds``. ``figure`` names the rounds to ``goal``;
-    ``published`` is what the paper has there.
+    ``published`` is what the paper has there. A ``centralised`` part is plain training on all data in one
+    place, by the same trainer; its rounds are epochs.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Part:
     goal: float = 1.0
     figure: str = ""
     published: float | None = None
+    centralised: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     device: dict[str, Any] = field(default_factory=dict)
     note: str = ""
@@ -37,6 +39,7 @@ _TENTH = {"cohort_max": 10, "minimum": 8, "epochs": 1, "batch_size": 10, "weight
 _CLEAR = _TENTH | {"mode": "plain", "codec": "dense", "clip_norm": 100.0, "level_rms": 0.05}
 _SHARED = _TENTH | {"mode": "hubs", "codec": "randk", "kept_share": 1.0, "level_rms": 0.05}
 _2NN: dict[str, Any] = {"task": "mnist_2nn", "data": "mnist", "goal": 0.97}
+_DIRICHLET = _CLEAR | {"epochs": 5}
 _SHARED_NOTE = "secret-shared between two hubs, every coordinate in 8 bits, clipped"
 
 PARTS = {
@@ -84,6 +87,57 @@ PARTS = {
             settings=_SHARED | {"clip_norm": 2.0},
             note=_SHARED_NOTE,
             **_2NN,
+        ),
+        Part(
+            name="mnist-2nn-dirichlet-fedavg",
+            task="mnist_2nn",
+            data="mnist",
+            partition="dirichlet:0.3",
+            rounds=40,
+            rates=(0.1,),
+            settings=_DIRICHLET,
+        ),
+        Part(
+            name="mnist-2nn-dirichlet-fedprox",
+            task="mnist_2nn",
+            data="mnist",
+            partition="dirichlet:0.3",
+            rounds=40,
+            rates=(0.1,),
+            settings=_DIRICHLET | {"mu": 0.1},
+            note="mu 0.1",
+        ),
+        Part(
+            name="mnist-2nn-centralised",
+            task="mnist_2nn",
+            data="mnist",
+            partition="",
+            rounds=10,
+            rates=(0.1,),
+            centralised=True,
+            settings={"batch_size": 10},
+        ),
+        Part(
+            name="mnist-2nn-iid-example-dp",
+            task="mnist_2nn",
+            data="mnist",
+            partition="iid",
+            rounds=60,
+            rates=(0.2,),
+            settings=_CLEAR | {"epochs": 2, "batch_size": 60, "example_clip": 1.0, "example_noise": 2.0},
+            note="DP-SGD on the devices",
+        ),
+        Part(
+            name="mnist-2nn-iid-dp",
+            task="mnist_2nn",
+            data="mnist",
+            partition="iid",
+            rounds=20,
+            rates=(0.1,),
+            settings=_SHARED
+            | {"cohort_max": 0, "minimum": 80, "kept_share": 0.05, "clip_norm": 0.5}
+            | {"privacy": {"mechanism": "skellam", "epsilon": 8.0, "rounds": 20}},
+            note="all 100 devices a round, (8, 1e-5) for a whole device, noise added by devices (Skellam)",
         ),
     )
 }

@@ -20,14 +20,14 @@ class PartitionError(ShoalError):
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """``iid``, ``shards`` (``amount`` of them for each device) or ``dirichlet`` (``amount`` is alpha)."""
+    """``iid``, ``blocks``, ``shards`` (``amount`` of them for each device) or ``dirichlet`` (its alpha)."""
 
-    kind: Literal["iid", "shards", "dirichlet"]
+    kind: Literal["iid", "blocks", "shards", "dirichlet"]
     amount: float = 0.0
 
     @classmethod
     def parse(cls, words: str) -> Self:
-        """Read ``iid``, ``shards:2`` or ``dirichlet:0.3``.
+        """Read ``iid``, ``blocks``, ``shards:2`` or ``dirichlet:0.3``.
 
         Raises:
             PartitionError: something else.
@@ -37,13 +37,13 @@ class Partition:
             amount = float(text) if text else 0.0
         except ValueError:
             amount = math.nan
-        if kind == "iid" and not text:
-            return cls("iid")
+        if kind in {"iid", "blocks"} and not text:
+            return cls("iid" if kind == "iid" else "blocks")
         if kind == "shards" and 1 <= amount < math.inf and amount == int(amount):
             return cls("shards", amount)
         if kind == "dirichlet" and 0 < amount < math.inf:
             return cls("dirichlet", amount)
-        raise PartitionError(f"{words[:40]!r} is no partition: take iid, shards:2 or dirichlet:0.3")
+        raise PartitionError(f"{words[:40]!r} is no partition: take iid, blocks, shards:2 or dirichlet:0.3")
 
     def split(self, labels: Labels, devices: int, seed: int) -> list[Indices]:
         """Return the indices that each of ``devices`` gets of ``labels`` (n,); every index goes to one.
@@ -58,6 +58,8 @@ class Partition:
         rng = np.random.default_rng(seed)
         if self.kind == "iid":
             return iid_split(len(labels), devices, rng)
+        if self.kind == "blocks":
+            return np.array_split(np.arange(len(labels)), devices)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise PartitionError(f"these examples have no labels to split by {self.kind}: take iid")
         if self.kind == "shards":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shoal_codecs.partition import Partition, PartitionError
 
-WORDS = ("iid", "shards:2", "shards:1", "shards:5", "dirichlet:0.1", "dirichlet:10")
+WORDS = ("iid", "blocks", "shards:2", "shards:1", "shards:5", "dirichlet:0.1", "dirichlet:10")
 LABELS = st.lists(st.integers(0, 6), min_size=60, max_size=400).map(np.array)
 
 
@@ -41,19 +41,35 @@ def test_two_shards_of_mnist_are_mostly_two_labels() -> None:
     assert np.mean(kinds) > 1.7
 
 
+def test_blocks_keep_the_order() -> None:
+    parts = Partition.parse("blocks").split(np.zeros(10, np.int32), 3, 1)
+    assert [list(part) for part in parts] == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
 def test_another_seed_splits_in_another_way() -> None:
     labels = np.repeat(np.arange(10), 50)
-    for words in WORDS:
+    for words in set(WORDS) - {"blocks"}:
         one, other = (Partition.parse(words).split(labels, 5, seed) for seed in (1, 2))
         assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True)), words
 
 
 @pytest.mark.parametrize(
     "words",
-    ["", "even", "iid:2", "shards", "shards:0", "shards:1.5", "dirichlet:0", "dirichlet:nan", "shards:x"],
+    [
+        "",
+        "even",
+        "iid:2",
+        "blocks:2",
+        "shards",
+        "shards:0",
+        "shards:1.5",
+        "dirichlet:0",
+        "dirichlet:nan",
+        "shards:x",
+    ],
 )
 def test_words_that_name_no_partition_are_refused(words: str) -> None:
-    with pytest.raises(PartitionError, match=r"take iid, shards:2 or dirichlet:0\.3"):
+    with pytest.raises(PartitionError, match=r"take iid, blocks, shards:2 or dirichlet:0\.3"):
         Partition.parse(words)
 
 

@@ -29,7 +29,7 @@ def add_swarm(commands: Any) -> None:
     )
     swarm.add_argument("--devices", type=_count, default=0, metavar="N", help="the first N (default: all)")
     swarm.add_argument(
-        "--partition", default="iid", metavar="HOW", help="iid, shards:2 or dirichlet:0.3 (default: iid)"
+        "--partition", default="iid", metavar="HOW", help="iid, blocks, shards:2, dirichlet:0.3"
     )
     swarm.add_argument("--seed", type=_count, default=1, metavar="N", help="of the partition (default: 1)")
     swarm.add_argument(
