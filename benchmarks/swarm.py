@@ -2,8 +2,8 @@
 
 scripts/fetch-mnist && python benchmarks/swarm.py --json benchmarks/results/swarm.json
 
-100 devices with the MNIST 2NN (199,210 parameters), ten of them in each round. Training alone is the same fits on
-the same shares in this process, before and after the rounds, for the machine may be busy.
+100 devices with the MNIST 2NN (199,210 parameters), ten of them in each round. Training alone is the same fits
+on the same shares in this process, before and after the rounds, for the machine may be busy.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def family(pid: int) -> list[psutil.Process]:
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process and its living children."""
-    return sum(times.user + times.system for times in (one.cpu_times() for one in family(pid)))
+    return float(sum(times.user + times.system for times in (one.cpu_times() for one in family(pid))))
 
 
 def pss_mb(pid: int) -> float:
     """Return the memory of a process and its children, what they share counted once."""
-    return sum(one.memory_full_info().pss for one in family(pid)) / 1e6
+    return float(sum(one.memory_full_info().pss for one in family(pid)) / 1e6)
 
 
 async def measure(fleet: Fleet, rounds: int, repeats: int) -> dict[str, list[float]]:

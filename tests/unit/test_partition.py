@@ -58,7 +58,6 @@ def test_another_seed_splits_in_another_way() -> None:
     [
         "",
         "even",
-        "iid:2",
         "blocks:2",
         "shards",
         "shards:0",
