@@ -2,8 +2,8 @@
 
 scripts/fetch-mnist && python benchmarks/swarm.py --json benchmarks/results/swarm.json
 
-100 devices with the MNIST 2NN (199,210 parameters), ten of them in each round. Training alone is the same fits
-on the same shares in this process, before and after the rounds, for the machine may be busy.
+100 devices with the MNIST 2NN (199,210 parameters), ten of them in each round. Training alone is the same
+fits on the same shares in this process, before and after the rounds, for the machine may be busy.
 """
 
 from __future__ import annotations
