@@ -134,6 +134,9 @@ def round_bytes(settings: PlanSettings, dimension: int, devices: int, hubs: int 
         + WORDS_UP_BYTES
     )
     down = WORDS_DOWN_BYTES + PLAN_BYTES + MEMBER_BYTES * devices + step_bytes(settings, dimension, devices)
+    if "control" in settings.tells:
+        # SCAFFOLD: the fleet's control comes down whole, and the change of one's own goes up.
+        up, down = up + share, down + FLOAT_BYTES * dimension
     if settings.mode == "single":
         masks = NEIGHBOUR_BYTES * min(devices - 1, MOST_NEIGHBOURS)
         up, down = up + masks, down + masks

@@ -496,6 +496,7 @@ class CoordinatorService:
             timings=organs.timings,
             server=organs.server,
             stability=organs.stability,
+            controls=organs.controls,
             certificates=organs.certificates,
             enqueue=enqueue,
             clock_ms=organs.clock_ms,

@@ -37,6 +37,7 @@ class ModelShelf:
         self.task = task
         self.candidate: ModelVersion | None = None
         self.source: BlobRef | None = None
+        self.control: BlobRef | None = None
 
     @property
     def newest(self) -> ModelVersion:
@@ -76,11 +77,12 @@ class ModelShelf:
             self.candidate = None
             self._trim()
 
-    def lead(self, source: BlobRef | None) -> None:
-        """Put the step that a round takes its coordinates from on the broker; None: it is over."""
-        self.source = source
-        if source is not None:
-            self._publish(source)
+    def lead(self, source: BlobRef | None, control: BlobRef | None = None) -> None:
+        """Put the step of a round's coordinates, and its control, on the broker; None: it is over."""
+        self.source, self.control = source, control
+        for ref in (source, control):
+            if ref is not None:
+                self._publish(ref)
         self._trim()
 
     def offer(self, version: ModelVersion, held: bytes | None) -> ModelOffer:
@@ -130,8 +132,7 @@ class ModelShelf:
         yield from (version.whole for version in (*self._recent[-WHOLES:], *candidate))
         first = len(self._recent) - useful(self._recent, self._longest_chain)
         yield from (version.step for version in (*self._recent[first:], *candidate) if version.step)
-        if self.source is not None:
-            yield self.source
+        yield from (ref for ref in (self.source, self.control) if ref is not None)
 
     def _trim(self) -> None:
         count = useful(self._recent, self._longest_chain)

@@ -10,9 +10,11 @@ from msgspec.structs import replace
 from shoal_codecs.privacy.promise import judge_scale
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Roster
+from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.hubs import HubPromise
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_codecs.wire.single import Prekey
+from shoal_coordinator.chains import ModelVersion
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.plain import plain_offer
 from shoal_coordinator.planning import PlanSettings, make_plan
@@ -27,7 +29,7 @@ class Opening:
     """Makes plans; ``reason`` says why the last one could not be made.
 
     ``clip_norm`` gives that of rounds that begin with a version, ``rate`` what share of the devices' learning
-    rate they have.
+    rate they have. ``control`` gives the fleet's control at a version, for SCAFFOLD alone.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Opening:
         *,
         clip_norm: Callable[[int], float],
         rate: Callable[[int], float] = lambda _version: 1.0,
+        control: Callable[[ModelVersion], BlobRef] | None = None,
         gather_ms: int,
         clock_ms: Callable[[], int],
     ) -> None:
@@ -50,6 +53,7 @@ class Opening:
         self._dimension = dimension
         self._clip_norm = clip_norm
         self._rate = rate
+        self._control = control
         self._gather_ms = gather_ms
         self._clock_ms = clock_ms
         self._blocked_since_ms: int | None = None
@@ -99,6 +103,7 @@ class Opening:
                 now_ms=now_ms,
                 prekeys=prekeys,
                 variants=variants,
+                correction=self._control(self._models.newest).digest if self._control else b"",
                 source=step.digest if (step := self._models.last_step) else b"",
             )
         except (CohortTooSmallError, MissingOfferError) as error:

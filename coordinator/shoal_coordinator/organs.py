@@ -19,6 +19,7 @@ from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.byte_desk import ByteDesk
 from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.commands import CommandBook
+from shoal_coordinator.controls import Controls
 from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.level_desk import LevelDesk
@@ -91,6 +92,7 @@ class Organs:
     dimension: int
     server: Server
     stability: Stability
+    controls: Controls | None
     status_s: float
     clock_ms: Callable[[], int]
     releases: Releases | None = None

@@ -182,7 +182,8 @@ def round_private(identity: Identity, nonce: bytes) -> bytes:
 
 def _largest_share(plan: Plan) -> int:
     """Return a bound on the bytes of a share: values, scales, coordinates of at most five bytes each."""
-    return 6 * plan.codec.kept + plan.codec.kept // 16 + 1024
+    vectors = 2 if plan.training.correction else 1
+    return vectors * (6 * plan.codec.kept + plan.codec.kept // 16) + 1024
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:

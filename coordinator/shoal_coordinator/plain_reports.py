@@ -106,6 +106,9 @@ def open_update(
     about, payload = _opened(plan, share, device, staleness)
     cut = levels.slice_of(plan.level_of(device)) if levels is not None and plan.sliced else None
     update = decode_payload(plan, payload, cut)
+    if about.told.control:
+        # Refused here, with its report, and not when all are put together.
+        decode_payload(plan, about.told.control)
     norm = float(np.linalg.norm(update.astype(np.float64)))
     limit = longest_update(plan)
     if norm > limit:
@@ -162,7 +165,6 @@ def check_told(plan: Plan, told: Told) -> None:
         and 0 <= told.loss < math.inf
         and 0 <= told.score <= 1
         and bool(told.control) == ("control" in tells)
-        and told.settled >= 0
     )
     if not sound:
         raise InvalidReportError(

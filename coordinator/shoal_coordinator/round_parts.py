@@ -20,6 +20,7 @@ from shoal_coordinator.algorithms.stability import Stability
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.chains import ModelVersion
+from shoal_coordinator.controls import Controls
 from shoal_coordinator.models import ModelShelf
 
 
@@ -118,6 +119,7 @@ class RunnerParts:
     timings: on.RoundTimings
     server: Server
     stability: Stability
+    controls: Controls | None
     certificates: CertificateBook
     enqueue: Callable[[Callable[[], Awaitable[None]]], None]
     clock_ms: Callable[[], int]

@@ -217,7 +217,9 @@ class RoundRunner:
     async def _lead(self, plan: Plan) -> None:
         """Offer devices the step that the round's coordinates come from, if it has one."""
         parts = self._parts
-        parts.models.lead(parts.models.last_step if plan.codec.source else None)
+        corrects = parts.controls if plan.training.correction else None
+        control = corrects.of(parts.models.newest) if corrects else None
+        parts.models.lead(parts.models.last_step if plan.codec.source else None, control)
 
     def _tear_down(self) -> None:
         if self._timer is not None:
@@ -325,6 +327,7 @@ class RoundRunner:
                 task=models.task,
                 model=models.offer(models.newest, fleet.model_held(device)),
                 source=models.source,
+                correction=models.control,
             )
 
     async def _ask_evaluation(self, machine: RoundMachine, devices: tuple[str, ...]) -> None:

@@ -34,6 +34,7 @@ from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, RoundSettings
+from shoal_coordinator.controls import Controls
 from shoal_coordinator.coordinator import CoordinatorService
 from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.ledger import Ledger
@@ -107,6 +108,9 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     publisher = BlobPublisher(link, topics, store.blobs, shelf)
     models = ModelShelf(publisher, announcer, task_ref, settings.rounds.longest_chain)
     models.start(await _versions(store, settings, part, task_ref))
+    controls = None
+    if "control" in plans.tells:
+        controls = await asyncio.to_thread(Controls, store.blobs, models.newest)
     traffic = TrafficMeter()
     byte_desk = ByteDesk(
         ByteDays(settings.rounds.bytes_per_day, settings.rounds.device_bytes_per_day),
@@ -163,6 +167,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             part.dimension,
             clip_norm=told.clip_norm,
             rate=settings.rounds.device_schedule.at,
+            control=controls.of if controls else None,
             gather_ms=GATHER_MS,
             clock_ms=now_ms,
         ),
@@ -180,6 +185,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             algorithm,
             schedule=settings.rounds.server_schedule,
         ),
+        controls=controls,
         stability=stability_of(
             settings.rounds.stability,
             [

@@ -186,6 +186,10 @@ class WiderModelError(WorkerError):
     """A plan that gives this device a wider model than it says it takes."""
 
 
+class ControlFileError(WorkerError):
+    """The fleet's control of SCAFFOLD that cannot be used."""
+
+
 class NoOwnModelError(WorkerError):
     """A question to a model of the device's own, which is not there."""
 

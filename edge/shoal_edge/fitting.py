@@ -33,14 +33,15 @@ Shard = Callable[[], tuple[Examples, Examples]]
 class Fitted:
     """What a fit made: ``update`` of the fleet's vector from ``examples``, ``metrics`` of the base.
 
-    ``weights`` are all weights (D,) after it, None where nothing was trained. ``told`` goes beside the update
-    where the plan asks for it, ``said`` into the device's log.
+    ``weights`` are all weights (D,) after its ``steps``, None where nothing was trained. ``told`` goes beside
+    the update where the plan asks for it, ``said`` into the device's log.
     """
 
     update: Vector
     examples: int
     metrics: DeviceMetrics | None = None
     weights: Vector | None = None
+    steps: int = 0
     said: dict[str, Any] = field(default_factory=dict)
     told: Told = NOTHING_TOLD
 
@@ -56,10 +57,11 @@ def fit_update(
     on_progress: OnProgress,
     *,
     hide_faults: bool,
+    correction: Vector | None = None,
 ) -> Fitted:
     """Train on ``base`` (D,), which the trainer holds, with what ``shard`` gives, as ``plan`` says.
 
-    The update is that of the fleet's ``part``.
+    The update is that of the fleet's ``part``; ``correction`` (D,) is added to every gradient.
 
     With ``hide_faults`` a device that cannot train on its data for a round with noise moves nothing: it sends
     noise like all others. Whoever writes a task can make training fail on examples of his choice, so that to
@@ -70,7 +72,7 @@ def fit_update(
         FitCancelledError: ``should_stop`` said so.
     """
     try:
-        return _fitted(trainer, base, part, shard, plan, rng, should_stop, on_progress)
+        return _fitted(trainer, base, part, shard, plan, rng, should_stop, on_progress, correction)
     except (*DATA_FAULTS, MemoryError) as error:
         if not hide_faults or plan.privacy is None:
             raise
@@ -92,6 +94,7 @@ def _fitted(
     rng: np.random.Generator,
     should_stop: ShouldStop,
     on_progress: OnProgress,
+    correction: Vector | None,
 ) -> Fitted:
     train, held_out = shard()
     metrics = _metrics(plan, trainer, held_out)
@@ -104,6 +107,7 @@ def _fitted(
             learning_rate=training.learning_rate,
             batch_size=training.batch_size,
             mu=training.mu,
+            correction=correction,
             privacy=_example_privacy(plan),
         ),
         rng,
@@ -129,7 +133,8 @@ def _fitted(
         )
     if training.example_noise:
         said["example_epsilon"] = example_charge(training).epsilon(EXAMPLE_DELTA)
-    return Fitted(update, len(train), metrics, weights, said, _told(plan, trainer, held_out, fit))
+    told = _told(plan, trainer, held_out, fit)
+    return Fitted(update, len(train), metrics, weights, fit.steps, said, told)
 
 
 def _told(plan: Plan, trainer: Trainer, held_out: Examples, fit: FitReport) -> Told:

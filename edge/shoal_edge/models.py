@@ -122,6 +122,20 @@ class ModelKeeper:
             await asyncio.to_thread(self._store.adopt_model, offer.digest, task.digest, keep=keep)
             return self._store.model_path(offer.digest)
 
+    async def blob(self, ref: BlobRef) -> Path:
+        """Return the path of a blob that one round needs, until ``drop_blob``.
+
+        Raises:
+            TransportError: it cannot be had.
+            TimeoutError: not within the limit.
+        """
+        async with self._turn, asyncio.timeout(self._limit_s):
+            return await self._fetch(ref)
+
+    def drop_blob(self, ref: BlobRef) -> None:
+        """Let go of a blob that only one round needed."""
+        self._drop(ref.name)
+
     async def source(self, digest: bytes, ref: BlobRef | None) -> Path:
         """Return the path of the encoded step with ``digest``: the one applied last, or fetched as ``ref``.
 

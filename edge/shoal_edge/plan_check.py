@@ -18,6 +18,7 @@ from shoal_codecs.security.errors import BadSignatureError
 from shoal_codecs.security.identity import verify
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.updates.errors import UpdateError
+from shoal_codecs.wire.control import most_control_bytes
 from shoal_codecs.wire.hubs import NeverReleased
 from shoal_codecs.wire.messages import Invitation, PlanNotice
 from shoal_codecs.wire.packing import prefixed
@@ -121,7 +122,7 @@ def check_plan(
     _check_signatures(notice, plan, roster)
     _check_window(plan, rules, now_ms)
     _check_promises(plan, rules)
-    _check_offer(plan, invitation)
+    _check_offer(plan, invitation, roster)
     _check_answered(plan, invitation, answered, notice.certificates, roster)
     return plan
 
@@ -132,7 +133,8 @@ def report_bytes_bound(plan: Plan) -> int:
     if plan.shared:
         # A weight takes at most 32 limbs.
         return -(-(plan.codec.kept + 32) * plan.codec.ring_bits // 8) + per_hub * len(plan.hubs)
-    return 2 * FLOAT_BYTES * plan.codec.dimension + per_hub
+    vectors = 2 if plan.training.correction else 1
+    return vectors * 2 * FLOAT_BYTES * plan.codec.dimension + per_hub
 
 
 def most_step_bytes(dimension: int) -> int:
@@ -238,7 +240,7 @@ def _check_trust(plan: Plan, rules: DeviceRules) -> None:
         )
 
 
-def _check_offer(plan: Plan, invitation: Invitation) -> None:
+def _check_offer(plan: Plan, invitation: Invitation, roster: Roster) -> None:
     model, task = invitation.model, invitation.task
     if task.digest != plan.task or model.digest != plan.base:
         raise OfferMismatchError("the invitation offers another task or model than the plan names: plan anew")
@@ -254,6 +256,12 @@ def _check_offer(plan: Plan, invitation: Invitation) -> None:
         raise OfferMismatchError(
             f"a step of {source.size} bytes is more than {plan.codec.dimension} parameters need: plan anew"
         )
+    control = invitation.correction
+    if plan.training.correction != (control.digest if control is not None else b""):
+        raise OfferMismatchError("the invitation offers another control than the plan corrects by: plan anew")
+    most = most_control_bytes(plan.codec.dimension, len(roster.names("device")))
+    if control is not None and control.size > most:
+        raise OfferMismatchError(f"a control of {control.size} bytes is over {most}: plan anew")
     if task.size > MAX_TASK_BYTES:
         raise OfferMismatchError(f"a task of {task.size} bytes is over {MAX_TASK_BYTES}: take a smaller one")
 

@@ -371,12 +371,22 @@ class Rounds:
         await self._source(job)
         # Before it is measured a device trains the narrowest model: so this round is not held up for long.
         await self._width.measure(task.digest, await self._keeper.task(task))
+        await self._control(job)
         return ModelReady(job.plan_hash)
 
     async def _source(self, job: Job) -> str:
         """Return the path of the step that the plan takes coordinates from, empty where it takes none."""
         digest = job.plan.codec.source if job.plan else b""
         return str(await self._keeper.source(digest, job.invitation.source)) if digest else ""
+
+    async def _control(self, job: Job) -> tuple[str, ...]:
+        """Return the paths of the fleet's control, this device's and its next, where the plan has one."""
+        ref, task = job.invitation.correction, job.invitation.task.digest
+        if job.plan is None or not job.plan.training.correction or ref is None:
+            return ()
+        control = self._store.control
+        paths = (await self._keeper.blob(ref), control.path(task), control.next_path(task, job.plan_hash))
+        return tuple(map(str, paths))
 
     async def _fit(self, job: Job) -> Event:
         task, model, plan = job.invitation.task, job.invitation.model, job.plan
@@ -400,6 +410,7 @@ class Rounds:
             residual_next_path=str(self._store.residual.next_path(task.digest, job.plan_hash)),
             own_path=str(self._store.own.path(task.digest)),
             own_next_path=str(self._store.own.next_path(task.digest, job.plan_hash)),
+            control_paths=await self._control(job),
             ditto=self._settings.personal.pull(plan.training.ditto),
             percent=self._width.percent(task.digest),
             masks=self._single.masks(job) if plan.mode == "single" else b"",
@@ -416,6 +427,8 @@ class Rounds:
             answer = await ask(train=False)
         finally:
             self.progress = None
+        if job.invitation.correction is not None:
+            self._keeper.drop_blob(job.invitation.correction)
         report = sign_report(self._post.identity, plan, job.plan_hash, answer.pop("ciphertexts"))
         preview = answer.pop("preview", None)
         if "fault" in answer:

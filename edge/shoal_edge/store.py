@@ -75,9 +75,10 @@ class DeviceStore:
             ) from error
         self._held = held_state(folder)
         self._answers = self._load_answers()
-        # The codec's error feedback, and the tensors that stay here.
+        # The codec's error feedback, the tensors that stay here, and the control of SCAFFOLD.
         self.residual = PendingFile(folder, "residual")
         self.own = PendingFile(folder, "own")
+        self.control = PendingFile(folder, "control")
         self._scored = read_record(folder / "scored.bin", _Scored) or _Scored()
 
     # --- the accepted round and its report ------------------------------------------------------
@@ -238,6 +239,7 @@ class DeviceStore:
         """
         self.residual.commit(task, plan_hash)
         self.own.commit(task, plan_hash)
+        self.control.commit(task, plan_hash)
 
     # --- inside ---------------------------------------------------------------------------------
 

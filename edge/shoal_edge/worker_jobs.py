@@ -15,6 +15,7 @@ from shoal_codecs.updates.shared_part import OwnTensors, SharedPart
 from shoal_codecs.updates.slices import FULL
 from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_codecs.wire.task import TaskBundle, decode_task
+from shoal_edge.control import control_round
 from shoal_edge.data import Examples
 from shoal_edge.fitting import fit_update, nothing_fitted
 from shoal_edge.health_check import paired_counts
@@ -146,6 +147,7 @@ class Jobs:
         residual_next_path: str,
         own_path: str,
         own_next_path: str,
+        control_paths: Sequence[str] = (),
         ditto: float = 0.0,
         percent: int = FULL,
         masks: bytes = b"",
@@ -159,7 +161,8 @@ class Jobs:
         ``source_path`` has the encoded step that the plan takes coordinates from, ``masks`` (packed) are
         those of mode ``single``; both are empty where the plan has none. What stays on the device is read at
         ``own_path`` and left at ``own_next_path``; with ``ditto`` a model of its own is among it.
-        ``percent`` of the model's width is what this device takes at most. ``hide_faults`` is as for
+        ``percent`` of the model's width is what this device takes at most. ``control_paths`` are, for
+        SCAFFOLD, those of the fleet's control, this device's, and its next. ``hide_faults`` is as for
         ``fit_update``; without ``train`` the device moves nothing.
         """
         started = time.perf_counter()
@@ -169,6 +172,10 @@ class Jobs:
         base = own.base(read_vector(Path(model_path), promised.base))
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
         ready.trainer.set_weights(base)
+        control = None
+        if promised.training.correction:
+            fleet_path, control_path = map(Path, control_paths[:2])
+            control = control_round(promised, own.part, device, fleet_path, control_path)
         fitted = nothing_fitted(own.part)
         if train:
             fitted = fit_update(
@@ -181,6 +188,7 @@ class Jobs:
                 should_stop,
                 self._on_progress,
                 hide_faults=hide_faults,
+                correction=control.correction if control else None,
             )
         update, examples = own.sent(fitted.update), fitted.examples
         kept = own.leave(
@@ -197,9 +205,13 @@ class Jobs:
             source = Path(source_path).read_bytes() if source_path else b""
             shared = ring_shares(update, examples, plan, device, rng, source, fitted.metrics, masks)
         else:
+            told = fitted.told
+            if control is not None:
+                change = control.leave(Path(control_paths[2]), fitted.update, fitted.steps, rng)
+                told = msgspec.structs.replace(told, control=change)
             paths = (Path(residual_path), Path(residual_next_path))
             size = own.size
-            shared = clear_share(update, examples, promised, rng, *paths, fitted.told, size=size)
+            shared = clear_share(update, examples, promised, rng, *paths, told, size=size)
         answer: dict[str, Any] = {
             "ciphertexts": seal_shares(shared, promised, plan_hash(plan), device),
             **fitted.said,

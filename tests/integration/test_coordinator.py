@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from shoal_codecs.security.identity import load_identity
 from shoal_codecs.security.post import Post
 from shoal_codecs.transport.errors import BlobStorageError
 from shoal_codecs.transport.link import Delivery, Link
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.status import FleetView
 from shoal_codecs.wire.step import decode_step, initial_step
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
+from shoal_coordinator.algorithms.state import decode_state
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_coordinator.operator import Operator
 from shoal_coordinator.service import serve
@@ -99,6 +102,46 @@ async def test_rounds_through_two_hubs_make_versions_with_their_provenance(
     assert [one.parent for one in versions[1:]] == [one.digest for one in versions[:-1]]
     assert all(digest_of(store.blobs.read(one.whole.name)) == one.digest for one in versions)
     assert versions[-1].round == view.rounds[-1].round
+    await store.close()
+
+
+async def test_moments_of_the_server_s_adam_outlive_a_restart_and_follow_drawn_coordinates_alone(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    algorithm = AlgorithmSettings(name="fedadam", adaptivity=1e-4)
+    bench = Bench(tmp_path, mosquitto.url, algorithm=algorithm, level_rms=0.01, kept_share=0.5)
+    async with fleet(bench) as devices, bench.operator() as operator:
+        for number in (1, 2):
+            async with bench.coordinator():
+                begun = int(time.time() * 1000)
+                await operator.until(lambda view, t=begun: view.taken_ms > t and everybody(view), 20)  # type: ignore[misc]
+                await operator.command("rounds.run", count=1)
+                await operator.until(until_version(number), 30)
+        plans = [devices[DEVICES[0]].plans[number] for number in sorted(devices[DEVICES[0]].plans)]
+    store = await stored(bench)
+    versions = (await store.versions())[1:]
+    size = plans[0].codec.dimension
+    moments = []
+    for version in versions:
+        assert version.state is not None
+        moments.append(decode_state(store.blobs.read(version.state.name), "fedadam", size).vectors)
+    drawn = [ring_spec(plan).selection.indices for plan in plans]
+    first, then = (one["first"].astype(np.float64) for one in moments)
+    assert plans[0].training.algorithm == "fedadam"
+    assert set(np.flatnonzero(first)) <= set(drawn[0])
+    # What only the first round drew keeps its moment over the restart and does not move.
+    still = np.setdiff1d(drawn[0], drawn[1])
+    np.testing.assert_array_equal(first[still], then[still])
+    before, after = (
+        np.frombuffer(store.blobs.read(one.whole.name), "<f4").astype(np.float64) for one in versions
+    )
+    np.testing.assert_array_equal(before[still], after[still])
+    assert not np.array_equal(first[drawn[1]], then[drawn[1]])
+    # And what moved, moved as Adam says by the moments that are stored, to half a level of the step.
+    moved = 0.03 * then / (np.sqrt(moments[1]["second"].astype(np.float64)) + 1e-4)
+    assert versions[1].step is not None
+    level = decode_step(store.blobs.read(versions[1].step.name)).scale
+    np.testing.assert_allclose((after - before)[drawn[1]], moved[drawn[1]], atol=0.51 * level + 1e-6)
     await store.close()
 
 

@@ -320,7 +320,7 @@ def test_a_state_comes_back_as_it_was_and_belongs_to_its_algorithm() -> None:
     assert encode_state(AlgorithmState("fedavg")) == b""
 
 
-@pytest.mark.parametrize("damage", [b"\xc1", pack({"algorithm": "fedadam"}), pack([1])])
+@pytest.mark.parametrize("damage", [b"\xc1", pack({"algorithm": 3}), pack([1])])
 def test_a_damaged_state_is_named(damage: bytes) -> None:
     with pytest.raises(AlgorithmStateError, match="restore the store"):
         decode_state(damage, "fedadam", D)
@@ -422,7 +422,8 @@ def test_a_matrix_too_large_for_memory_lies_in_a_file_and_is_the_same(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+# SCAFFOLD takes controls with the updates: test_scaffold.
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"scaffold"}))
 def test_combining_changes_nothing_that_it_was_given(name: str) -> None:
     told = [Told(steps=3, loss=1.0, score=0.5)] * 10
     reports = reports_of(poisoned("scaled"), None, told)

@@ -14,15 +14,13 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
     ``steps`` counts training steps, ``loss`` is the mean in nats of the base on the training examples before
     the first of them, ``score`` (0 to 1, larger is better) that of the trained model on the held-out ones.
-    ``control`` is the change of the device's control in the plan's codec, ``settled`` the round of the last
-    such change that the coordinator has taken (SCAFFOLD).
+    ``control`` is the change of the device's control in the plan's codec (SCAFFOLD).
     """
 
     steps: int = 0
     loss: float = 0.0
     score: float = 0.0
     control: bytes = b""
-    settled: int = 0
 
 
 NOTHING_TOLD = Told()

@@ -6,6 +6,7 @@ from shoal_coordinator.algorithms.errors import UnknownAlgorithmError
 from shoal_coordinator.algorithms.normalised import FedNova, QFedAvg
 from shoal_coordinator.algorithms.optimisers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from shoal_coordinator.algorithms.robust import Krum, Median, MultiKrum, NormClip, TrimmedMean
+from shoal_coordinator.algorithms.scaffold import Scaffold
 from shoal_coordinator.algorithms.settings import DEFAULT_OPTIONS, AlgorithmSettings
 
 _KINDS: tuple[type[Algorithm], ...] = (
@@ -15,6 +16,7 @@ _KINDS: tuple[type[Algorithm], ...] = (
     FedAdam,
     FedYogi,
     FedAdagrad,
+    Scaffold,
     FedNova,
     QFedAvg,
     Median,

@@ -5,21 +5,15 @@ Only the coordinator holds it. Nothing of it is sent but what an algorithm publi
 
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.wire.control import AlgorithmMemory, decode_memory
 from shoal_codecs.wire.errors import MalformedMessageError
-from shoal_codecs.wire.packing import pack, unpack
+from shoal_codecs.wire.packing import pack
 from shoal_coordinator.algorithms.errors import AlgorithmStateError
 
 Float32Vector = npt.NDArray[np.float32]
-
-
-class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    algorithm: str
-    vectors: dict[str, bytes]
-    settled: dict[str, int] = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +39,7 @@ def encode_state(state: AlgorithmState) -> bytes:
     if not state.vectors and not state.settled:
         return b""
     vectors = {name: vector.astype("<f4", copy=False).tobytes() for name, vector in state.vectors.items()}
-    return pack(_Stored(state.algorithm, vectors, state.settled))
+    return pack(AlgorithmMemory(state.algorithm, vectors, state.settled))
 
 
 def decode_state(data: bytes, algorithm: str, dimension: int) -> AlgorithmState:
@@ -57,8 +51,8 @@ def decode_state(data: bytes, algorithm: str, dimension: int) -> AlgorithmState:
     if not data:
         return AlgorithmState(algorithm)
     try:
-        stored = unpack(data, _Stored)
-    except (MalformedMessageError, msgspec.ValidationError) as error:
+        stored = decode_memory(data)
+    except MalformedMessageError as error:
         raise AlgorithmStateError(
             f"the stored state of the algorithm is damaged ({str(error)[:120]}): restore the store"
         ) from error
