@@ -39,7 +39,7 @@ from shoal_codecs.wire.topics import Topics
 from shoal_edge.config import EdgeSettings
 from shoal_edge.errors import fault_name
 from shoal_edge.evaluations import Evaluations
-from shoal_edge.files import shard_counts
+from shoal_edge.example_counts import ExampleCounts
 from shoal_edge.heartbeats import Heartbeats
 from shoal_edge.models import ModelKeeper
 from shoal_edge.privacy_guard import PrivacyGuard, open_ledger
@@ -99,7 +99,6 @@ class EdgeAgent:
         self._last_fault = ""
         self._outgoing: deque[AnyMessage] = deque(maxlen=WAITING_MESSAGES)
         self._outgoing_wake = asyncio.Event()
-        self._counted: tuple[int, tuple[int, int]] = (-1, (0, 0))
         self._keeper = ModelKeeper(
             self.store, self.worker, self.fetcher.fetch, self.blobs.drop, settings.fetch_time_limit_s
         )
@@ -124,6 +123,7 @@ class EdgeAgent:
             note_fault=self.note_fault,
         )
         self.heartbeats = Heartbeats(self.post, self.link.publish, self.readings, settings.heartbeat_s)
+        self._examples = ExampleCounts(settings, self.worker, self.heartbeats.soon)
         self.rounds = Rounds(
             settings=settings,
             post=self.post,
@@ -184,6 +184,7 @@ class EdgeAgent:
                 raise next(_leaves(named)) from None
             raise
         finally:
+            await self._examples.close()
             await self.worker.close()
 
     async def farewell(self) -> None:
@@ -203,7 +204,7 @@ class EdgeAgent:
         """Return what heartbeats tell: the machine and the state the device is in."""
         participant, traffic = self.rounds.participant, self.link.traffic
         quiet = self.guard.is_quiet
-        training, held_out = (None, None) if quiet else self._examples()
+        training, held_out = (None, None) if quiet else self._examples.now()
         model, task = self.store.newest_model, self.store.task
         width = self.width.percent(task)
         state: dict[int, Any] = {
@@ -295,18 +296,6 @@ class EdgeAgent:
 
     async def _want_blob(self, ref: BlobRef) -> None:
         self.say(self.post.compose(BlobWanted, digest=ref.digest))
-
-    def _examples(self) -> tuple[int, int]:
-        """Return (training, held-out) counts, read again when the file changed."""
-        if (share := self.settings.data.share) is not None:
-            return share.training, share.testing
-        try:
-            changed_ns = self.settings.examples_path.stat().st_mtime_ns
-        except OSError:
-            return 0, 0
-        if self._counted[0] != changed_ns:
-            self._counted = (changed_ns, shard_counts(self.settings.examples_path))
-        return self._counted[1]
 
 
 def _leaves(group: BaseExceptionGroup[ShoalError]) -> Iterator[ShoalError]:

@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.command(options)
     except ShoalError as error:
         sys.stderr.write(f"shoal-edge: {type(error).__name__}: {error}\n")
+        if sys.stderr.isatty():
+            # Notes name what is the owner's own: files, labels.
+            sys.stderr.writelines(f"  {note}\n" for note in getattr(error, "__notes__", ()))
         return FAULT
     return code
 
@@ -51,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--input", type=Path, metavar="FILE.npz", help="examples x (default: held-out ones)")
     predict.add_argument("--index", type=int, default=0, metavar="N", help="which example, counted from 0")
     predict.set_defaults(command=_predict)
+
+    data = commands.add_parser("data", help="the device's own examples")
+    data_commands = data.add_subparsers(required=True, metavar="COMMAND")
+    check = data_commands.add_parser("check", help="read the examples and show what they are")
+    _add_place(check)
+    check.add_argument("--task", type=Path, metavar="FILE", help="for this task (default: the one here)")
+    check.set_defaults(command=_check_data)
 
     privacy = commands.add_parser("privacy", help="show what this device has spent of its privacy budget")
     _add_place(privacy)
@@ -107,6 +117,15 @@ def _predict(options: argparse.Namespace) -> int:
     settings = load_edge_settings(options.config, folder=options.data_dir)
     configure_logs("warning")
     sys.stdout.write(predict(settings, options.input, options.index))
+    return STOPPED
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from shoal_edge.config import load_edge_settings  # noqa: PLC0415
+    from shoal_edge.data_check import data_words  # noqa: PLC0415
+
+    settings = load_edge_settings(options.config, folder=options.data_dir)
+    sys.stdout.write(data_words(settings, options.task, labels=sys.stdout.isatty()))
     return STOPPED
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from shoal_codecs.updates.shared_part import OwnTensors, SharedPart
 from shoal_codecs.updates.slices import FULL
 from shoal_codecs.wire.plan import decode_plan, plan_hash
-from shoal_codecs.wire.task import TaskBundle, decode_task
+from shoal_codecs.wire.task import TaskBundle
 from shoal_edge.control import control_round
-from shoal_edge.data import Examples
+from shoal_edge.data import Examples, held_count
 from shoal_edge.fitting import fit_update, nothing_fitted
 from shoal_edge.health_check import paired_counts
 from shoal_edge.own_models import own_weights, whole
@@ -309,14 +309,13 @@ class Jobs:
         answer: dict[str, Any] = msgspec.to_builtins(counts)
         return answer
 
-    def count_examples(
-        self, *, data_path: str, data: bytes, task_path: str, should_stop: Stop
-    ) -> dict[str, Any]:
-        """Count the examples that the task at ``task_path`` would be trained on, and judged by."""
+    def count_examples(self, *, data_path: str, data: bytes, should_stop: Stop) -> dict[str, Any]:
+        """Count the examples before any task is here: how many to train on, how many held out."""
         del should_stop
-        wanted = Wanted.by(decode_task(Path(task_path).read_bytes()))
-        rest, aside = open_source(unpack_data(data), Path(data_path)).counts(wanted)
-        return {"examples": rest, "held_out": aside}
+        settings = unpack_data(data)
+        count = open_source(settings, Path(data_path)).count()
+        held = held_count(count, settings.held_out)
+        return {"examples": count - held, "held_out": held}
 
     def predict(
         self,

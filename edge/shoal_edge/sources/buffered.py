@@ -25,6 +25,10 @@ class BufferSource:
         """Return names and sizes of the segments."""
         return buffer_version(self._folder)
 
+    def count(self) -> int:
+        """Count the examples with labels."""
+        return len(self.read(Wanted.any()))
+
     def read(self, wanted: Wanted) -> Found:
         """Read what is labelled now."""
         del wanted

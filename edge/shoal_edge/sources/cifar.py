@@ -106,6 +106,10 @@ class CifarSource:
         """Return sizes and times of the batches."""
         return file_version(*batch_paths(self._folder, self._settings.part))
 
+    def count(self) -> int:
+        """Count the examples with labels."""
+        return len(self.read(Wanted.any()))
+
     def read(self, wanted: Wanted) -> Found:
         """Read the images as bytes; they are converted batch by batch."""
         del wanted

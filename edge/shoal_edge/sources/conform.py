@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_codecs.wire.task import InputDescription
-from shoal_edge.data import Examples, check_shape, check_values
+from shoal_edge.data import Examples, check_values
 from shoal_edge.sources.errors import DataSettingsError
 from shoal_edge.sources.rows import Array, Indices, Rows, chunks
 from shoal_edge.sources.settings import DataSettings
@@ -95,9 +95,6 @@ def cast_exactly(values: Array, dtype: np.dtype[Any]) -> Array:
 
 def _inputs(found: Found, about: InputDescription, settings: DataSettings) -> Array:
     x = found.x
-    if found.checked:
-        check_shape(x, about)
-        return x
     same = x.shape[1:] == about.shape
     if not same and not _may_reshape(found, about, settings):
         remedy = "bring the data into the task's shape"
@@ -111,9 +108,9 @@ def _inputs(found: Found, about: InputDescription, settings: DataSettings) -> Ar
         raise ExampleTypeError(
             f"examples are {x.dtype}, the task takes {about.dtype}: convert them, or set `cast`, or `scale`"
         )
-    if not same or scaled or x.dtype.name != about.dtype:
+    if not same or scaled or found.lazy or x.dtype.name != about.dtype:
         x = Converted(x, about, settings).as_array()
-    for part in chunks(len(x)):
+    for part in () if found.lazy else chunks(len(x)):
         check_values(x[part], about)
     return x
 

@@ -102,6 +102,10 @@ class MnistSource:
             )
         )
 
+    def count(self) -> int:
+        """Count the examples with labels."""
+        return len(self.read(Wanted.any()))
+
     def read(self, wanted: Wanted) -> Found:
         """Read the images as bytes; they are converted batch by batch."""
         del wanted

@@ -21,6 +21,10 @@ class NpzSource:
         """Return the file's size and time."""
         return file_version(self._place)
 
+    def count(self) -> int:
+        """Count the examples with labels."""
+        return len(self.read(Wanted.any()))
+
     def read(self, wanted: Wanted) -> Found:
         """Read both arrays; whole."""
         del wanted

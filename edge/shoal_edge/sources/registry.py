@@ -15,6 +15,7 @@ KINDS: dict[Kind, str] = {
     "csv": "table:TableSource",
     "mnist": "idx:MnistSource",
     "cifar10": "cifar:CifarSource",
+    "images": "images:ImagesSource",
     "text": "text:TextSource",
     "buffer": "buffered:BufferSource",
 }
@@ -54,14 +55,13 @@ class OpenSource:
         """
         return share_counts(self._source, share)
 
-    def counts(self, wanted: Wanted) -> tuple[int, int]:
-        """Return how many examples are for (training, judging).
+    def count(self) -> int:
+        """Count the examples with labels; roughly where that hangs on the task.
 
         Raises:
-            DataError: in which way they cannot be used.
+            DataError: they cannot be read.
         """
-        rest, aside = held_out_indices(self.examples(wanted), self._settings.held_out)
-        return len(rest), len(aside)
+        return self._source.count()
 
 
 def open_source(settings: DataSettings, place: Path) -> OpenSource:

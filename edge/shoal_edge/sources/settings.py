@@ -8,7 +8,7 @@ import msgspec
 from shoal_codecs.settings import AtLeastOne, Count, PartialShare, Positive
 from shoal_codecs.wire.packing import pack, unpack
 
-Kind = Literal["npz", "csv", "mnist", "cifar10", "text", "buffer"]
+Kind = Literal["npz", "csv", "mnist", "cifar10", "images", "text", "buffer"]
 Part = Literal["train", "test", "all"]
 DEFAULT_MOST_BYTES = 512 << 20
 HELD_OUT_FRACTION = 0.2
@@ -43,7 +43,8 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     values to be predicted; ``columns`` are the features in their order (none: all others). ``window`` rows
     make one example, ``stride`` rows after the one before (0: ``window``), and none spans two values of
     ``group_column``; the label is that of the ``last`` row, or only windows whose ``whole`` has one label are
-    taken. ``tokens`` says what a text is cut into, ``unknown`` which label stands for what is not among them.
+    taken. Images get ``image_size`` (height, width, channels), or the task's. ``tokens`` says what a text is
+    cut into, ``unknown`` which label stands for what is not among them.
 
     Values are multiplied by ``scale``, then ``offset`` is added, where either is not neutral. ``cast`` lets
     values of another type become the task's, if every one of them can; ``reshape`` lets examples of another
@@ -62,6 +63,7 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
     window: Count = 0
     stride: Count = 0
+    image_size: tuple[AtLeastOne, ...] = ()
     window_label: Literal["last", "whole"] = "last"
     tokens: Literal["characters", "words"] = "characters"
     lower: bool = False

@@ -38,8 +38,8 @@ class Found:
     ``x`` (n, ...) is an array or an object of rows; ``y`` (n,) label indices, or indices into ``names``, or
     (n, ...) float values. ``aside`` (n,) tells which are held out, where the source knows better than chance:
     overlapping windows, or a buffer whose examples come and go. ``image`` rows may lose or gain axes of one,
-    or be laid flat, without being asked; ``checked`` ones have the task's form and check values themselves,
-    each when it is read.
+    or be laid flat, without being asked; ``lazy`` ones cost too much to be looked at before a batch needs
+    them.
     """
 
     x: npt.NDArray[Any]
@@ -47,7 +47,7 @@ class Found:
     names: tuple[str, ...] | None = None
     aside: npt.NDArray[np.bool_] | None = None
     image: bool = False
-    checked: bool = False
+    lazy: bool = False
 
     def __len__(self) -> int:
         return len(self.x)
@@ -63,6 +63,14 @@ class Source(Protocol):
 
         Raises:
             UnreadableDataError: there is nothing at its place.
+        """
+        ...
+
+    def count(self) -> int:
+        """Count the examples with labels, roughly where that hangs on a task that is not here yet.
+
+        Raises:
+            DataError: they cannot be read.
         """
         ...
 

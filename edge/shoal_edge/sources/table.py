@@ -64,6 +64,10 @@ class TableSource:
         """Return the file's size and time."""
         return file_version(self._path)
 
+    def count(self) -> int:
+        """Count the examples with labels."""
+        return len(self.read(Wanted.any()))
+
     def read(self, wanted: Wanted) -> Found:
         """Read the table in parts; only numbers in the task's type, or float32 to be scaled, are kept."""
         settings = self._settings

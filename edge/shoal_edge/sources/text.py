@@ -19,6 +19,7 @@ from shoal_edge.sources.source import Found, Version, Wanted
 _WORD = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
 _ID_BYTES = 4
 _ABSENT = -1
+_USUAL_WINDOW = 64
 
 
 class TextSource:
@@ -32,6 +33,11 @@ class TextSource:
     def version(self) -> Version:
         """Return the file's size and time."""
         return file_version(self._path)
+
+    def count(self) -> int:
+        """Estimate how many windows there are: the task will say how long they are, and of which tokens."""
+        ((_, size, _),) = file_version(self._path)
+        return size // (self._settings.stride or _USUAL_WINDOW)
 
     def read(self, wanted: Wanted) -> Found:
         """Read the text and cut it into windows of the task's length.
