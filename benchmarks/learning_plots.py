@@ -10,7 +10,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-PICTURES = {
+Picture = tuple[str, dict[str, str], float, tuple[float, float]]
+PICTURES: dict[str, Picture] = {
     "learning-mnist-2nn.png": (
         "MNIST, 2NN, B=10, E=1, 10 of 100 devices a round",
         {
@@ -20,7 +21,45 @@ PICTURES = {
             "mnist-2nn-noniid-shared": "two labels a device, secret-shared",
         },
         0.97,
-        (0.8, 1.0),
+        (0.7, 1.0),
+    ),
+    "learning-privacy.png": (
+        "MNIST, 2NN, even split: the price of privacy",
+        {
+            "mnist-2nn-iid": "in clear",
+            "mnist-2nn-iid-shared": "secret-shared",
+            "mnist-2nn-iid-example-dp": "(7.8, 1e-5) for one example",
+            "mnist-2nn-iid-dp": "(8, 1e-5) for a whole device",
+        },
+        1.0,
+        (0.0, 1.0),
+    ),
+    "learning-dirichlet.png": (
+        "MNIST, 2NN, Dirichlet(0.3), E=5; epochs where the data is in one place",
+        {
+            "mnist-2nn-dirichlet-fedavg": "FedAvg",
+            "mnist-2nn-dirichlet-fedprox": "FedProx, mu 0.1",
+            "mnist-2nn-centralised": "data in one place",
+        },
+        1.0,
+        (0.7, 1.0),
+    ),
+    "learning-text.png": (
+        "Next character, Shakespeare by role, 10 of 100 devices a round",
+        {"next-character-fedavg": "FedAvg", "next-character-centralised": "text in one place (epochs)"},
+        1.0,
+        (0.0, 0.6),
+    ),
+    "learning-sensors.png": (
+        "ECG beats (10 devices) and vibration (20 machines), all in each round",
+        {
+            "ecg-fedavg": "ECG, FedAvg",
+            "ecg-centralised": "ECG, data in one place (epochs)",
+            "vibration-fedavg": "vibration, FedAvg",
+            "vibration-centralised": "vibration, data in one place (epochs)",
+        },
+        1.0,
+        (0.0, 1.0),
     ),
 }
 

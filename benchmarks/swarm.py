@@ -3,18 +3,20 @@
 scripts/fetch-mnist && python benchmarks/swarm.py --json benchmarks/results/swarm.json
 
 100 devices with the MNIST 2NN (199,210 parameters), ten of them in each round. Training alone is the same
-fits on the same shares in this process, before and after the rounds, for the machine may be busy.
+fits on the same shares in as many processes, in turn with the rounds, for the machine may be busy.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import Any
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -37,28 +39,49 @@ NO_PEER = "none: training alone is what it is measured by"
 
 
 class Alone:
-    """The fits of some devices without anything around them."""
+    """The fits of one round's devices without anything around them, in as many processes as the swarm has."""
 
-    def __init__(self, task: Path, train: Path, devices: int, epochs: int) -> None:
-        self._trainer = LiteRtTrainer(decode_task(task.read_bytes()))
-        self._options = FitOptions(epochs=epochs, learning_rate=0.1, batch_size=10)
-        with np.load(train) as data:
-            x, y = data["x"], data["y"].astype(np.int32)
-        shares = Partition.parse("iid").split(y, devices, 1)[:COHORT]
-        self._data = [(x[own], y[own]) for own in shares]
+    def __init__(self, task: Path, train: Path, devices: int, epochs: int, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        arguments = (task, train, devices, epochs)
+        self._workers = workers
+        self._pool = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_prepare, initargs=arguments
+        )
 
-    def seconds(self) -> list[float]:
-        """Return the CPU seconds of each fit, as the worker does it: set the weights, train, read them."""
-        rng = np.random.default_rng(1)
-        start = self._trainer.initial_weights()
-        spent = []
-        for x, y in self._data:
-            began = time.process_time()
-            self._trainer.set_weights(start)
-            self._trainer.fit(x, y, self._options, rng)
-            self._trainer.get_weights()
-            spent.append(time.process_time() - began)
-        return spent
+    def round(self) -> tuple[float, float]:
+        """Return (wall, CPU) seconds of a round's fits."""
+        began = time.perf_counter()
+        spent = sum(self._pool.map(_fit, range(COHORT)))
+        return time.perf_counter() - began, spent
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown()
+
+
+_prepared: dict[str, Any] = {}
+"""In a process of ``Alone``: the trainer, its options and the shares."""
+
+
+def _prepare(task: Path, train: Path, devices: int, epochs: int) -> None:
+    with np.load(train) as data:
+        x, y = data["x"], data["y"].astype(np.int32)
+    shares = Partition.parse("iid").split(y, devices, 1)[:COHORT]
+    trainer = LiteRtTrainer(decode_task(task.read_bytes()))
+    options = FitOptions(epochs=epochs, learning_rate=0.1, batch_size=10)
+    _prepared.update(trainer=trainer, options=options, data=[(x[own], y[own]) for own in shares])
+
+
+def _fit(place: int) -> float:
+    """Return the CPU seconds of one fit, as the worker does it: set the weights, train, read them."""
+    trainer: LiteRtTrainer = _prepared["trainer"]
+    x, y = _prepared["data"][place]
+    began = time.process_time()
+    trainer.set_weights(trainer.initial_weights())
+    trainer.fit(x, y, _prepared["options"], np.random.default_rng(1))
+    trainer.get_weights()
+    return time.process_time() - began
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -77,16 +100,21 @@ def pss_mb(pid: int) -> float:
     return float(sum(one.memory_full_info().pss for one in family(pid)) / 1e6)
 
 
-async def measure(fleet: Fleet, rounds: int, repeats: int) -> dict[str, list[float]]:
-    """Run rounds and return seconds of one round and memory, for each repetition."""
+async def measure(fleet: Fleet, alone: Alone, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Run rounds, and fits alone in turn; return seconds of one round and memory, for each repetition."""
     pid = fleet.pid("swarm")
-    found: dict[str, list[float]] = {"wall": [], "cpu": [], "pss": []}
+    names = ("wall", "cpu", "alone_wall", "alone_cpu", "pss")
+    found: dict[str, list[float]] = {name: [] for name in names}
     await fleet.run_rounds(WARM_UP)
-    for _ in range(repeats):
+    await asyncio.to_thread(alone.round)
+    for _ in range(options.repeats):
         before = cpu_seconds(pid)
-        found["wall"].append(await fleet.run_rounds(rounds) / rounds)
-        found["cpu"].append((cpu_seconds(pid) - before) / rounds)
+        found["wall"].append(await fleet.run_rounds(options.rounds) / options.rounds)
+        found["cpu"].append((cpu_seconds(pid) - before) / options.rounds)
         found["pss"].append(pss_mb(pid))
+        rounds = [await asyncio.to_thread(alone.round) for _ in range(options.rounds)]
+        found["alone_wall"].append(mean(wall for wall, _ in rounds))
+        found["alone_cpu"].append(mean(cpu for _, cpu in rounds))
     return found
 
 
@@ -94,8 +122,7 @@ async def run(epochs: int, options: argparse.Namespace) -> list[Figure]:
     """Measure rounds of ``epochs`` local epochs."""
     train, _ = files_of("mnist", options.folder)
     task = options.tasks / "mnist_2nn.task"
-    alone = Alone(task, train, options.devices, epochs)
-    spent = alone.seconds()
+    alone = Alone(task, train, options.devices, epochs, os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as folder:
         plan = FleetPlan(
             folder=Path(folder),
@@ -117,20 +144,22 @@ async def run(epochs: int, options: argparse.Namespace) -> list[Figure]:
         began = time.perf_counter()
         async with local_fleet(plan) as fleet:
             start = time.perf_counter() - began
-            found = await measure(fleet, options.rounds, options.repeats)
-    spent += alone.seconds()
-    return _figures(epochs, COHORT * median(spent), start, found)
+            found = await measure(fleet, alone, options)
+    alone.close()
+    return _figures(epochs, start, found)
 
 
-def _figures(epochs: int, alone: float, start: float, found: dict[str, list[float]]) -> list[Figure]:
+def _figures(epochs: int, start: float, found: dict[str, list[float]]) -> list[Figure]:
     stem = f"swarm_epochs_{epochs}"
+    pairs = list(zip(found["cpu"], found["alone_cpu"], strict=True))
     rows: list[tuple[str, list[float], str]] = [
         ("start", [start], "s"),
         ("memory", found["pss"], "MB PSS"),
         ("round_wall", found["wall"], "s"),
+        ("training_alone_wall", found["alone_wall"], "s"),
         ("round_cpu", found["cpu"], "CPU-s"),
-        ("training_alone_cpu", [alone], "CPU-s"),
-        ("overhead", [cpu / alone - 1 for cpu in found["cpu"]], "share"),
+        ("training_alone_cpu", found["alone_cpu"], "CPU-s"),
+        ("overhead_cpu", [cpu / alone - 1 for cpu, alone in pairs], "share"),
     ]
     return [
         Figure(f"{stem}_{name}", [round(one, 4) for one in runs], unit, peer=NO_PEER)
