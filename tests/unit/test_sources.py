@@ -17,6 +17,7 @@ from shoal_codecs.wire.task import InputDescription, TargetDescription
 from shoal_edge.data import Examples
 from shoal_edge.sources.errors import DamagedDataError, DataSettingsError, DataTooLargeError
 from shoal_edge.sources.registry import divide, open_source
+from shoal_edge.sources.rows import Growing
 from shoal_edge.sources.settings import DataSettings, unpack_data
 from shoal_edge.sources.source import Wanted
 from shoal_edge.trainers.errors import (
@@ -160,6 +161,34 @@ def test_each_fault_of_a_table_has_its_name_and_quotes_no_cell(
     with pytest.raises(error) as caught:
         read(write(tmp_path / "t.csv", text), Wanted(about(2), LABELS), **(COLUMNS | options))
     assert not any(word in str(caught.value) for word in ("sinking", "seven", "700"))
+
+
+def test_where_a_table_is_wrong_is_noted_for_its_owner(tmp_path: Path) -> None:
+    for text in (
+        TABLE.replace("-7", "seven"),
+        TABLE.replace("-7", "-7,8"),
+        TABLE.replace("-7,rising", "-7, "),
+    ):
+        with pytest.raises(DataError) as caught:
+            read(write(tmp_path / "t.csv", text), Wanted(about(2), LABELS), **COLUMNS)
+        assert caught.value.__notes__ == ["line 9"]
+        assert "9" not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_what_comes_in_parts_is_in_memory_once() -> None:
+    part = np.ones((1000, 100), np.float32)
+    tracemalloc.start()
+    try:
+        whole = Growing((100,), np.float32)
+        for _ in range(100):
+            whole.add(part)
+        assert whole.nbytes == 100 * part.nbytes
+        found = whole.done()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (found.shape, found.sum()) == ((100_000, 100), 1e7)
+    assert peak < 1.2 * found.nbytes
 
 
 @QUICK

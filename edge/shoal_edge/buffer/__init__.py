@@ -16,8 +16,9 @@ from shoal_edge.buffer.errors import (
     UnknownExampleError,
 )
 from shoal_edge.buffer.layout import Layout
+from shoal_edge.buffer.opening import open_buffer
 from shoal_edge.buffer.reader import Snapshot, buffer_version, read_snapshot
-from shoal_edge.buffer.writer import Buffer, open_buffer
+from shoal_edge.buffer.writer import Buffer
 
 __all__ = [
     "Buffer",

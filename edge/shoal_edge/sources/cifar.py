@@ -14,6 +14,7 @@ from shoal_edge.data import Examples
 from shoal_edge.sources.errors import DamagedDataError
 from shoal_edge.sources.files import MOST_BYTES, check_size, file_version, opened, read_rest
 from shoal_edge.sources.pickled import read_batch
+from shoal_edge.sources.rows import Growing
 from shoal_edge.sources.settings import DataSettings, Part
 from shoal_edge.sources.source import Found, Version, Wanted
 from shoal_edge.trainers.errors import MissingLabelsError, UnreadableDataError
@@ -42,14 +43,13 @@ def read_cifar10(folder: Path, part: Part = "train", *, most_bytes: int = MOST_B
     """
     paths = batch_paths(folder, part)
     check_size(sum(size for _, size, _ in file_version(*paths)), most_bytes, folder)
-    batches = []
-    left = most_bytes
+    planes, labels = Growing((_VALUES,), np.uint8), Growing((), np.int32)
     for path in paths:
-        batches.append(_read(path, left))
-        left -= batches[-1][0].nbytes
-    planes, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        images, found = _read(path, most_bytes - planes.nbytes)
+        planes.add(images)
+        labels.add(found)
     # Channels last, as models take them; a view, so that only batches are copied.
-    return Examples(planes.reshape(-1, PLANES, SIDE, SIDE).transpose(0, 2, 3, 1), labels)
+    return Examples(planes.done().reshape(-1, PLANES, SIDE, SIDE).transpose(0, 2, 3, 1), labels.done())
 
 
 def batch_paths(folder: Path, part: Part) -> list[Path]:

@@ -82,6 +82,33 @@ class Windows(Rows):
         return cast("Array", self._series[self._starts[chosen][:, None] + self._steps])
 
 
+class Growing:
+    """An array (n, ...) whose rows come in parts; it grows in place, so that no row is in memory twice."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        self._array: Array = np.empty((0, *shape), dtype)
+        self._count = 0
+
+    def add(self, part: Array) -> None:
+        """Append the rows of ``part``."""
+        end = self._count + len(part)
+        if end > len(self._array):
+            # The system moves large blocks without copying them; nobody else holds the array yet.
+            self._array.resize((max(end, end + end // 8), *self._array.shape[1:]), refcheck=False)
+        self._array[self._count : end] = part
+        self._count = end
+
+    @property
+    def nbytes(self) -> int:
+        """Of the rows that are there."""
+        return self._array[: self._count].nbytes
+
+    def done(self) -> Array:
+        """Return the array; nothing is added after this."""
+        self._array.resize((self._count, *self._array.shape[1:]), refcheck=False)
+        return self._array
+
+
 def choose(rows: Array, chosen: Indices) -> Array:
     """Return the rows ``chosen`` (k,) of ``rows`` without copying them."""
     return Chosen(rows, chosen).as_array()

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,31 @@ from shoal_edge.sources.conform import cast_exactly
 from shoal_edge.sources.errors import DamagedDataError, DataSettingsError
 from shoal_edge.sources.files import check_size, file_version, opened
 from shoal_edge.sources.holding_out import last_aside, window_starts
-from shoal_edge.sources.rows import Indices, Windows
+from shoal_edge.sources.rows import Growing, Indices, Windows
 from shoal_edge.sources.settings import DataSettings
 from shoal_edge.sources.source import Found, Version, Wanted
 from shoal_edge.trainers.errors import ExampleTypeError, MissingLabelsError
 
 MOST_LINE_BYTES = 1 << 20
 MOST_NAMES = 1 << 16
-_ROWS = 512
+_BATCH_CELLS = 1 << 15
+_BATCH_CHARACTERS = 1 << 20
+
+
+_Batch = list[tuple[int, list[str]]]
+
+
+class _Reader(Protocol):
+    """What ``csv.reader`` returns."""
+
+    @property
+    def line_num(self) -> int:
+        """The line that was read last."""
+        ...
+
+    def __iter__(self) -> Iterator[list[str]]: ...
+
+    def __next__(self) -> list[str]: ...
 
 
 class _Columns(NamedTuple):
@@ -89,30 +106,25 @@ class TableSource:
     ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic], _Names, _Names]:
         rows = csv.reader(self._lines(file), delimiter=self._settings.delimiter, strict=True)
         labels, groups = _Names(self._path, "labels"), _Names(self._path, "groups")
-        parts: list[npt.NDArray[np.generic]] = []
-        targets: list[npt.NDArray[np.generic]] = []
-        kept = 0
         try:
             columns = self._columns(next(rows, []))
+            x = Growing((len(columns.features),), dtype)
+            targets = Growing((len(columns.targets),), np.float32)
             while batch := self._batch(rows, columns):
-                parts.append(self._numbers(batch, columns.features, dtype))
-                targets.append(self._numbers(batch, columns.targets, np.dtype(np.float32)))
-                kept += parts[-1].nbytes + targets[-1].nbytes
-                check_size(kept, self._settings.most_bytes, self._path)
-                for row in batch:
+                x.add(self._numbers(batch, columns.features, dtype))
+                targets.add(self._numbers(batch, columns.targets, np.dtype(np.float32)))
+                check_size(x.nbytes + targets.nbytes, self._settings.most_bytes, self._path)
+                for line, row in batch:
                     if columns.label >= 0:
-                        self._label(row[columns.label], labels)
+                        self._label(row[columns.label], labels, line)
                     if columns.group >= 0:
                         groups.add(row[columns.group])
         except (csv.Error, UnicodeDecodeError) as error:
             raise DamagedDataError(
                 f"{self._path} is no CSV in UTF-8 ({type(error).__name__}): save the table again"
             ) from error
-        if not parts:
-            parts.append(np.empty((0, len(columns.features)), dtype))
-            targets.append(np.empty((0, len(columns.targets)), np.float32))
-        y = np.concatenate(targets) if self._settings.target_columns else np.asarray(labels.codes, np.int32)
-        return np.concatenate(parts), y, labels, groups
+        y = targets.done() if columns.targets else np.asarray(labels.codes, np.int32)
+        return x.done(), y, labels, groups
 
     def _lines(self, file: BinaryIO) -> Iterator[str]:
         first = True
@@ -149,41 +161,51 @@ class TableSource:
         )
         return _Columns(features, targets, label, group, len(head))
 
-    def _batch(self, rows: Iterator[list[str]], columns: _Columns) -> list[list[str]]:
-        batch: list[list[str]] = []
+    def _batch(self, rows: _Reader, columns: _Columns) -> _Batch:
+        """Return some rows, each with its line; few enough that cells as texts take little memory."""
+        batch: _Batch = []
+        characters = 0
         for row in rows:
             if not row:
                 continue
             if len(row) != columns.cells:
-                raise DamagedDataError(
+                error = DamagedDataError(
                     f"{self._path} has a row of {len(row)} cells under a head of {columns.cells}: mend it"
                 )
-            batch.append(row)
-            if len(batch) == _ROWS:
+                error.add_note(f"line {rows.line_num}")
+                raise error
+            batch.append((rows.line_num, row))
+            characters += sum(map(len, row))
+            if len(batch) * columns.cells >= _BATCH_CELLS or characters >= _BATCH_CHARACTERS:
                 break
         return batch
 
     def _numbers(
-        self, batch: list[list[str]], columns: Sequence[int], dtype: np.dtype[np.generic]
+        self, batch: _Batch, columns: Sequence[int], dtype: np.dtype[np.generic]
     ) -> npt.NDArray[np.generic]:
         values = np.empty((len(batch), len(columns)))
-        try:
-            for out, row in zip(values, batch, strict=True):
+        for out, (line, row) in zip(values, batch, strict=True):
+            try:
                 out[:] = [float(row[column]) for column in columns]
-        except ValueError as error:
-            raise ExampleTypeError(
-                f"{self._path} has cells that are no numbers: name the columns to use in `columns`, or mend "
-                "the table"
-            ) from error
+            except ValueError as error:
+                fault = ExampleTypeError(
+                    f"{self._path} has cells that are no numbers: name the columns to use in `columns`, or "
+                    "mend the table"
+                )
+                # For the owner's eyes only, as all notes.
+                fault.add_note(f"line {line}")
+                raise fault from error
         with np.errstate(over="ignore"):
             return cast_exactly(values, dtype)
 
-    def _label(self, cell: str, labels: _Names) -> None:
+    def _label(self, cell: str, labels: _Names, line: int) -> None:
         text = cell.strip()
         if not text:
-            raise MissingLabelsError(
+            error = MissingLabelsError(
                 f"{self._path} has rows without a label: leave them out until their labels are known"
             )
+            error.add_note(f"line {line}")
+            raise error
         labels.add(text)
 
     def _windowed(
