@@ -32,6 +32,7 @@ layer and its activation). ``squares(run, p, x, dy)`` is the squared length of e
 full parameter's name is the layer's and the short one: ``dense1_w``.
 """
 
+from shoal_coordinator.authoring.compression import Clustered, Pruned, Quantised, Teacher
 from shoal_coordinator.authoring.convolution import Conv1D, Conv2D, DepthwiseConv2D
 from shoal_coordinator.authoring.dense import Activation, Dense
 from shoal_coordinator.authoring.frozen import Frozen, freeze
@@ -59,6 +60,7 @@ __all__ = [
     "AveragePool",
     "BatchNorm",
     "Built",
+    "Clustered",
     "Conv1D",
     "Conv2D",
     "CrossEntropy",
@@ -77,9 +79,12 @@ __all__ = [
     "MeanSquaredError",
     "Momentum",
     "Optimiser",
+    "Pruned",
+    "Quantised",
     "Reshape",
     "Run",
     "Sgd",
     "Task",
+    "Teacher",
     "freeze",
 ]

@@ -12,14 +12,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from shoal_coordinator.authoring.compression_ops import BuiltinCompression
 from shoal_coordinator.authoring.image_ops import BuiltinImages
+from shoal_coordinator.authoring.int8_weights import Int8Weights
 from shoal_coordinator.authoring.sequence_ops import BuiltinSequences
 from shoal_coordinator.authoring.token_ops import BuiltinTokens
 
 Tensor = Any
 
 
-class BuiltinOps(BuiltinImages, BuiltinSequences, BuiltinTokens):
+class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTokens):
     """Operations that train inside the interpreter; see ``ops.Ops`` for each."""
 
     dtype = tf.float32
@@ -27,6 +29,14 @@ class BuiltinOps(BuiltinImages, BuiltinSequences, BuiltinTokens):
     def constant(self, values: Any) -> Tensor:
         """See ``Ops``."""
         return tf.constant(values, tf.float32)
+
+    def int8_constant(self, weights: Int8Weights, x: Tensor) -> Tensor:
+        """See ``Ops``."""
+        channels = weights.shape[-1]
+        # The converter would turn the levels to float32, four times as long, were their shape known to it.
+        rows = tf.concat([tf.shape(x)[:1] * 0 - 1, [channels]], axis=0)
+        levels = tf.reshape(tf.constant(weights.levels), rows)
+        return tf.reshape(tf.cast(levels, tf.float32) * tf.constant(weights.scales), weights.shape)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """See ``Ops``."""

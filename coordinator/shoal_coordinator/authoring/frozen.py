@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal_coordinator.authoring.errors import LayerSettingError
+from shoal_coordinator.authoring.int8_weights import Int8Weights
 from shoal_coordinator.authoring.layer import Built, Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.model import build_model
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-Arrays = Mapping[str, "npt.NDArray[Any]"]
+Arrays = Mapping[str, "npt.NDArray[Any] | Int8Weights"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class Frozen(Layer):
     def forward(self, run: Run, p: Tensors, x: Tensor) -> Tensor:
         """Do what the layer does with its constants."""
         del p
-        constants = {name: run.ops.constant(one) for name, one in self.weights.items()}
+        constants = {
+            name: run.ops.int8_constant(one, x) if isinstance(one, Int8Weights) else run.ops.constant(one)
+            for name, one in self.weights.items()
+        }
         return self.layer.forward(Run(run.ops, layer=run.layer), constants, x)
 
 

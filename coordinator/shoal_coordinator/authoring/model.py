@@ -74,8 +74,8 @@ class Model:
             yield one, x
 
 
-def build_model(layers: Iterable[Layer], shape: Shape) -> Model:
-    """Return the model of ``layers`` for examples of ``shape``.
+def build_model(layers: Iterable[Layer], shape: Shape, *, frozen: bool = False) -> Model:
+    """Return the model of ``layers`` for examples of ``shape``; a ``frozen`` one may have no parameters.
 
     Raises:
         LayerShapeError, LayerSettingError: layers that do not fit together, or cannot be.
@@ -91,7 +91,7 @@ def build_model(layers: Iterable[Layer], shape: Shape) -> Model:
         placed.append(Placed(layer, shape, built.shape, parameters))
         shape = built.shape
     model = Model(tuple(placed))
-    if not model.parameters:
+    if not (model.parameters or frozen):
         raise DescriptionError("no layer has a parameter to train: add a Dense layer at the end")
     return model
 

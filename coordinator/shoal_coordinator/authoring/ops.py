@@ -6,7 +6,10 @@ Shapes are without broadcasting unless said; n is the batch axis. What is added 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from shoal_coordinator.authoring.int8_weights import Int8Weights
 
 Tensor = Any
 Pair = tuple[int, int]
@@ -20,6 +23,13 @@ class Ops(Protocol):
 
     def constant(self, values: Any) -> Tensor:
         """Return an array as a tensor without a gradient."""
+        ...
+
+    def int8_constant(self, weights: Int8Weights, x: Tensor) -> Tensor:
+        """Return frozen weights as a tensor without a gradient; a trainable file holds their int8 levels.
+
+        ``x`` is any tensor (n, ...) that is known only when the model runs.
+        """
         ...
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
@@ -186,4 +196,16 @@ class Ops(Protocol):
 
         ``seed`` (1,) int32 draws them, for each ``stream`` (0 to 4095, a layer's) others.
         """
+        ...
+
+    def round_to(self, w: Tensor, levels: int) -> Tensor:
+        """Weights rounded to ``levels`` steps on either side of zero; the gradient goes straight through."""
+        ...
+
+    def soft_cross_entropy(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Cross-entropy in nats (n, 1) of ``logits`` with the softmax of ``wanted``, both (n, c)."""
+        ...
+
+    def tokens(self, indices: Any) -> Tensor:
+        """Return an array of indices as an int32 tensor, for ``embedding``."""
         ...

@@ -7,14 +7,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from shoal_coordinator.authoring.compression_ops import PlainCompression
 from shoal_coordinator.authoring.image_ops import PlainImages
+from shoal_coordinator.authoring.int8_weights import Int8Weights
 from shoal_coordinator.authoring.sequence_ops import PlainSequences
 from shoal_coordinator.authoring.token_ops import PlainTokens
 
 Tensor = Any
 
 
-class PlainOps(PlainImages, PlainSequences, PlainTokens):
+class PlainOps(PlainImages, PlainCompression, PlainSequences, PlainTokens):
     """Operations whose gradients are TensorFlow's automatic ones; see ``ops.Ops`` for each."""
 
     def __init__(self, dtype: Any = tf.float64) -> None:
@@ -23,6 +25,10 @@ class PlainOps(PlainImages, PlainSequences, PlainTokens):
     def constant(self, values: Any) -> Tensor:
         """See ``Ops``."""
         return tf.constant(values, self.dtype)
+
+    def int8_constant(self, weights: Int8Weights, x: Tensor) -> Tensor:  # noqa: ARG002
+        """See ``Ops``."""
+        return tf.constant(weights.levels.astype(weights.scales.dtype) * weights.scales, self.dtype)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """See ``Ops``."""

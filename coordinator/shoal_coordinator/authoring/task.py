@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, get_args
 
 from shoal_codecs.wire.task import Ability, DType, InputDescription, TargetDescription, TrainingDefaults
+from shoal_coordinator.authoring.compression import Teacher
 from shoal_coordinator.authoring.errors import DescriptionError
 from shoal_coordinator.authoring.layer import Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.losses import CrossEntropy, Loss
@@ -53,8 +54,9 @@ class Task:
 
     ``prox`` gives the ability ``mu`` (FedProx), ``correction`` that of SCAFFOLD, ``private`` DP-SGD.
     ``local`` names layers, or parameters, that stay on devices. ``widths`` are the shares of width of
-    narrower variants. ``examples`` is a batch (x, y) of raw examples for the reference, at most a few; random
-    ones where it is left away. ``seed`` draws the weights of the reference.
+    narrower variants. ``teacher`` is a frozen model that training also follows. ``examples`` is a batch (x,
+    y) of raw examples for the reference, at most a few; random ones where it is left away. ``seed`` draws
+    the weights of the reference.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Task:
     private: bool = False
     local: tuple[str, ...] = ()
     widths: tuple[float, ...] = ()
+    teacher: Teacher | None = None
     examples: tuple[Any, Any] | None = field(default=None, compare=False)
     seed: int = SEED
 
@@ -94,6 +97,9 @@ class Task:
             raise DescriptionError(
                 "private=True with running statistics that no noise protects: use LayerNorm for BatchNorm"
             )
+        if self.private and self.teacher:
+            raise DescriptionError("private=True and a teacher do not go together: leave one away")
+        self.teaching  # noqa: B018 - as the next one
         self.target  # noqa: B018 - refused now, not when a converter has run for a minute
 
     @cached_property
@@ -105,6 +111,11 @@ class Task:
     def target(self) -> TargetDescription:
         """What is learned."""
         return self.loss.target(self.model.output, self.labels)
+
+    @cached_property
+    def teaching(self) -> Model | None:
+        """The teacher's layers put together."""
+        return self.teacher.model(tuple(self.input.shape), self.model.output) if self.teacher else None
 
     @property
     def abilities(self) -> tuple[Ability, ...]:
@@ -144,6 +155,15 @@ class Task:
     def outputs(self, run: Run, p: Tensors, x: Tensor) -> Tensor:
         """Return the last layer's output for raw examples ``x`` (n, ...) with parameters ``p``."""
         return self.model.forward(run, p, self.scaled(run.ops, x))
+
+    def training_losses(self, run: Run, p: Tensors, x: Tensor, y: Tensor) -> Tensor:
+        """Return what training lowers for each example, (n, 1): the loss, and the teacher's with it."""
+        output = self.outputs(run, p, x)
+        losses = self.loss.per_example(run.ops, output, y)
+        if self.teacher is None or self.teaching is None:
+            return losses
+        told = self.teaching.forward(Run(run.ops), {}, self.scaled(run.ops, x))
+        return self.teacher.losses(run.ops, losses, output, run.ops.stop(told))
 
     def narrow(self, share: float) -> Task:
         """Return the same task with ``share`` of its width, without variants and DP-SGD."""

@@ -24,6 +24,10 @@ class PlainTokens:
 
     dtype: Any
 
+    def tokens(self, indices: Any) -> Tensor:
+        """See ``Ops``."""
+        return tf.constant(indices, tf.int32)
+
     def embedding(self, tokens: Tensor, table: Tensor) -> Tensor:
         """See ``Ops``."""
         # Of what was reshaped the gradient is a tensor, and not a list of rows.
@@ -44,6 +48,10 @@ class BuiltinTokens:
     """Gradients made of LiteRT's builtin operators."""
 
     dtype: Any
+
+    def tokens(self, indices: Any) -> Tensor:
+        """See ``Ops``."""
+        return tf.constant(indices, tf.int32)
 
     def embedding(self, tokens: Tensor, table: Tensor) -> Tensor:
         """See ``Ops``."""

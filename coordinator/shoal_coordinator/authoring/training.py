@@ -37,7 +37,7 @@ def gradients_of(
     trained = _trained(task, weights)
     with tf.GradientTape() as tape:
         tape.watch(list(trained.values()))
-        losses = task.loss.per_example(run.ops, task.outputs(run, weights, x), y)
+        losses = task.training_losses(run, weights, x, y)
     share = tf.ones_like(losses) / tf.cast(tf.shape(losses)[:1], losses.dtype)
     return losses, _all(tape.gradient(losses, trained, output_gradients=share))
 
