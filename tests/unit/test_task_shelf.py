@@ -52,8 +52,8 @@ def test_a_device_computes_its_gradients_and_learns(name: str) -> None:
 def test_the_mnist_models_have_the_size_that_was_published() -> None:
     """McMahan et al. 2017, section 3."""
     sizes = {"mnist-2nn": 199_210, "mnist-cnn": 1_663_370}
-    for name in sizes:
-        assert decode_task(shipped_task(name).read_bytes()).dimension == sizes[name]
+    for name, size in sizes.items():
+        assert decode_task(shipped_task(name).read_bytes()).dimension == size
 
 
 def test_a_setting_names_a_task_or_a_file(tmp_path: Path) -> None:
