@@ -12,6 +12,7 @@ from shoal_coordinator.authoring.graphs import TrainableGraph
 from shoal_coordinator.authoring.model import Model
 from shoal_coordinator.authoring.reference import example_batch, private_reference_of, reference_of
 from shoal_coordinator.authoring.task import Task
+from shoal_coordinator.deployable.check import check_deployable
 
 
 def author(task: Task) -> TaskBundle:
@@ -19,10 +20,11 @@ def author(task: Task) -> TaskBundle:
 
     Raises:
         AuthoringError: its subclasses say what the task, a layer or the converter lacks.
+        ArtefactError: nothing deployable can be made of it.
     """
     batch = example_batch(task)
     private = private_reference_of(task, batch) if task.private else None
-    return TaskBundle(
+    bundle = TaskBundle(
         name=task.name,
         trainable=_trainable(task, batch, private),
         parameters=task.model.parameters,
@@ -37,6 +39,8 @@ def author(task: Task) -> TaskBundle:
         variants=tuple(_variant(task, share, batch) for share in task.widths),
         architecture=_architecture(task),
     )
+    check_deployable(bundle)
+    return bundle
 
 
 def _trainable(task: Task, batch: Any, private: Any) -> bytes:
