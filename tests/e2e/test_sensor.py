@@ -28,7 +28,7 @@ async def test_a_device_trains_on_what_its_sensor_appends_meanwhile(tmp_path: Pa
     )
     try:
         async with asyncio.timeout(20):
-            while not buffer.exists() or len(read_snapshot(buffer)) < 30:
+            while not (buffer / "buffer.json").exists() or len(read_snapshot(buffer)) < 30:
                 await asyncio.sleep(0.05)
         options = DemoOptions(devices=3, mode="plain", calm=True)
         async with live_fleet(tmp_path / "fleet", options, prepare=prepare) as fleet:

@@ -12,14 +12,18 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import convert
 
-from shoal_codecs.wire.task import InputDescription, TargetDescription
+from edge_parts import DEMO_DATA, TASK_BYTES, TASK_REF
+from shoal_codecs.wire.task import InputDescription, TargetDescription, decode_task
 from shoal_edge.data import Examples
+from shoal_edge.errors import WorkerRefusedError
 from shoal_edge.sources.errors import DamagedDataError, DataSettingsError, DataTooLargeError
 from shoal_edge.sources.registry import divide, open_source
 from shoal_edge.sources.rows import Growing
 from shoal_edge.sources.settings import DataSettings, unpack_data
 from shoal_edge.sources.source import Wanted
+from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.errors import (
     DataError,
     ExampleRangeError,
@@ -30,6 +34,8 @@ from shoal_edge.trainers.errors import (
     TooFewExamplesError,
     UnreadableDataError,
 )
+from shoal_edge.trainers.litert import LiteRtTrainer
+from shoal_edge.worker_client import WorkerClient
 from source_parts import QUICK, bounded
 
 LABELS = ("still", "rising", "falling")
@@ -369,3 +375,53 @@ def test_a_place_that_is_not_there_has_a_name_and_a_remedy(tmp_path: Path, kind:
     for look in (source.version, lambda: source.examples(Wanted(tokens(3), LETTERS))):
         with pytest.raises(UnreadableDataError, match=r"check|put|unpack"):
             look()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("gru_next_character", "characters"), ("gru_next_word", "words")])
+def test_a_text_feeds_the_tasks_that_are_shipped(tmp_path: Path, name: str, kind: str) -> None:
+    shipped = Path(__file__).parents[2] / "coordinator" / "shoal_coordinator" / "tasks" / f"{name}.task"
+    bundle = decode_task(shipped.read_bytes())
+    text = write(
+        tmp_path / "t.txt", "To be, or not to be, that is the question:\nwhether 'tis nobler to suffer. " * 9
+    )
+    unknown = "<unknown>" if kind == "words" else ""
+    options: dict[str, Any] = {"kind": "text", "tokens": kind, "lower": kind == "words", "unknown": unknown}
+    train, held_out = divide(read(text, Wanted.by(bundle), stride=4, **options), 0.2)
+    trainer = LiteRtTrainer(bundle)
+    before = trainer.evaluate(held_out.x, held_out.y)
+    assert before.examples == len(held_out) > 0
+    trainer.fit(
+        train.x, train.y, FitOptions(epochs=2, learning_rate=0.5, batch_size=16), np.random.default_rng(0)
+    )
+    assert trainer.evaluate(held_out.x, held_out.y).mean_loss < before.mean_loss
+
+
+async def test_a_worker_names_what_is_wrong_with_any_source(tmp_path: Path) -> None:
+    about = {"task": TASK_REF.digest, "task_path": str(tmp_path / "task")}
+    (tmp_path / "task").write_bytes(TASK_BYTES)
+    (tmp_path / "bad").write_bytes(b"a,b\n1\n")
+    (tmp_path / "labels" / "7").mkdir(parents=True)
+    faults = {
+        "csv": "DamagedDataError",
+        "text": "DataSettingsError",
+        "mnist": "UnreadableDataError",
+        "cifar10": "UnreadableDataError",
+        "buffer": "BufferFolderError",
+    }
+    worker = WorkerClient(idle_s=5)
+    try:
+        for kind, fault in faults.items():
+            place = tmp_path / ("bad" if kind in {"csv", "text"} else "labels")
+            table = convert({"kind": kind, "label_column": "b"}, DataSettings)
+            with pytest.raises(WorkerRefusedError) as caught:
+                await worker.request("prepare", 60, data_path=str(place), data=table.packed, **about)
+            assert caught.value.fault == fault
+        with np.load(DEMO_DATA / "digits.npz") as digits:
+            archive(tmp_path / "e.npz", digits["x"][:50].astype(np.float32) / 16, digits["y"][:50])
+        scaled = DataSettings(scale=16, cast=True)
+        ready = await worker.request(
+            "prepare", 60, data_path=str(tmp_path / "e.npz"), data=scaled.packed, **about
+        )
+        assert (ready["examples"], ready["held_out"]) == (40, 10)
+    finally:
+        await worker.close()
