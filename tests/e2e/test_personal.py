@@ -62,7 +62,7 @@ async def test_a_head_of_its_own_lets_every_device_keep_its_own_names(tmp_path: 
         await fleet.children.restart("device-01")
         view = await fleet.rounds(4, devices=4)
         accuracies = [row.accuracy for row in view.rounds if row.outcome == "committed"]
-        # With one head for all it would be right one time in four at best.
+        # One model for all of them reaches under 0.7, as the next test shows.
         assert accuracies[-1] > 0.85
         assert "own tensors" in await predicted(fleet, "device-01")
         for device in DEVICES:
@@ -70,3 +70,28 @@ async def test_a_head_of_its_own_lets_every_device_keep_its_own_names(tmp_path: 
             assert data != kept[device]
             piece = data[len(data) // 2 :][:64]
             assert not any(piece in one.payload for one in fleet.heard)
+
+
+async def test_a_model_of_its_own_beside_the_fleet_s_wins_where_devices_differ(tmp_path: Path) -> None:
+    def prepare(layout: DemoFleet) -> None:
+        permute_labels(layout)
+        rounds = {"ditto": 0.1, "kept_share": 0.5, "minimum": 4, "floor_share": 1.0, "quorum_share": 1.0}
+        change_settings(layout.config_of("coordinator"), rounds=rounds)
+        change_settings(layout.config_of("device-01"), personal={"predict": "personal"})
+        change_settings(layout.config_of("device-04"), personal={"model": "off"})
+
+    async with live_fleet(tmp_path, DemoOptions(devices=4, calm=True), prepare=prepare) as fleet:
+        view = await fleet.rounds(6, devices=4)
+        last = view.rounds[-1].round
+        told = [one for one in fleet.all(wire.Evaluated) if one.round == last]
+        with_own = [one for one in told if one.personal is not None]
+        assert {one.sender for one in with_own} == {"device-01", "device-02", "device-03"}
+        examples = sum(one.examples for one in with_own)
+        shared = sum(one.correct for one in with_own) / examples
+        own = sum(one.personal[0] for one in with_own if one.personal) / examples
+        # Four devices that contradict each other share one model (0.58 when this was written), and each has
+        # one for itself (0.89).
+        assert own > shared + 0.2
+        assert shared < 0.7
+        assert own > 0.8
+        assert "its own model" in await predicted(fleet, "device-01")

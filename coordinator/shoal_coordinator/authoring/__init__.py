@@ -49,6 +49,7 @@ from shoal_coordinator.authoring.pooling import (
     Reshape,
 )
 from shoal_coordinator.authoring.recurrent import GRU, LSTM
+from shoal_coordinator.authoring.scale import Scale
 from shoal_coordinator.authoring.task import Input, Task
 from shoal_coordinator.authoring.tokens import Dropout, Embedding, LayerNorm
 
@@ -83,6 +84,7 @@ __all__ = [
     "Quantised",
     "Reshape",
     "Run",
+    "Scale",
     "Sgd",
     "Task",
     "Teacher",

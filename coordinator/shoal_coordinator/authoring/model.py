@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +12,9 @@ import msgspec
 from shoal_codecs.wire.task import Parameter
 from shoal_coordinator.authoring.errors import DescriptionError, UnsupportedLayerError
 from shoal_coordinator.authoring.layer import Layer, Run, Shape, Tensor, Tensors
+from shoal_coordinator.authoring.scale import Scale
+
+MIXING = frozenset({"flatten", "reshape"})
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,34 @@ def build_model(layers: Iterable[Layer], shape: Shape, *, frozen: bool = False) 
 
 
 def narrow_layers(layers: Iterable[Layer], share: float) -> list[Layer]:
-    """Return the layers of a model with ``share`` of the width; what it gives stays (HeteroFL)."""
+    """Return the layers of a model with ``share`` of the width; what it gives stays (HeteroFL).
+
+    What a narrower layer gives is scaled up, so that it is to the next layer what the full one's output is.
+    """
     *hidden, last = list(layers)
-    return [*(one.narrow(share) for one in hidden), last]
+    narrow: list[Layer] = []
+    for layer in hidden:
+        thin = layer.narrow(share)
+        first, *rest = thin.parts()
+        narrow += [first, *([Scale(1 / share)] if thin != layer else []), *rest]
+    return [*narrow, last]
+
+
+def check_narrow(full: Model, narrow: Model, share: float) -> None:
+    """Refuse a narrower model whose weights are no prefixes of the full one's.
+
+    Raises:
+        DescriptionError: channels are flattened together with places, so that the first features are not
+            those of the first channels.
+    """
+    wide = {one.name: one.entry for one in full.placed}
+    for one in narrow.placed:
+        entry = wide.get(one.name, one.entry)
+        if one.layer.KIND in MIXING and one.entry != entry and math.prod(entry[:-1]) > 1:
+            raise DescriptionError(
+                f"{one.name} mixes channels with places, so that {share:g} of the channels is no first part "
+                "of its features: put a global pooling layer there, or leave widths away"
+            )
 
 
 def _named(layers: Iterable[Layer]) -> list[Layer]:

@@ -14,7 +14,7 @@ from shoal_coordinator.authoring.compression import Teacher
 from shoal_coordinator.authoring.errors import DescriptionError
 from shoal_coordinator.authoring.layer import Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.losses import CrossEntropy, Loss
-from shoal_coordinator.authoring.model import Model, build_model, narrow_layers
+from shoal_coordinator.authoring.model import Model, build_model, check_narrow, narrow_layers
 from shoal_coordinator.authoring.ops import Ops
 from shoal_coordinator.authoring.optimisers import Optimiser, Sgd
 
@@ -100,6 +100,12 @@ class Task:
         if self.private and self.teacher:
             raise DescriptionError("private=True and a teacher do not go together: leave one away")
         self.teaching  # noqa: B018 - as the next one
+        for share in self.widths:
+            if not 0 < share < 1:
+                raise DescriptionError(
+                    f"a width of {share:g}: name shares between 0 and 1, the full one is there"
+                )
+            check_narrow(self.model, self.narrow(share).model, share)
         self.target  # noqa: B018 - refused now, not when a converter has run for a minute
 
     @cached_property

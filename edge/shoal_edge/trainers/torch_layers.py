@@ -29,6 +29,11 @@ def activation(call: Call, x: Tensor) -> Tensor:
     return _FUNCTIONS[function](x)
 
 
+def scale(call: Call, x: Tensor) -> Tensor:
+    """Return every entry times a factor."""
+    return x * call.number("factor")
+
+
 def flatten(call: Call, x: Tensor) -> Tensor:
     """Return all axes but the batch's as one."""
     del call
@@ -68,6 +73,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 LAYERS: dict[str, Forward] = {
     "dense": dense,
     "activation": activation,
+    "scale": scale,
     "flatten": flatten,
     "reshape": reshape,
     "layer_norm": layer_norm,
