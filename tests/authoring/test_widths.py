@@ -49,9 +49,9 @@ def test_on_average_a_narrower_model_gives_the_next_layer_what_the_full_one_does
         }
         # Up to the first layer and its activation: the rest is not linear.
         outputs = []
-        for model, p in ((wide, weights), (thin, cut)):
-            walked = dict((one.name, y) for one, y in model.walk(Run(PlainOps(tf.float64)), p, x))
-            outputs.append(float(tf.reduce_sum(walked["activation1"])))
+        for model, p, last in ((wide, weights, "activation1"), (thin, cut, "scale1")):
+            walked = {one.name: y for one, y in model.walk(Run(PlainOps(tf.float64)), p, x)}
+            outputs.append(float(tf.reduce_sum(walked[last])))
         sums.append(outputs)
     full, half = np.mean(sums, axis=0)
     assert abs(half / full - 1) < 0.05

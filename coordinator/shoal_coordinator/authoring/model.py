@@ -103,15 +103,19 @@ def build_model(layers: Iterable[Layer], shape: Shape, *, frozen: bool = False) 
 def narrow_layers(layers: Iterable[Layer], share: float) -> list[Layer]:
     """Return the layers of a model with ``share`` of the width; what it gives stays (HeteroFL).
 
-    What a narrower layer gives is scaled up, so that it is to the next layer what the full one's output is.
+    Before the next layer with a width of its own what a narrower one gave is scaled up, so that it adds up to
+    what the full one's output does: behind normalisation, whose statistics all widths share.
     """
     *hidden, last = list(layers)
     narrow: list[Layer] = []
+    fewer = False
     for layer in hidden:
         thin = layer.narrow(share)
-        first, *rest = thin.parts()
-        narrow += [first, *([Scale(1 / share)] if thin != layer else []), *rest]
-    return [*narrow, last]
+        if thin != layer:
+            narrow += [Scale(1 / share)] if fewer else []
+            fewer = True
+        narrow.append(thin)
+    return [*narrow, *([Scale(1 / share)] if fewer else []), last]
 
 
 def check_narrow(full: Model, narrow: Model, share: float) -> None:

@@ -12,10 +12,10 @@ from shoal_coordinator.authoring.layer import Built, Layer, Run, Shape, Tensor, 
 
 @dataclass(frozen=True)
 class Scale(Layer):
-    """Every entry times ``factor``; a narrower variant has one behind each layer that is narrower.
+    """Every entry times ``factor``; a narrower variant has one before each layer that adds up fewer inputs.
 
-    The next layer adds up so much less that its sum stays what it is in the full model (HeteroFL's scaler,
-    Diao et al. 2021, section 3.2; as in inverted dropout), with which the variant shares its weights.
+    So its sum stays what it is in the full model, with which the variant shares its weights (HeteroFL's
+    scaler, Diao et al. 2021, section 3.2; as in inverted dropout).
     """
 
     KIND: ClassVar[str] = "scale"
