@@ -126,7 +126,8 @@ async def background(work: Awaitable[None]) -> AsyncIterator[asyncio.Task[None]]
 class Device:
     """A device that answers as a real one, but for its training, which is a random small update.
 
-    ``accepts``, ``silent``, ``skips`` (rounds), ``evaluates`` and ``poison`` say how it misbehaves.
+    ``accepts``, ``silent``, ``skips`` (rounds), ``evaluates``, ``holds`` (reports) and ``poison`` say how it
+    misbehaves.
     """
 
     def __init__(self, bench: Bench, name: str) -> None:
@@ -142,6 +143,7 @@ class Device:
         self.evaluates = True
         self.poison: float | None = None
         self.loss_sum = 2.5
+        self.holds = False
         self.decline_reason = "busy"
         self.reports: dict[int, dict[str, bytes]] = {}
         self.rounds: set[int] = set()
@@ -238,8 +240,13 @@ class Device:
             self.rounds.add(plan.round)
             self.plans[plan.round] = plan
             self.reports[plan.round] = self._train(plan, notice.plan)
-        for hub, data in self.reports.get(plan.round, {}).items():
-            await self.send_parts(plan.round, hub, data)
+        await self.deliver(plan.round)
+
+    async def deliver(self, number: int) -> None:
+        """Send the report to round ``number``, unless the device ``holds`` it back."""
+        for hub, data in self.reports.get(number, {}).items():
+            if not self.holds:
+                await self.send_parts(number, hub, data)
 
     def _train(self, plan: Plan, data: bytes) -> dict[str, bytes]:
         rng = np.random.default_rng([plan.round, DEVICES.index(self.name)])
@@ -276,7 +283,7 @@ class Device:
             await asyncio.sleep(1)
             for number, reports in list(self.reports.items())[-1:]:
                 for hub, data in reports.items():
-                    if (number, hub) not in self.receipts and self.link.is_connected:
+                    if (number, hub) not in self.receipts and self.link.is_connected and not self.holds:
                         await self.send_parts(number, hub, data)
 
     def _status(self, *, online: bool) -> Publication:

@@ -6,7 +6,7 @@ every party that applies the step holds the same bits.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -38,7 +38,7 @@ from shoal_coordinator.algorithms.base import Algorithm
 from shoal_coordinator.algorithms.errors import AlgorithmStateError
 from shoal_coordinator.algorithms.schedules import CONSTANT, ScheduleSettings
 from shoal_coordinator.algorithms.state import AlgorithmState, decode_state, encode_state
-from shoal_coordinator.plain_reports import Reports
+from shoal_coordinator.plain_reports import Reports, Share
 from shoal_coordinator.round_errors import AggregationError, NoUsableReportError
 
 log = structlog.get_logger()
@@ -225,16 +225,18 @@ def aggregate_reports(
     shares: Mapping[str, bytes | memoryview],
     server: Server = DEFAULT_SERVER,
     levels: ModelLevels | None = None,
+    late: Sequence[Share] = (),
 ) -> Candidate:
     """Apply what the server's algorithm makes of ``shares`` (device to share in clear) to ``base``.
 
-    With noise the denominator is fixed and every device weighs the same. ``levels`` are the task's.
+    With noise the denominator is fixed and every device weighs the same. ``levels`` are the task's, ``late``
+    the shares of earlier rounds (FedBuff).
 
     Raises:
         NoUsableReportError: there is no usable update, or they add up to nothing.
         AggregationError: ``base`` is no vector, or the result is not finite.
     """
-    return aggregate_opened(Reports.of(plan, shares, levels), base, server)
+    return aggregate_opened(Reports.of(plan, shares, levels, late), base, server)
 
 
 def aggregate_opened(reports: Reports, base: bytes, server: Server = DEFAULT_SERVER) -> Candidate:

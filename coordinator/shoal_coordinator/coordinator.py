@@ -12,6 +12,7 @@ import structlog
 
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.heartbeat import Reading
+from shoal_codecs.wire.plan import decode_plan
 from shoal_codecs.wire.topics import Address
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.commands import (
@@ -29,6 +30,7 @@ from shoal_coordinator.commands import (
 from shoal_coordinator.device_words import check_counts, check_model, check_round, is_present
 from shoal_coordinator.hub_desk import HubDesk, HubWord
 from shoal_coordinator.inbox import Inbox
+from shoal_coordinator.late_reports import settled_beside
 from shoal_coordinator.organs import Organs
 from shoal_coordinator.round_errors import NothingToSkipError, ReleasesUnavailableError, RoundError
 from shoal_coordinator.round_parts import Outcome, RunnerParts, personal_accuracy, totals
@@ -39,6 +41,7 @@ from shoal_coordinator.status_board import StatusBoard, fleet_view
 
 log = structlog.get_logger()
 TICK_S = 1.0
+LATE_LOOK_MS = 500
 REFILL_WORD_S = 2.0
 HUB_WORDS = HubWord.__args__
 SLOW_COMMANDS = frozenset({"privacy.show"})
@@ -99,6 +102,10 @@ class CoordinatorService:
         """Go on with the round that an earlier process left, or take down what is left of the last."""
         organs = self.organs
         left = await organs.ledger.unfinished()
+        if organs.late is not None:
+            present = decode_plan(left[0].plan).round if left else 0
+            settled = await asyncio.to_thread(settled_beside, organs.models.newest, organs.blobs)
+            await organs.late.restore(settled, present)
         if left is not None:
             snapshot, candidate = left
             organs.models.candidate = candidate
@@ -122,16 +129,13 @@ class CoordinatorService:
             self._look_again(wait_ms)
             return
         try:
-            used_up = organs.bytes.spent(organs.roster.names("device"), organs.clock_ms())
+            used_up = await self._excused()
             ended, spent = organs.ledger.last_number, organs.privacy.spent()
             cohort, level = organs.levels.cohort(
                 lambda percent: organs.fleet.cohort(ended, spent, used_up, percent), organs.ledger.upcoming
             )
         except NotEnoughDevicesError as error:
-            organs.opening.block(str(error))
-            over = organs.privacy.over()
-            if over:
-                await self._budget_spent(over)
+            if await self._waits_for_nobody_new(str(error)):
                 return
         else:
             promises = self.hubs.promises()
@@ -166,6 +170,31 @@ class CoordinatorService:
         else:
             number = await organs.ledger.take_number()
             await self._not_opened(number, organs.opening.give_up())
+
+    async def _excused(self) -> frozenset[str]:
+        """Return whom not to invite: whose bytes of the day are used up, who works on a late report."""
+        organs = self.organs
+        used_up = frozenset(organs.bytes.spent(organs.roster.names("device"), organs.clock_ms()))
+        if organs.late is None:
+            return used_up
+        await organs.late.forget_old(organs.models.newest.number, organs.clock_ms())
+        return used_up | organs.late.busy
+
+    async def _waits_for_nobody_new(self, too_few: str) -> bool:
+        """Return whether there is nobody new to wait for: others are at work, or nobody can pay.
+
+        ``too_few`` says how many lack.
+        """
+        organs = self.organs
+        if organs.late is not None and organs.late.busy:
+            # Each report that comes frees a device.
+            self._look_again(LATE_LOOK_MS)
+            return True
+        organs.opening.block(too_few)
+        over = organs.privacy.over()
+        if over:
+            await self._budget_spent(over)
+        return bool(over)
 
     async def _budget_spent(self, reason: str) -> None:
         """End the rounds: nobody who may come online can pay for another."""
@@ -294,6 +323,11 @@ class CoordinatorService:
                 if with_noise and not is_present(self.runner, message.round, message.plan_id):
                     # Late for the round, and still worth knowing for the budget.
                     return
+                late = self.organs.late
+                if late is not None and late.has(message.round):
+                    if not accepted:
+                        late.free(message.sender, 0)
+                    return
                 check_round(self.runner, message)
                 await self.runner.feed(on.DeviceReplied(message.sender, accepted, message.reason[:200]))
                 self.organs.fleet.replied(message.sender, message.round, accepted=accepted)
@@ -328,6 +362,8 @@ class CoordinatorService:
             organs.traffic.stood_at(device, view.number(Reading.SENT), view.number(Reading.RECEIVED))
         organs.bytes.heard(view, organs.clock_ms())
         plan = self.runner.plan
+        if organs.late is not None and device in organs.late.busy:
+            organs.late.free(device, view.number(Reading.ROUND))
         if plan is not None and device in plan.cohort and view.number(Reading.ROUND) == plan.round:
             with contextlib.suppress(RoundError):
                 await self.runner.feed(on.DeviceShows(device))
@@ -497,6 +533,7 @@ class CoordinatorService:
             server=organs.server,
             stability=organs.stability,
             controls=organs.controls,
+            late=organs.late,
             certificates=organs.certificates,
             enqueue=enqueue,
             clock_ms=organs.clock_ms,

@@ -37,6 +37,7 @@ class _Memory(msgspec.Struct, frozen=True):
     promises: tuple[HubPromise, ...] = ()
     algorithm: BlobRef | None = None
     update_norm: float = 0.0
+    late: tuple[tuple[str, int], ...] = ()
 
 
 class Ledger:
@@ -112,6 +113,7 @@ class Ledger:
             members=memory.members,
             reason=memory.reason,
             promises=memory.promises,
+            late=memory.late,
         )
         if memory.whole is None:
             return snapshot, None
@@ -129,7 +131,13 @@ class Ledger:
     async def save(self, number: int, snapshot: on.RoundSnapshot, candidate: ModelVersion | None) -> None:
         """Store how far a round is."""
         opened_ms = self._opened_ms.setdefault(number, self._clock_ms())
-        memory = _Memory(snapshot.signatures, snapshot.members, snapshot.reason, promises=snapshot.promises)
+        memory = _Memory(
+            snapshot.signatures,
+            snapshot.members,
+            snapshot.reason,
+            promises=snapshot.promises,
+            late=snapshot.late,
+        )
         if candidate is not None:
             memory = msgspec.structs.replace(
                 memory,

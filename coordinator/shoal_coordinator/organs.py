@@ -21,6 +21,7 @@ from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.commands import CommandBook
 from shoal_coordinator.controls import Controls
 from shoal_coordinator.fleet_desk import FleetDesk
+from shoal_coordinator.late_reports import LateReports
 from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.level_desk import LevelDesk
 from shoal_coordinator.models import ModelShelf
@@ -93,6 +94,7 @@ class Organs:
     server: Server
     stability: Stability
     controls: Controls | None
+    late: LateReports | None
     status_s: float
     clock_ms: Callable[[], int]
     releases: Releases | None = None

@@ -104,6 +104,11 @@ class PlainCollector:
         """Read back what an earlier process stored; what cannot be used any more is left out."""
         return await asyncio.to_thread(self._restore)
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Whose reports are held."""
+        return tuple(self._held)
+
     def shares(self, members: tuple[str, ...]) -> dict[str, bytes]:
         """Return the shares in clear of ``members``, by device."""
         return {device: self._held[device].share for device in members}

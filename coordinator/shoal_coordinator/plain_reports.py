@@ -66,10 +66,14 @@ class Reports:
 
     @classmethod
     def of(
-        cls, plan: Plan, shares: Mapping[str, bytes | memoryview], levels: ModelLevels | None = None
+        cls,
+        plan: Plan,
+        shares: Mapping[str, bytes | memoryview],
+        levels: ModelLevels | None = None,
+        late: Sequence[Share] = (),
     ) -> "Reports":
-        """Return the reports of ``plan`` whose ``shares`` are by device."""
-        return cls(plan, [Share(device, plan, data) for device, data in shares.items()], levels)
+        """Return the reports of ``plan``, ``shares`` by device, and ``late`` ones of earlier plans."""
+        return cls(plan, [*(Share(device, plan, data) for device, data in shares.items()), *late], levels)
 
     def __len__(self) -> int:
         return len(self._shares)
@@ -77,6 +81,10 @@ class Reports:
     def __iter__(self) -> Iterator[PlainUpdate]:
         for one in self._shares:
             yield open_update(one.plan, one.data, one.device, one.staleness, self._levels)
+
+    def rounds(self) -> dict[str, int]:
+        """Return, by device, the round that its report is of."""
+        return {one.device: one.plan.round for one in self._shares}
 
     @property
     def dimension(self) -> int:

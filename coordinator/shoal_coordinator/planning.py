@@ -52,7 +52,8 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     left to take masks off. ``privacy`` are the terms of every round, None for rounds without noise.
     ``example_clip`` and ``example_noise`` are DP-SGD on the devices, 0 for plain training. ``local`` names
     the parameters that stay on each device, ``ditto`` is the pull of models of their own to the fleet's.
-    ``algorithm`` is the coordinator's, and ``mu``, ``even_steps`` and ``tells`` what it asks of devices.
+    ``algorithm`` is the coordinator's, and ``mu``, ``even_steps`` and ``tells`` what it asks of devices. The
+    first ``buffer`` reports end a round, 0: it waits for all.
     """
 
     fleet: str
@@ -73,6 +74,7 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     mu: float = 0.0
     even_steps: float = 0.0
     tells: tuple[Tell, ...] = ()
+    buffer: int = 0
     ditto: float = 0.0
     minimum: int = 3
     floor_share: float = 0.8
@@ -119,7 +121,7 @@ def make_plan(
         InvalidRoundPlanError: settings from which no plan can be made.
     """
     size = len(cohort)
-    floor = max(settings.minimum, _share(size, settings.floor_share))
+    floor = settings.buffer or max(settings.minimum, _share(size, settings.floor_share))
     if settings.mode == "single":
         floor = max(floor, single_floor(size, settings.dropout_share))
     if size < floor or not size:
@@ -169,8 +171,8 @@ def make_plan(
             ),
             n_min=floor,
             n_max=size,
-            quorum=max(floor, _share(size, settings.quorum_share)),
-            patience_ms=settings.patience_ms,
+            quorum=settings.buffer or max(floor, _share(size, settings.quorum_share)),
+            patience_ms=0 if settings.buffer else settings.patience_ms,
             opens_ms=now_ms - settings.clock_slack_ms,
             closes_ms=now_ms + settings.window_ms,
             privacy=privacy,

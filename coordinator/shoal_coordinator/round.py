@@ -42,6 +42,7 @@ from shoal_coordinator.round_steps import (
     HubSigned,
     HubSummed,
     Invite,
+    LateStored,
     MasksOpened,
     Persist,
     ProposePlan,
@@ -99,6 +100,8 @@ class RoundMachine:
             self.facts.members = snapshot.members
             self.facts.reason = snapshot.reason
             self.facts.promises = snapshot.promises
+            if snapshot.state is RoundState.EVALUATING:
+                self.facts.late = set(snapshot.late)
 
     @property
     def wake_ms(self) -> int | None:
@@ -222,8 +225,19 @@ class RoundMachine:
             self._deadline_ms = min(facts.plan.closes_ms, now_ms + facts.plan.patience_ms)
         return self._close_if_complete()
 
+    def _late_stored(self, event: LateStored, _now_ms: int) -> Actions:
+        """Count a report to an earlier round: a version comes of the first that are there (FedBuff)."""
+        facts = self.facts
+        facts.late.add((event.sender, event.round))
+        return self._close_reports() if self._counted() >= facts.plan.quorum else []
+
+    def _counted(self) -> int:
+        return len(self.facts.reported) + len(self.facts.late)
+
     def _close_if_complete(self) -> Actions:
         facts = self.facts
+        if facts.late and self._counted() >= facts.plan.quorum:
+            return self._close_reports()
         if facts.plan.mode == "plain" and len(facts.reported) >= facts.plan.n_min:
             waiting = set(facts.plan.cohort) - facts.reported - facts.declined
             return [] if waiting else self._close_reports()
@@ -233,17 +247,17 @@ class RoundMachine:
         facts = self.facts
         facts.members = tuple(sorted(facts.reported))
         self._enter(RoundState.AGGREGATING)
-        return [Aggregate(facts.members, b"", {})]
+        return [Aggregate(facts.members, b"", {}, tuple(sorted(facts.late)))]
 
     def _collecting_due(self, _event: Tick, now_ms: int) -> Actions:
         facts = self.facts
         if self._past(self._deadline_ms, now_ms):
-            if facts.plan.mode == "plain" and len(facts.reported) >= facts.plan.n_min:
+            if facts.plan.mode == "plain" and self._counted() >= facts.plan.n_min:
                 return self._close_reports()
             why = (
                 "the hubs agreed on no set of reports in time"
                 if facts.hubs
-                else f"{len(facts.reported)} reports in time, the floor is {facts.plan.n_min}"
+                else f"{self._counted()} reports in time, the floor is {facts.plan.n_min}"
             )
             return self._give_up(why, now_ms)
         if self._past(self._resend_ms, now_ms):
@@ -307,6 +321,9 @@ class RoundMachine:
         if self.facts.plan.privacy is not None or not self.timings.evaluate_ms:
             # Under noise, hits and losses in clear would tell what it hides; else nobody wants them.
             return self._commit()
+        if not self.facts.members:
+            # Of late reports alone: only who has reported to this round scores what came of it.
+            return self._commit()
         self._enter(RoundState.EVALUATING, now_ms + self.timings.evaluate_ms, now_ms)
         return [Persist(self._snapshot()), AskEvaluation(self.facts.members)]
 
@@ -334,8 +351,9 @@ class RoundMachine:
         if fault and not facts.plan.shared:
             return self._abort(f"unstable: {fault}")
         self._enter(RoundState.COMMITTED)
+        members = tuple(sorted({*facts.members, *(device for device, _ in facts.late)}))
         # What was evaluated is the candidate: where it goes, the version has no score.
-        return [Commit(facts.members, {} if fault else dict(facts.evaluations), fault)]
+        return [Commit(members, {} if fault else dict(facts.evaluations), fault)]
 
     def _evaluating_due(self, _event: Tick, now_ms: int) -> Actions:
         if self._past(self._deadline_ms, now_ms):

@@ -21,6 +21,7 @@ from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.certificates import CertificateBook
 from shoal_coordinator.chains import ModelVersion
 from shoal_coordinator.controls import Controls
+from shoal_coordinator.late_reports import LateReports
 from shoal_coordinator.models import ModelShelf
 
 
@@ -120,6 +121,7 @@ class RunnerParts:
     server: Server
     stability: Stability
     controls: Controls | None
+    late: LateReports | None
     certificates: CertificateBook
     enqueue: Callable[[Callable[[], Awaitable[None]]], None]
     clock_ms: Callable[[], int]

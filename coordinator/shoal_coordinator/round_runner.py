@@ -27,6 +27,7 @@ from shoal_coordinator.aggregation import (
     unmoved,
 )
 from shoal_coordinator.chains import ModelVersion, with_step
+from shoal_coordinator.late_reports import LateReports
 from shoal_coordinator.plain import PlainCollector, round_private
 from shoal_coordinator.round import RoundMachine
 from shoal_coordinator.round_errors import AggregationError, RoundError, UnstableRoundError
@@ -87,7 +88,10 @@ class RoundRunner:
             await asyncio.to_thread(self._single_files(plan).begin, prekeys)
             await self._begin_single(plan)
         await self._lead(plan)
+        if self._parts.late is not None:
+            await self._parts.late.begin(plan, encode_plan(plan), self._parts.models.newest.number)
         await self.feed(on.Begun())
+        await self._count_late()
         if self._single is not None:
             await self._single.start(())
 
@@ -106,6 +110,7 @@ class RoundRunner:
         for report in stored:
             if self.machine is machine and machine.state is on.RoundState.COLLECTING:
                 await self.feed(on.ReportStored(report.device))
+        await self._count_late()
 
     async def _resume_single(self, machine: RoundMachine, stored: tuple[str, ...]) -> None:
         if machine.state is not on.RoundState.COLLECTING:
@@ -161,8 +166,33 @@ class RoundRunner:
         else:
             self._set_timer(machine)
 
+    async def _count_late(self) -> None:
+        """Let reports to earlier rounds that nothing has come of yet count for the present one."""
+        for device, number in self._parts.late.waiting if self._parts.late is not None else ():
+            if self.machine is None or self.machine.state is not on.RoundState.COLLECTING:
+                return
+            await self.feed(on.LateStored(device, number))
+
+    async def _take_late(self, late: LateReports, device: str, part: wire.ReportPart) -> None:
+        """Take a part of a report to an earlier round; answer a whole one with a receipt."""
+        stored = await late.take(device, part)
+        if stored is not None:
+            self._parts.announcer.receipt(
+                device,
+                wire.Receipt,
+                round=part.round,
+                plan_hash=late.plan_hash(part.round),
+                report_id=stored.report_id,
+                credit=part.count,
+            )
+            await self._count_late()
+
     async def take_report(self, device: str, part: wire.ReportPart) -> None:
         """Modes ``plain`` and ``single``: take a part of a report; answer a whole one with a receipt."""
+        late = self._parts.late
+        if late is not None and late.has(part.round):
+            await self._take_late(late, device, part)
+            return
         machine, collector, single = self.machine, self._collector, self._single
         if machine is None or collector is None or (single is not None and not single.takes(device)):
             return
@@ -391,6 +421,22 @@ class RoundRunner:
         )
         return with_step(version, blobs)
 
+    async def _part_with(self, collector: PlainCollector, machine: RoundMachine, outcome: Outcome) -> None:
+        """Throw a round's reports away, or where rounds are asynchronous go on hearing those still out."""
+        late, facts = self._parts.late, machine.facts
+        if late is None:
+            await collector.clear()
+            return
+        if outcome.version is not None or facts.members:
+            # Also where nothing came of them: they would make the next version as bad.
+            late.settle(tuple(sorted(facts.late)))
+        if outcome.version is None:
+            await collector.clear()
+            return
+        base = outcome.version.number - 1
+        late.adopt(facts.plan, outcome.plan_hash, base, collector, facts.members)
+        await late.forget_old(outcome.version.number, self._parts.clock_ms())
+
     async def _revert(self, plan: Plan, reason: str) -> None:
         """Put the base, but for a trifle, in the place of a candidate that is no good."""
         parts = self._parts
@@ -453,7 +499,8 @@ class RoundRunner:
                 return unmoved(plan, base, f"{type(error).__name__}: {error}", server)
         if self._collector is not None:
             shares = self._collector.shares(work.members)
-            return aggregate_reports(plan, base, shares, server, parts.levels)
+            late = parts.late.shares(work.late, parts.models.newest.number) if parts.late else []
+            return aggregate_reports(plan, base, shares, server, parts.levels, late)
         private = parts.identity.sealing_private()
         try:
             return aggregate_sums(
@@ -534,7 +581,7 @@ class RoundRunner:
         topic = parts.topics.round(number)
         parts.announcer.spawn(lambda: parts.shelf.remove(topic))
         if self._collector is not None:
-            await self._collector.clear()
+            await self._part_with(self._collector, machine, outcome)
         if plan.mode == "single":
             await asyncio.to_thread(self._single_files(plan).clear)
         await parts.finished(outcome)

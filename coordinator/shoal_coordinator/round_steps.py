@@ -67,6 +67,7 @@ class RoundSnapshot:
     members: tuple[str, ...] = ()
     reason: str = ""
     promises: tuple[HubPromise, ...] = ()
+    late: tuple[tuple[str, int], ...] = ()
 
 
 # --- events -------------------------------------------------------------------------------------
@@ -171,6 +172,14 @@ class ReportStored:
 
 
 @dataclass(frozen=True, slots=True)
+class LateStored:
+    """FedBuff: a report to an earlier ``round``, by ``sender``, is held durably and counts for this one."""
+
+    sender: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class SurvivorsNamed:
     """Mode ``single``: masked vectors are taken no more; the masks are being opened."""
 
@@ -228,6 +237,7 @@ RoundEvent: TypeAlias = (
     | DeviceBack
     | DeviceGone
     | ReportStored
+    | LateStored
     | SurvivorsNamed
     | MasksOpened
     | Aggregated
@@ -278,11 +288,15 @@ class Invite:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Make the candidate: of ``sums`` (sealed, by hub) over ``members``, or of their reports."""
+    """Make the candidate: of ``sums`` (sealed, by hub) over ``members``, or of their reports.
+
+    ``late`` are reports (device, round) to earlier rounds.
+    """
 
     members: tuple[str, ...]
     set_digest: bytes
     sums: dict[str, bytes]
+    late: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +310,7 @@ class AskEvaluation:
 class Commit:
     """Store the candidate as the next version, in one transaction with the round, then announce it.
 
+    ``members`` are those whose reports to this round, or to earlier ones, it was made of.
     Where it is ``unstable`` a version takes its place that is the base but for a trifle: the shared modes end
     so, for what was summed on a base is never summed again.
     """
@@ -350,6 +365,7 @@ class RoundFacts:
     replied: dict[str, bool] = field(default_factory=dict)
     showing: set[str] = field(default_factory=set)
     reported: set[str] = field(default_factory=set)
+    late: set[tuple[str, int]] = field(default_factory=set)
     agreements: dict[str, HubAgreed] = field(default_factory=dict)
     sums: dict[str, HubSummed] = field(default_factory=dict)
     abandoned: set[str] = field(default_factory=set)
@@ -390,4 +406,5 @@ class RoundFacts:
             members=self.members,
             reason=self.reason,
             promises=self.promises,
+            late=tuple(sorted(self.late)),
         )

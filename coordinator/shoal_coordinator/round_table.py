@@ -16,6 +16,7 @@ from shoal_coordinator.round_steps import (
     HubRevealed,
     HubSigned,
     HubSummed,
+    LateStored,
     MasksOpened,
     ReportStored,
     Restored,
@@ -26,6 +27,7 @@ from shoal_coordinator.round_steps import (
 
 IGNORE = "ignore"
 _FLEET = (DeviceReplied, DeviceShows, DeviceBack, DeviceGone)
+_REPORTS = (ReportStored, LateStored)
 _HUBS = (HubRevealed, HubSigned, HubAbandoned, HubAgreed, HubSummed)
 
 
@@ -56,6 +58,7 @@ TRANSITIONS: dict[RoundState, dict[type, str]] = {
             DeviceShows: "shows",
             DeviceBack: "back",
             ReportStored: "reported",
+            LateStored: "late_stored",
             SurvivorsNamed: "survivors_named",
             MasksOpened: "masks_opened",
             HubAgreed: "agreed",
@@ -78,11 +81,11 @@ TRANSITIONS: dict[RoundState, dict[type, str]] = {
     ),
     RoundState.AGGREGATING: _row(
         {Aggregated: "aggregated", AggregationFailed: "aggregation_failed"},
-        (*_FLEET, *_HUBS, ReportStored, Tick),
+        (*_FLEET, *_HUBS, *_REPORTS, Tick),
     ),
     RoundState.EVALUATING: _row(
         {DeviceEvaluated: "evaluated", DeviceGone: "gone", Tick: "evaluating_due"},
-        (DeviceReplied, DeviceShows, DeviceBack, *_HUBS, ReportStored),
+        (DeviceReplied, DeviceShows, DeviceBack, *_HUBS, *_REPORTS),
     ),
     RoundState.WITHDRAWING: _row(
         {
@@ -93,6 +96,6 @@ TRANSITIONS: dict[RoundState, dict[type, str]] = {
         },
         (*_FLEET, HubRevealed, HubSigned, HubRefused, GivenUp),
     ),
-    RoundState.COMMITTED: _row({}, (*_FLEET, *_HUBS, ReportStored, DeviceEvaluated, Tick)),
-    RoundState.ABORTED: _row({}, (*_FLEET, *_HUBS, HubRefused, ReportStored, GivenUp, Tick)),
+    RoundState.COMMITTED: _row({}, (*_FLEET, *_HUBS, *_REPORTS, DeviceEvaluated, Tick)),
+    RoundState.ABORTED: _row({}, (*_FLEET, *_HUBS, HubRefused, *_REPORTS, GivenUp, Tick)),
 }

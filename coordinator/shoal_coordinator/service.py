@@ -12,9 +12,9 @@ import structlog
 
 from shoal_codecs.lifecycle import run_until_stopped
 from shoal_codecs.logs import configure_logs
-from shoal_codecs.security.identity import load_identity
+from shoal_codecs.security.identity import Identity, load_identity
 from shoal_codecs.security.post import Post
-from shoal_codecs.security.roster import load_roster
+from shoal_codecs.security.roster import Roster, load_roster
 from shoal_codecs.transport.blobs import BlobPublisher
 from shoal_codecs.transport.link import Link
 from shoal_codecs.transport.retained import RetainedShelf
@@ -37,6 +37,7 @@ from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, Round
 from shoal_coordinator.controls import Controls
 from shoal_coordinator.coordinator import CoordinatorService
 from shoal_coordinator.fleet_desk import FleetDesk
+from shoal_coordinator.late_reports import LateReports
 from shoal_coordinator.ledger import Ledger
 from shoal_coordinator.level_desk import level_desk
 from shoal_coordinator.models import ModelShelf
@@ -131,7 +132,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     ledger = Ledger(store, task_ref.digest, now_ms, traffic.close_round, book.committed, told.told)
     await ledger.load()
     registry = Registry(roster, settings.heartbeat_s)
-    fleet = FleetDesk(registry, _rules(settings.rounds), store, announcer, random.Random())
+    fleet = FleetDesk(registry, _rules(settings.rounds, plans.buffer), store, announcer, random.Random())
     await fleet.load()
     for version in await store.versions():
         fleet.know_version(version.digest[:8], version.number)
@@ -186,6 +187,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
             schedule=settings.rounds.server_schedule,
         ),
         controls=controls,
+        late=_late_reports(settings, plans, identity, roster),
         stability=stability_of(
             settings.rounds.stability,
             [
@@ -236,6 +238,7 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         mu=rounds.mu or task.mu,
         even_steps=algorithm.even_steps(rounds.mode),
         tells=algorithm.asks(rounds.mode),
+        buffer=algorithm.buffer(rounds.minimum),
         minimum=rounds.minimum,
         floor_share=rounds.floor_share,
         norm_check=rounds.norm_check,
@@ -355,9 +358,19 @@ def _read_task(path: Path) -> tuple[bytes, TaskBundle]:
     return data, decode_task(data)
 
 
-def _rules(rounds: RoundSettings) -> SelectionRules:
+def _late_reports(
+    settings: CoordinatorSettings, plans: PlanSettings, identity: Identity, roster: Roster
+) -> LateReports | None:
+    """Return what hears late reports, None where rounds wait for all."""
+    if not plans.buffer:
+        return None
+    folder = settings.data_folder / "plain"
+    return LateReports(identity, roster, folder, settings.rounds.algorithm.staleness_limit)
+
+
+def _rules(rounds: RoundSettings, buffer: int) -> SelectionRules:
     return SelectionRules(
-        minimum=rounds.minimum,
+        minimum=max(rounds.minimum, buffer),
         cohort_max=rounds.cohort_max,
         over_selection=rounds.over_selection,
         min_examples=rounds.min_examples,

@@ -63,3 +63,34 @@ async def test_scaffold_s_controls_on_both_sides_stay_each_other_s_mean(tmp_path
     assert set(memory.settled) == set(homes)
     assert np.abs(control).max() > 0
     np.testing.assert_allclose(control, np.mean(held, axis=0), rtol=1e-3, atol=1e-5)
+
+
+async def test_no_round_waits_for_a_slow_device_and_its_report_still_counts(tmp_path: Path) -> None:
+    def prepare(layout: DemoFleet) -> None:
+        settled_on(layout, codec="int8", window_s=120.0, algorithm={"name": "fedbuff", "buffer": 2})
+
+    options = DemoOptions(devices=DEVICES, mode="plain", calm=True)
+    async with live_fleet(tmp_path, options, prepare=prepare) as fleet:
+        slow = fleet.layout.devices[-1]
+        await fleet.ask(4)
+        await fleet.first(wire.Reply, sender=slow)
+        fleet.freeze(slow)
+        try:
+            await fleet.reach(4)
+        finally:
+            fleet.thaw(slow)
+        (first,) = {message.round for message in fleet.all(wire.Reply, sender=slow)}
+        await fleet.first(wire.Receipt, on=f"devices/{slow}/")
+        await fleet.ask(2)
+        view = await fleet.reach(6)
+        assert all(row.outcome == "committed" for row in view.rounds)
+    store = await stored(fleet)
+    versions = await store.versions()
+    told = [
+        decode_memory(store.blobs.read(version.state.name)).settled for version in versions if version.state
+    ]
+    await store.close()
+    assert [one.get(slow, 0) for one in told[:4]] == [0] * 4
+    assert told[4][slow] == first
+    # A version of late reports alone is scored by nobody.
+    assert max(version.accuracy for version in versions[2:]) > versions[1].accuracy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import AsyncIterator, Callable
@@ -32,6 +33,7 @@ from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.wire.control import decode_memory
 from shoal_codecs.wire.status import FleetView
 from shoal_codecs.wire.step import decode_step, initial_step
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
@@ -39,7 +41,7 @@ from shoal_coordinator.algorithms.state import decode_state
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_coordinator.operator import Operator
 from shoal_coordinator.service import serve
-from shoal_coordinator.store import Store
+from shoal_coordinator.store import Store, VersionRecord
 
 
 @contextlib.asynccontextmanager
@@ -143,6 +145,54 @@ async def test_moments_of_the_server_s_adam_outlive_a_restart_and_follow_drawn_c
     level = decode_step(store.blobs.read(versions[1].step.name)).scale
     np.testing.assert_allclose((after - before)[drawn[1]], moved[drawn[1]], atol=0.51 * level + 1e-6)
     await store.close()
+
+
+async def test_a_late_report_counts_once_for_a_later_version_also_after_a_restart(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    algorithm = AlgorithmSettings(name="fedbuff", buffer=3)
+    bench = Bench(tmp_path, mosquitto.url, mode="plain", codec="int8", algorithm=algorithm)
+    slow = DEVICES[-1]
+
+    def settled(store: Store, version: VersionRecord) -> dict[str, int]:
+        assert version.state is not None
+        return decode_memory(store.blobs.read(version.state.name)).settled
+
+    async with fleet(bench, hubs=False) as devices, bench.operator() as operator:
+        late = devices[slow]
+        late.holds = True
+        async with bench.coordinator():
+            await operator.until(everybody, 20)
+            await operator.command("rounds.run", count=2)
+            await operator.until(until_version(2), 30)
+            # Who is at work is left alone, and no round waits for it.
+            (held,) = late.reports
+            assert len({message.round for message in late.all(wire.Invitation)}) == 1
+            late.holds = False
+            await late.deliver(held)
+            await eventually(lambda: bool(late.receipts))
+        begun = int(time.time() * 1000)
+        async with bench.coordinator():
+            await operator.until(lambda view: view.taken_ms > begun and everybody(view), 20)
+            await operator.command("rounds.run", count=1)
+            await operator.until(until_version(3), 30)
+            # As if its receipt had been lost: it is answered, and not counted again.
+            late.receipts.clear()
+            await late.deliver(held)
+            await operator.command("rounds.run", count=2)
+            view = await operator.until(until_version(5), 30)
+    assert [row.outcome for row in view.rounds] == ["committed"] * 5
+    assert all(row.devices >= 3 for row in view.rounds)
+    store = await stored(bench)
+    versions = await store.versions()
+    told = [settled(store, version) for version in versions[1:]]
+    await store.close()
+    assert [one.get(slow, 0) for one in told[:3]] == [0, 0, held]
+    # Nothing is used twice: each version used later reports of its devices than the one before, or none.
+    for before, after in itertools.pairwise(told):
+        used = {device for device in after if after[device] != before.get(device, 0)}
+        assert len(used) >= 3
+        assert all(after[device] > before.get(device, 0) for device in used)
 
 
 @pytest.mark.parametrize("codec", ["dense", "int4", "topk", "topk4", "randk"])

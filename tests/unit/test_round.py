@@ -148,6 +148,51 @@ def test_a_candidate_that_does_badly_is_not_kept(mode: str) -> None:
     assert machine.finished
 
 
+def collecting() -> RoundMachine:
+    """An asynchronous round, in which three reports make a version."""
+    plan = replace(decode_plan(plan_bytes("plain")), n_min=3, quorum=3, patience_ms=0)
+    machine = RoundMachine(encode_plan(plan), on.RoundTimings())
+    machine.handle(on.Begun(), NOW)
+    return machine
+
+
+def test_reports_to_earlier_rounds_count_and_are_evaluated_by_nobody() -> None:
+    machine = collecting()
+    assert machine.handle(on.ReportStored(COHORT[0]), NOW) == []
+    assert machine.handle(on.LateStored("stranger", 2), NOW) == []
+    assert machine.handle(on.LateStored("stranger", 2), NOW) == []
+    (aggregate,) = machine.handle(on.LateStored("another", 1), NOW)
+    late = (("another", 1), ("stranger", 2))
+    assert aggregate == on.Aggregate(COHORT[:1], b"", {}, late)
+    persist, ask = machine.handle(on.Aggregated(), NOW)
+    assert isinstance(persist, on.Persist)
+    assert persist.snapshot.late == late
+    assert ask == on.AskEvaluation(COHORT[:1])
+    (commit,) = machine.handle(on.DeviceEvaluated(COHORT[0], EVALUATION), NOW)
+    assert commit == on.Commit(("another", COHORT[0], "stranger"), {COHORT[0]: EVALUATION})
+    again = RoundMachine(persist.snapshot.plan, on.RoundTimings(), persist.snapshot)
+    assert again.handle(on.Restored(), NOW) == [on.AskEvaluation(COHORT[:1])]
+    assert again.handle(on.DeviceEvaluated(COHORT[0], EVALUATION), NOW) == [commit]
+
+
+def test_a_version_of_late_reports_alone_waits_for_no_evaluation() -> None:
+    machine = collecting()
+    actions: list[Any] = []
+    for number in (1, 2, 3):
+        actions += machine.handle(on.LateStored("slow", number), NOW)
+    assert kinds(actions) == ["Aggregate"]
+    assert machine.handle(on.Aggregated(), NOW) == [on.Commit(("slow",), {})]
+
+
+def test_the_first_reports_of_an_asynchronous_round_end_it() -> None:
+    machine = collecting()
+    for device in COHORT[:3]:
+        assert machine.handle(on.ReportStored(device), NOW) == []
+    assert machine.wake_ms == NOW
+    (aggregate,) = machine.handle(on.Tick(), NOW)
+    assert aggregate == on.Aggregate(COHORT[:3], b"", {})
+
+
 def test_without_time_for_evaluations_none_are_asked_for() -> None:
     machine = RoundMachine(plan_bytes("plain"), on.RoundTimings(evaluate_ms=0))
     path: list[Any] = [on.Begun(), *map(on.ReportStored, COHORT)]
@@ -182,6 +227,8 @@ ARGUMENTS: dict[str, Any] = {
     "sealed": b"x",
     "accepted": True,
     "evaluation": EVALUATION,
+    "sender": COHORT[0],
+    "round": 3,
 }
 
 

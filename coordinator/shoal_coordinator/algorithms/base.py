@@ -58,6 +58,11 @@ class Algorithm:
         del reports
         return ""
 
+    def buffer(self, minimum: int) -> int:
+        """Return how many reports make a version of an asynchronous round, 0 where rounds wait for all."""
+        del minimum
+        return 0
+
     def even_steps(self, mode: Mode) -> float:
         """Return the number of steps that devices bring their updates to, 0 where they do not."""
         del mode

@@ -90,9 +90,16 @@ class FedBuff(Algorithm):
     noise: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ("weighting", "buffer", "staleness_limit", "staleness_power")
 
+    def buffer(self, minimum: int) -> int:
+        """Return ``buffer``, else the fewest devices of a round."""
+        return self.settings.buffer or minimum
+
     def combine(self, reports: Reports, state: AlgorithmState) -> Float64Vector:
-        """Return the mean (float64[D]) of the updates, stale ones made smaller."""
-        del state
+        """Return the mean (float64[D]) of the updates, stale ones made smaller.
+
+        What is used is noted in ``state``: it is committed with the version, and no report counts twice.
+        """
+        state.settled |= reports.rounds()
         told = reports.told()
         weights = np.array([self.weight(one) for one in told])
         if not weights.any():

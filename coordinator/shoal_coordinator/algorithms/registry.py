@@ -3,7 +3,7 @@
 from shoal_coordinator.algorithms.averaging import FedAvg, FedProx
 from shoal_coordinator.algorithms.base import Algorithm
 from shoal_coordinator.algorithms.errors import UnknownAlgorithmError
-from shoal_coordinator.algorithms.normalised import FedNova, QFedAvg
+from shoal_coordinator.algorithms.normalised import FedBuff, FedNova, QFedAvg
 from shoal_coordinator.algorithms.optimisers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from shoal_coordinator.algorithms.robust import Krum, Median, MultiKrum, NormClip, TrimmedMean
 from shoal_coordinator.algorithms.scaffold import Scaffold
@@ -19,6 +19,7 @@ _KINDS: tuple[type[Algorithm], ...] = (
     Scaffold,
     FedNova,
     QFedAvg,
+    FedBuff,
     Median,
     TrimmedMean,
     Krum,
