@@ -11,6 +11,12 @@ SERVER_BYTES = 32 * 1024 * 1024, 160 * 1024 * 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
+def give_back_freed_memory() -> None:
+    """Give the system what the C library holds of freed memory, as after something large that is over."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_freed_memory(heap_bytes: int = _HEAP_BYTES, kept_bytes: int = _KEPT_BYTES) -> None:
     """Let the C library keep some freed memory instead of giving each vector's back and fetching it again.
 

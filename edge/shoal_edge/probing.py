@@ -8,8 +8,8 @@ import numpy as np
 from shoal_codecs.updates.slices import ModelLevels
 from shoal_codecs.wire.task import TaskBundle
 from shoal_edge.data import Examples
+from shoal_edge.probe import Probe
 from shoal_edge.trainers.base import FitOptions
-from shoal_edge.width import Probe
 from shoal_edge.worker_settings import WorkerSettings, allocated_bytes
 from shoal_edge.worker_task import ReadyTask
 

@@ -14,20 +14,13 @@ from shoal_codecs.wire.packing import pack
 from shoal_edge.config import EdgeSettings
 from shoal_edge.errors import fault_name
 from shoal_edge.files import read_record, write_durably
+from shoal_edge.probe import Probe
 
 FULL, UNMEASURED, NONE = 100, 0, 1
 """Per cent of a model's width; 1 is less than any variant has."""
 LIMIT_S = 300.0
 
 log = structlog.get_logger()
-
-
-class Probe(msgspec.Struct, frozen=True):
-    """One model of a task, tried out: its width in per cent, seconds of a whole fit, bytes that it took."""
-
-    percent: int
-    fit_s: float
-    memory_bytes: int
 
 
 class _Measured(msgspec.Struct, frozen=True):

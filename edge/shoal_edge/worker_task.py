@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from shoal_codecs.memory import give_back_freed_memory
 from shoal_codecs.updates.slices import ModelLevels
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.task import TaskBundle, decode_task
@@ -42,6 +43,7 @@ class ReadyTask:
         self.bundle = levels.bundle_of(level)
         self.trainer = open_trainer(self.bundle, settings.trainer, settings.threads)
         self.trainer.self_test()
+        give_back_freed_memory()
 
 
 def refuse_wider(task: TaskBundle, level: int, percent: int) -> None:

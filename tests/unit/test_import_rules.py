@@ -119,6 +119,13 @@ def test_an_idle_agent_is_light() -> None:
     assert {"shoal_edge", "shoal_codecs", "aiomqtt"} <= loaded
 
 
+def test_the_worker_loads_what_training_needs_and_no_more() -> None:
+    """Each library is memory that a small board has not got for the model."""
+    loaded = loaded_by(["shoal_edge.worker", "shoal_edge.worker_jobs"], absent=NOT_ON_A_DEVICE)
+    assert loaded & {"structlog", "aiomqtt", "asyncio", "psutil", "torch", "ssl"} == set()
+    assert {"numpy", "msgspec"} <= loaded
+
+
 def test_help_does_not_wait_for_what_it_does_not_use() -> None:
     loaded = loaded_by(["shoal_coordinator.cli", "shoal_coordinator.cli.commands"])
     assert loaded & {"numpy", "sqlalchemy", "alembic", "aiomqtt", "ai_edge_litert"} == set()

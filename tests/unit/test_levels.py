@@ -29,7 +29,8 @@ from shoal_coordinator.round_errors import IncompatibleVariantsError, InvalidRep
 from shoal_coordinator.selection import NotEnoughDevicesError, takes
 from shoal_coordinator.service import plan_settings
 from shoal_edge.errors import WiderModelError
-from shoal_edge.width import NONE, Probe, widest
+from shoal_edge.probe import Probe
+from shoal_edge.width import NONE, widest
 from shoal_edge.worker_task import level_within, refuse_wider
 from wire_parts import plan as wire_plan
 

@@ -38,6 +38,7 @@ GRADIENT_FLOOR = 0.1
 """Of the largest of all: what a parameter is measured by at least, for some gradients are rounding alone."""
 REFERENCE_MASK_SEED = 1
 """What ``seed`` is given where the reference's gradient is compared."""
+_DRAWN_AT_ONCE = 1 << 14
 _ITEM_BYTES: dict[StoredDType, int] = {"uint8": 1, "int16": 2, "int32": 4, "float32": 4}
 
 
@@ -209,15 +210,18 @@ class TaskBundle(msgspec.Struct, frozen=True):
     shaped like ``parameters``:
 
     - ``train(x, y, lr (1,))`` -> ``loss_sum`` (1,) before the step. One step of the optimiser, which is in
-      the graph with its state, on the mean loss. With the ability ``mu`` an input ``mu`` (1,), FedProx's,
-      whose anchor is what ``set_weights`` was last given; with ``seed`` an input ``seed`` (1,) int32, which
-      draws the masks of dropout.
+      the graph with its state, on the mean loss. With the ability ``seed`` an input ``seed`` (1,) int32,
+      which draws the masks of dropout.
+    - With the abilities ``mu`` or ``correction``: ``train_pulled``, the same with the correction added to
+      every gradient, and with the ability ``mu`` an input ``mu`` (1,), FedProx's, whose anchor is what
+      ``set_weights`` was last given. Apart, for a pull takes a large model's time and
+      memory; a file without it takes both in ``train``.
     - ``evaluate(x, y)`` -> ``loss_sum`` (1,), ``correct`` (1,) int32.
     - ``infer(x)`` -> ``probabilities`` (n, labels), or ``values`` (n, *shape).
     - ``get_weights()`` -> weights; ``set_weights(weights)`` -> ``tensors`` (1,) int32; the latter also
       resets the optimiser, FedProx's anchor and the correction.
     - With the ability ``correction``: ``set_correction(weights)`` -> ``tensors`` (1,). What it is given is
-      added to every gradient until the next ``set_weights`` (SCAFFOLD).
+      added to every gradient of ``train_pulled`` until the next ``set_weights`` (SCAFFOLD).
     - With a ``private`` reference: ``train_private(x, y, lr, clip (1,), noise_{parameter} ...)`` ->
       ``loss_sum``. It clips each example's gradient and adds the noise it is given to their sum.
     - ``gradients(x, y)`` -> weights: the mean loss's, there only where ``train`` moves weights by something
@@ -294,13 +298,19 @@ def initial_weights(parameters: Iterable[Parameter], seed: int) -> npt.NDArray[n
     """
     import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
 
-    bits = np.random.PCG64(seed)
-    draws = []
+    parameters = tuple(parameters)
+    bits, weights = np.random.PCG64(seed), np.empty(dimension(parameters), np.float32)
+    start = 0
     for one in parameters:
-        unit = (bits.random_raw(one.size) >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
-        # The sum turns the -0.0 of a bound of zero into 0.0.
-        draws.append((unit * one.initial_bound + one.initial_mean).astype(np.float32))
-    return np.concatenate(draws)
+        end = start + one.size
+        # A part at a time: raw words and float64 take four times what they become.
+        while start < end:
+            part = weights[start : min(end, start + _DRAWN_AT_ONCE)]
+            unit = (bits.random_raw(part.size) >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+            # The sum turns the -0.0 of a bound of zero into 0.0.
+            part[...] = unit * one.initial_bound + one.initial_mean
+            start += part.size
+    return weights
 
 
 def folded_sizes(parameters: Iterable[Parameter]) -> list[int]:

@@ -71,11 +71,11 @@ class Converted:
         inputs = {**self.fed(batch), **self.seeded(REFERENCE_MASK_SEED)}
         if "gradients" in self:
             return self.weights("gradients", **inputs)
-        self.call("train", **inputs, **self.rates(16.0, mu=0.0))
+        self.call("train", **inputs, lr=np.array([16.0], np.float32))
         return (start.astype(np.float64) - self.weights()) / 16.0
 
     def rates(self, lr: float, *, mu: float) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the inputs of ``train`` besides examples and seed."""
+        """Return the inputs of ``train_pulled`` besides examples and seed."""
         inputs = {"lr": np.array([lr], np.float32)}
         return {**inputs, "mu": np.array([mu], np.float32)} if self._task.prox else inputs
 
@@ -114,7 +114,14 @@ def _check_evaluation(
 def _check_steps(
     ran: Converted, twin: Float64Twin, start: npt.NDArray[np.float32], batch: Batch, task: Task
 ) -> None:
-    """Several steps with FedProx and a correction, each where the task has it."""
+    """Several steps, plain ones first, then with FedProx and a correction where the task has them."""
+    lr = np.array([RATE], np.float32)
+    ran.set(start)
+    for step in range(1, STEPS + 1):
+        ran.call("train", **ran.fed(batch), lr=lr, **ran.seeded(step))
+    _check_way(ran, twin, start, batch, task, mu=0.0, correction=np.zeros(len(start)))
+    if not task.prox and not task.correction:
+        return
     correction = np.zeros(len(start))
     ran.set(start)
     if task.correction:
@@ -124,7 +131,21 @@ def _check_steps(
         ran.set(correction.astype(np.float32), "set_correction")
     mu = MU if task.prox else 0.0
     for step in range(1, STEPS + 1):
-        ran.call("train", **ran.fed(batch), **ran.rates(RATE, mu=mu), **ran.seeded(step))
+        ran.call("train_pulled", **ran.fed(batch), **ran.rates(RATE, mu=mu), **ran.seeded(step))
+    _check_way(ran, twin, start, batch, task, mu=mu, correction=correction)
+
+
+def _check_way(
+    ran: Converted,
+    twin: Float64Twin,
+    start: npt.NDArray[np.float32],
+    batch: Batch,
+    task: Task,
+    *,
+    mu: float,
+    correction: Vector,
+) -> None:
+    """Compare the weights after so many steps from ``start``."""
     wanted = twin.trained(start, batch, steps=STEPS, lr=RATE, mu=mu, correction=correction)
     found = ran.weights()
     if not task.optimiser.ALONG_GRADIENT:

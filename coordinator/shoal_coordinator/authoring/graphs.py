@@ -52,7 +52,9 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         seed = [tf.TensorSpec((1,), tf.int32, name="seed")] if self._model.seeded else []
         weights = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in self._shapes.items()]
         noise = [tf.TensorSpec(one.shape, tf.float32, name=NOISE + one.name) for one in weights]
-        self._sign("train", self._train, [x, y, lr, *([mu] if task.prox else []), *seed])
+        self._sign("train", self._train, [x, y, lr, *seed])
+        if task.prox or task.correction:
+            self._sign("train_pulled", self._train_pulled, [x, y, lr, *([mu] if task.prox else []), *seed])
         self._sign("evaluate", self._evaluate, [x, y])
         self._sign("infer", self._infer, [x])
         self._sign("get_weights", self._get_weights, [])
@@ -77,14 +79,23 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         return {name: variable.read_value() for name, variable in self._weights.items()}
 
     def _train(self, given: Tensors) -> Tensors:
+        return self._trained(given, lambda gradient, _name, _weight: gradient)
+
+    def _train_pulled(self, given: Tensors) -> Tensors:
+        """Train with a pull on every gradient; apart, for it takes a large model's time and memory."""
+
+        def pulled(gradient: Tensor, name: str, weight: Tensor) -> Tensor:
+            if "mu" in given:
+                gradient += given["mu"] * (weight - self._anchor[name])
+            return gradient + self._correction[name] if self._correction else gradient
+
+        return self._trained(given, pulled)
+
+    def _trained(self, given: Tensors, pulled: Callable[[Tensor, str, Tensor], Tensor]) -> Tensors:
         weights = self._read()
         run = Run(self._ops, training=True, seed=given.get("seed"))
         losses, gradients = gradients_of(self._task, run, weights, given["x"], given["y"])
-        if "mu" in given:
-            for name in gradients:
-                gradients[name] += given["mu"] * (weights[name] - self._anchor[name])
-        for name in gradients if self._correction else ():
-            gradients[name] += self._correction[name]
+        gradients = {name: pulled(one, name, weights[name]) for name, one in gradients.items()}
         self._step(weights, gradients, given["lr"], run.moved)
         return {"loss_sum": _total(losses)}
 

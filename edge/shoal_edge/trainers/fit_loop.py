@@ -12,8 +12,8 @@ from shoal_edge.trainers.base import FitOptions, OnProgress, ShouldStop
 from shoal_edge.trainers.errors import FitCancelledError, InvalidFitSettingsError, NonFiniteLossError
 
 # What an evaluation lays out at once: enough that calls cost little, little enough for small boards.
-_EVALUATED_VALUES = 1 << 16
-_FEWEST_EVALUATED, _MOST_EVALUATED = 32, 256
+_EVALUATED_VALUES = 1 << 15
+_FEWEST_EVALUATED, _MOST_EVALUATED = 16, 32
 
 SEEDS = 1 << 31
 """How many seeds a step's masks may be drawn from."""

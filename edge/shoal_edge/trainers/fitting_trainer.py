@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,6 @@ class FittingTrainer(ABC):
 
     def __init__(self, bundle: TaskBundle) -> None:
         self._bundle = bundle
-        self._initial = initial_weights(bundle.parameters, bundle.reference.seed)
 
     @property
     def dimension(self) -> int:
@@ -53,7 +53,7 @@ class FittingTrainer(ABC):
 
     def initial_weights(self) -> Weights:
         """Return the weights (D,) that the task's reference begins with."""
-        return self._initial.copy()
+        return initial_weights(self._bundle.parameters, self._bundle.reference.seed)
 
     def set_weights(self, vector: Weights) -> None:
         """Replace every weight by ``vector`` (D,) float32; forget optimiser state and correction.
@@ -126,9 +126,10 @@ class FittingTrainer(ABC):
         reference = self._bundle.reference
         kept = self.get_weights()
         try:
-            self.set_weights(self._initial)
+            start = self.initial_weights()
+            self.set_weights(start)
             counts = self._evaluate(reference.x.numpy(), reference.y.numpy())
-            check_gradients(self._bundle, counts, self._gradient)
+            check_gradients(self._bundle, counts, partial(self._gradient, start))
         except (UnusableModelError, NonFiniteWeightsError) as error:
             raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
         finally:
@@ -150,9 +151,15 @@ class FittingTrainer(ABC):
 
     @abstractmethod
     def _gradient(
-        self, signature: str, /, x: npt.NDArray[Any], y: npt.NDArray[Any], **more: npt.NDArray[Any]
-    ) -> npt.NDArray[np.float64]:
-        """Return what a step on a batch of raw examples follows, (D,), from the initial weights."""
+        self,
+        start: Weights,
+        signature: str,
+        /,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        **more: npt.NDArray[Any],
+    ) -> Weights:
+        """Return what a step on a batch of raw examples follows, (D,), from the weights ``start``."""
 
     @abstractmethod
     def _counts(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:

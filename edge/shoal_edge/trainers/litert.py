@@ -18,7 +18,7 @@ from shoal_edge.trainers.fit_loop import SEEDS, Batches, Step
 from shoal_edge.trainers.fitting_trainer import FittingTrainer, Weights
 from shoal_edge.trainers.private import PrivateSteps
 from shoal_edge.trainers.runtime import open_model, runtime_name
-from shoal_edge.trainers.signatures import CORRECTION, GRADIENTS, PRIVATE, checked_signatures
+from shoal_edge.trainers.signatures import CORRECTION, GRADIENTS, PRIVATE, PULLED, checked_signatures
 
 # A large power of two scales the step exactly and keeps its rounding far under the tolerance.
 _SELF_TEST_RATE = 16.0
@@ -36,7 +36,7 @@ class LiteRtTrainer(FittingTrainer):
         super().__init__(bundle)
         self._interpreter = open_model(bundle.trainable, threads)
         self._signatures = checked_signatures(self._interpreter, bundle)
-        self.set_weights(self._initial)
+        self.set_weights(self.initial_weights())
 
     @property
     def runtime(self) -> str:
@@ -49,13 +49,28 @@ class LiteRtTrainer(FittingTrainer):
         self._run("set_weights", **split_weights(vector, self._bundle.parameters))
 
     def _get_weights(self) -> Weights:
-        return self._flat(self._run("get_weights"))
+        signature = self._signatures["get_weights"]
+        vector = np.empty(self.dimension, np.float32)
+        try:
+            signature.invoke()
+            for name, part in split_weights(vector, self._bundle.parameters).items():
+                # One by one: a large model's weights are there often enough.
+                part[...] = signature.read(name)
+        except (ValueError, RuntimeError) as error:
+            raise self._refused(error) from error
+        return vector
 
     def _gradient(
-        self, signature: str, /, x: npt.NDArray[Any], y: npt.NDArray[Any], **more: npt.NDArray[Any]
-    ) -> npt.NDArray[np.float64]:
-        """Return what a step on a batch follows, (D,), from the initial weights and without a pull."""
-        self.set_weights(self._initial)
+        self,
+        start: Weights,
+        signature: str,
+        /,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        **more: npt.NDArray[Any],
+    ) -> Weights:
+        """Return what a step on a batch follows, (D,), from ``start`` and without a pull."""
+        self._set_weights(start)
         told = signature == "train" and GRADIENTS in self._signatures
         name = GRADIENTS if told else signature
         fixed = {
@@ -68,8 +83,11 @@ class LiteRtTrainer(FittingTrainer):
         found = self._run(name, x=inputs, y=targets, **more)
         if told:
             # Where the optimiser takes another way, the model tells its gradient.
-            return self._flat(found).astype(np.float64)
-        return (self._initial - self.get_weights()).astype(np.float64) / _SELF_TEST_RATE
+            return self._flat(found)
+        moved = self.get_weights()
+        np.subtract(start, moved, out=moved)
+        moved *= np.float32(1 / _SELF_TEST_RATE)
+        return moved
 
     def _private_signature(self) -> str:
         if self._bundle.private is None:
@@ -81,17 +99,19 @@ class LiteRtTrainer(FittingTrainer):
 
     def _step(self, options: FitOptions, rng: np.random.Generator) -> Step:
         """Return what makes one step, with everything put that stays the same in all of them."""
-        name, noise = "train", None
+        # A file without the one pulls in the other.
+        pulled = (options.mu or options.correction is not None) and PULLED in self._signatures
+        name, noise = PULLED if pulled else "train", None
         if options.privacy is not None:
             name, noise = self._private_signature(), PrivateSteps(options.privacy, self._bundle.parameters)
+        self._refuse_unsupported(options)
         signature = self._signatures[name]
         fixed = {"lr": np.array([options.learning_rate], np.float32)}
         if "mu" in signature.inputs:
             fixed["mu"] = np.array([options.mu], np.float32)
-        elif options.mu:
-            raise UnsupportedTrainingError(self._lacks("mu, which FedProx needs", "with FedProx"))
         if options.correction is not None:
-            self._correct(options.correction)
+            self._check_vector(options.correction)
+            self._run(CORRECTION, **split_weights(options.correction, self._bundle.parameters))
         seeded = "seed" in signature.inputs
 
         def step(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
@@ -108,11 +128,12 @@ class LiteRtTrainer(FittingTrainer):
         signature.keep(**fixed)
         return step
 
-    def _correct(self, correction: Weights) -> None:
-        if CORRECTION not in self._signatures:
+    def _refuse_unsupported(self, options: FitOptions) -> None:
+        abilities = self._bundle.abilities
+        if options.mu and "mu" not in abilities:
+            raise UnsupportedTrainingError(self._lacks("mu, which FedProx needs", "with FedProx"))
+        if options.correction is not None and "correction" not in abilities:
             raise UnsupportedTrainingError(self._lacks(CORRECTION, "with corrections"))
-        self._check_vector(correction)
-        self._run(CORRECTION, **split_weights(correction, self._bundle.parameters))
 
     def _lacks(self, what: str, remedy: str) -> str:
         return (

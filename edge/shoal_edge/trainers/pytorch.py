@@ -37,7 +37,7 @@ class TorchTrainer(FittingTrainer):
         self._anchor: Tensors = {}
         self._correction: Tensors | None = None
         self._optimiser: Any = None
-        self.set_weights(self._initial)
+        self.set_weights(self.initial_weights())
 
     @property
     def runtime(self) -> str:
@@ -124,10 +124,16 @@ class TorchTrainer(FittingTrainer):
                     weight.grad.add_(self._correction[name])
 
     def _gradient(
-        self, signature: str, /, x: npt.NDArray[Any], y: npt.NDArray[Any], **more: npt.NDArray[Any]
-    ) -> npt.NDArray[np.float64]:
-        """Return the gradient (D,) on a batch of raw examples, from the initial weights."""
-        self.set_weights(self._initial)
+        self,
+        start: Weights,
+        signature: str,
+        /,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        **more: npt.NDArray[Any],
+    ) -> Weights:
+        """Return the gradient (D,) on a batch of raw examples, from the weights ``start``."""
+        self._set_weights(start)
         inputs, targets = self._batches(x, y, len(x)).cut(slice(None))
         if signature == "train":
             self._gradients(inputs, targets, REFERENCE_MASK_SEED)
@@ -138,7 +144,7 @@ class TorchTrainer(FittingTrainer):
             name: zeros[name] if weight.grad is None else weight.grad
             for name, weight in self._weights.items()
         }
-        return self._model.vector(found).astype(np.float64)
+        return self._model.vector(found)
 
     def _counts(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
         with torch.no_grad():

@@ -22,6 +22,7 @@ from shoal_edge.trainers.private import noise_inputs
 TOLERANCE = 1e-4
 # Known noise, in clip norms: a graph that loses or scales what it is given is found.
 _PROBE = 0.25
+_LEAST_LENGTH = 1e-30
 _REMEDY = "do not train here; install the pinned interpreter of shoal[edge]"
 
 
@@ -30,7 +31,7 @@ class Gradient(Protocol):
 
     def __call__(
         self, signature: str, /, x: npt.NDArray[Any], y: npt.NDArray[Any], **more: npt.NDArray[Any]
-    ) -> npt.NDArray[np.float64]:
+    ) -> npt.NDArray[np.float32]:
         """Return the vector (D,) that ``signature`` multiplies with the learning rate, on raw examples."""
         ...
 
@@ -61,8 +62,14 @@ def check_gradients(bundle: TaskBundle, counts: EvaluationCounts, gradient: Grad
 def _check_private(bundle: TaskBundle, private: PrivateReference, gradient: Gradient) -> None:
     """Compare ``train_private`` with each example's own gradient, and those with their stored lengths."""
     x, y = bundle.reference.x.numpy(), bundle.reference.y.numpy()
-    singles = np.stack([gradient("train", x=x[n : n + 1], y=y[n : n + 1]) for n in range(len(y))])
-    lengths = np.linalg.norm(singles, axis=1)
+    # One gradient at a time: together they would be the most that a device holds.
+    lengths = np.zeros(len(y))
+    wanted = np.zeros(bundle.dimension, np.float32)
+    for n in range(len(y)):
+        single = gradient("train", x=x[n : n + 1], y=y[n : n + 1])
+        lengths[n] = np.linalg.norm(single)
+        single *= np.float32(min(1.0, private.clip / max(lengths[n], _LEAST_LENGTH)))
+        wanted += single
     if not np.allclose(lengths, private.norms, rtol=TOLERANCE, atol=0):
         raise SelfTestError(
             f"an example's gradient is {lengths.max():.6g} long where {max(private.norms):.6g} is right: "
@@ -72,8 +79,10 @@ def _check_private(bundle: TaskBundle, private: PrivateReference, gradient: Grad
     probe[1::2] *= -1
     clip = np.array([private.clip], np.float32)
     found = gradient("train_private", x=x, y=y, clip=clip, **noise_inputs(probe, bundle.parameters))
-    wanted = np.minimum(1.0, private.clip / lengths) @ singles + probe
-    fault = float(np.abs(found * len(y) - wanted).max() / private.clip)
+    found *= np.float32(len(y))
+    found -= wanted
+    found -= probe
+    fault = float(np.abs(found, out=found).max() / private.clip)
     if not fault <= TOLERANCE:
         raise SelfTestError(
             f"private gradients are off by {fault:.1e} of the clip norm (at most {TOLERANCE:g}): {_REMEDY}"

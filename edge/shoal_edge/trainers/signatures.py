@@ -25,6 +25,7 @@ from shoal_edge.trainers.private import NOISE_PREFIX
 
 REQUIRED = ("train", "evaluate", "infer", "get_weights", "set_weights")
 PRIVATE = "train_private"
+PULLED = "train_pulled"
 CORRECTION = "set_correction"
 GRADIENTS = "gradients"
 
@@ -125,7 +126,7 @@ def checked_signatures(interpreter: Any, bundle: TaskBundle) -> dict[str, Signat
                 f"task {bundle.name} lacks the signatures {', '.join(missing)}: author it "
                 f"as a trainable model with {', '.join(needed)}"
             )
-        used = [name for name in (*needed, CORRECTION, GRADIENTS) if name in present]
+        used = [name for name in (*needed, PULLED, CORRECTION, GRADIENTS) if name in present]
         found = {name: Signature(interpreter.get_signature_runner(name)) for name in used}
     except (ValueError, RuntimeError) as error:
         raise UnusableModelError(
