@@ -65,6 +65,11 @@ async def test_a_head_of_its_own_lets_every_device_keep_its_own_names(tmp_path: 
         # One model for all of them reaches under 0.7, as the next test shows.
         assert accuracies[-1] > 0.85
         assert "own tensors" in await predicted(fleet, "device-01")
+
+        # The released file holds the fleet's part; with any head but its own a device would send it back.
+        await fleet.operator.command("release.create", version=-1, name="own", canaries=4, allow_older=False)
+        await fleet.until(lambda: {row.release for row in fleet.view.devices if row.online} == {"own"})
+        assert "release own" in await predicted(fleet, "device-01")
         for device in DEVICES:
             data = own_file(fleet, device).read_bytes()
             assert data != kept[device]

@@ -14,6 +14,7 @@ from edge_parts import TASK
 from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.messages import Evaluated
 from shoal_codecs.wire.plan import TrainingPlan
+from shoal_codecs.wire.task import initial_weights
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings
 from shoal_coordinator.device_words import check_counts
@@ -30,6 +31,7 @@ from shoal_edge.pending import PendingFile
 from shoal_edge.personal_fit import fit_personal
 from shoal_edge.trainers.base import FitOptions, FitReport
 from shoal_edge.trainers.errors import FitCancelledError, NonFiniteLossError, TrainingError
+from shoal_edge.trainers.litert import LiteRtTrainer
 from wire_parts import plan as wire_plan
 
 Vector = npt.NDArray[np.float32]
@@ -181,3 +183,22 @@ def test_scores_of_own_models_are_checked_and_added_up() -> None:
     outcome = Outcome(round=1, plan_hash=b"", evaluations=counts)
     assert personal_accuracy(outcome) == (2, 0.75)
     assert personal_accuracy(Outcome(round=1, plan_hash=b"")) == (0, 0.0)
+
+
+def test_the_interpreter_takes_the_same_steps() -> None:
+    """Three steps on one batch of the digits, each recomputed from the graph's own gradient at that point."""
+    trainer, rng = LiteRtTrainer(TASK), np.random.default_rng(3)
+    x = rng.integers(0, 17, (24, 64)).astype(np.uint8)
+    y = rng.integers(0, 10, 24).astype(np.int32)
+    base, model = initial_weights(TASK.parameters, 1), initial_weights(TASK.parameters, 2)
+    rate, pull, wanted = 0.25, 0.5, model.astype(np.float64)
+    for _ in range(3):
+        trainer.set_weights(wanted.astype(np.float32))
+        trainer.fit(x, y, FitOptions(epochs=1, learning_rate=rate, batch_size=24), rng)
+        slope = (wanted - trainer.get_weights()) / rate
+        wanted = wanted - rate * (slope + pull * (wanted - base))
+    training = TrainingPlan(3, rate, 24)
+    found = fit_personal(trainer, base, model, Examples(x, y), training, pull, rng, lambda: False)
+    assert found.model is not None
+    np.testing.assert_allclose(found.model, wanted, rtol=0, atol=2e-6)
+    assert np.abs(found.model - model).max() > 0.05
