@@ -17,7 +17,7 @@ from shoal_coordinator.tasks import FOLDER
 from shoal_edge.trainers.inference import InferenceModel
 
 TASKS = sorted(path.stem for path in FOLDER.glob("*.task"))
-EXAMPLES = 64
+EXAMPLES = 24
 BYTES_AN_OPERATOR = 400
 
 
