@@ -82,6 +82,10 @@ class SecondReportError(PlanRefusedError):
     """A report of a plan that was paid for with another report."""
 
 
+class TellsTooMuchError(PlanRefusedError):
+    """A plan that asks for what this device counts of its data, which its own settings keep here."""
+
+
 class NormCheckError(PlanRefusedError):
     """A norm check, which this device's own settings do not allow."""
 

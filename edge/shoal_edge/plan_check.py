@@ -37,6 +37,7 @@ from shoal_edge.errors import (
     PlanWindowError,
     PuppetCohortError,
     RosterMismatchError,
+    TellsTooMuchError,
     TrustedNoiseError,
     UnpinnedHubsError,
     UnsupportedCodecError,
@@ -51,6 +52,8 @@ CODECS = {
     "single": SHARED_CODECS,
     "plain": frozenset({"dense", "int8", "int4", "topk", "topk4", "randk", "randk4"}),
 }
+COUNTED = frozenset({"loss", "score"})
+"""What a plan may ask to be told that is counted over a device's examples."""
 FLOAT_BYTES = 4
 _FLOAT_SLACK = 1e-9
 _HUBS_LABEL = b"shoal/1 answered hubs\x00"
@@ -61,7 +64,8 @@ class DeviceRules:
     """What this device insists on; ``slack_ms`` forgives that much between its clock and the plan's.
 
     ``corrupt_share`` of the fewest devices of a sum may keep their noise to themselves: no plan shall count
-    on it. ``norm_check`` allows plans with one, which shows each hub projections of the update.
+    on it. ``norm_check`` allows plans with one, which shows each hub projections of the update. A ``quiet``
+    device does not tell how a model does on its data.
     """
 
     device: str
@@ -71,6 +75,7 @@ class DeviceRules:
     slack_ms: int
     corrupt_share: float = 0.2
     norm_check: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +218,12 @@ def _check_promises(plan: Plan, rules: DeviceRules) -> None:
         raise NormCheckError(
             "a norm check shows each hub 16 projections of the update: this device takes no part unless its "
             "own settings say `norm_check = true`"
+        )
+    counted = sorted(COUNTED & set(plan.training.tells))
+    if rules.quiet and counted:
+        raise TellsTooMuchError(
+            f"the plan asks for this device's {' and '.join(counted)}, which its own settings keep here: set "
+            '`privacy.metrics = "clear"`, or choose an algorithm that asks for nothing'
         )
     if fault := norm_fault(plan):
         raise UnsupportedNoiseError(fault)

@@ -129,6 +129,7 @@ class Rounds:
             slack_ms=int(settings.clock_slack_s * 1000),
             corrupt_share=settings.privacy.corrupt_share,
             norm_check=settings.norm_check,
+            quiet=guard.is_quiet,
         )
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._invited_at = 0.0

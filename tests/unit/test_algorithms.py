@@ -361,6 +361,63 @@ def test_two_of_ten_lead_fedavg_away_and_no_robust_rule(name: str, kind: str) ->
     assert near < (0.5 * np.linalg.norm(TRUE) if name == "norm_clip" else 0.6)
 
 
+def softmax_training(hostile: int) -> tuple[Reports, Vector, Callable[[Vector], float]]:
+    """Ten devices train a softmax on real-valued classes; ``hostile`` of them on labels that are one too far.
+
+    Return their reports, the zeros they began with, and a function from weights to held-out accuracy. Who
+    flips labels boasts of many examples.
+    """
+    rng, classes, features = np.random.default_rng(5), 4, 6
+    centres = 2.5 * rng.normal(size=(classes, features))
+
+    def draw(count: int) -> tuple[Vector, npt.NDArray[np.int64]]:
+        labels = rng.integers(classes, size=count)
+        return centres[labels] + rng.normal(size=(count, features)), labels
+
+    def train(x: Vector, y: npt.NDArray[np.int64]) -> Vector:
+        weights = np.zeros((features, classes))
+        for _ in range(60):
+            scores = np.exp(x @ weights - (x @ weights).max(axis=1, keepdims=True))
+            scores /= scores.sum(axis=1, keepdims=True)
+            scores[np.arange(len(y)), y] -= 1
+            weights -= 0.5 * x.T @ scores / len(y)
+        return weights.ravel()
+
+    updates, examples = [], []
+    for place in range(10):
+        x, y = draw(60)
+        flips = place < hostile
+        updates.append(train(x, (y + 1) % classes if flips else y))
+        examples.append(1000 if flips else 60)
+    held_x, held_y = draw(500)
+
+    def accuracy(weights: Vector) -> float:
+        found = (held_x @ weights.reshape(features, classes)).argmax(axis=1)
+        return float((found == held_y).mean())
+
+    size = features * classes
+    coded = codec_plan(name="dense", dimension=size, kept=size, clip_norm=1e9, ring_bits=0, weight_cap=1000)
+    made = msgspec.structs.replace(plan_for(), codec=coded)
+    shares = {
+        f"device-{place}": pack(PlainShare(count, update.astype("<f4").tobytes()))
+        for place, (update, count) in enumerate(zip(updates, examples, strict=True))
+    }
+    return Reports.of(made, shares), np.zeros(size), accuracy
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_flipped_labels_lead_fedavg_away_and_no_robust_rule(name: str) -> None:
+    reports, start, accuracy = softmax_training(hostile=2)
+    honest_reports, _, _ = softmax_training(hostile=0)
+    clean = accuracy(start + combined("fedavg", honest_reports))
+    poisoned_mean = accuracy(start + combined("fedavg", reports))
+    weighting = {"weighting": "uniform"} if name == "norm_clip" else {}
+    kept = accuracy(start + combined(name, reports, **weighting))
+    assert clean > 0.9
+    assert poisoned_mean < 0.5
+    assert kept > clean - 0.1
+
+
 @pytest.mark.parametrize("name", ROBUST)
 def test_where_all_agree_every_rule_agrees_with_them(name: str) -> None:
     same = some(1)[0]

@@ -31,7 +31,15 @@ from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.hubs import NeverReleased, never_released_bytes
 from shoal_codecs.wire.messages import PlanNotice
 from shoal_codecs.wire.packing import pack
-from shoal_codecs.wire.plan import HubOffer, Plan, PrivacyPlan, encode_plan, plan_hash, plan_signing_bytes
+from shoal_codecs.wire.plan import (
+    HubOffer,
+    Plan,
+    PrivacyPlan,
+    TrainingPlan,
+    encode_plan,
+    plan_hash,
+    plan_signing_bytes,
+)
 from shoal_edge.errors import (
     AnsweredBaseError,
     CohortFloorError,
@@ -44,6 +52,7 @@ from shoal_edge.errors import (
     PlanWindowError,
     PuppetCohortError,
     RosterMismatchError,
+    TellsTooMuchError,
     TrustedNoiseError,
     UnpinnedHubsError,
     UnsupportedCodecError,
@@ -106,6 +115,33 @@ def test_a_step_that_is_not_the_plans_source_is_refused() -> None:
         plan_of(codec=codec_plan(4, source=step.digest))
     with pytest.raises(InvalidPlanError, match="takes no coordinates"):
         plan_of(mode="plain", codec=codec_plan(4, name="global_topk", source=step.digest, ring_bits=0))
+
+
+@pytest.mark.parametrize("tells", [("loss",), ("score",), ("steps", "loss", "score")])
+def test_a_quiet_device_does_not_tell_how_models_do_on_its_data(tells: tuple[Any, ...]) -> None:
+    training = TrainingPlan(1, 0.1, 8, tells=tells)
+    plan = plan_of(mode="plain", codec=codec_plan(4, ring_bits=0), training=training)
+    assert judge(plan) == plan
+    with pytest.raises(TellsTooMuchError, match=r"privacy\.metrics"):
+        judge(plan, rules=replace(RULES, quiet=True))
+    harmless = msgspec.structs.replace(plan, training=TrainingPlan(1, 0.1, 8, tells=("steps",)))
+    assert judge(harmless, rules=replace(RULES, quiet=True)) == harmless
+
+
+def test_a_control_that_is_not_the_plan_s_is_refused() -> None:
+    control = describe(b"control")
+    training = TrainingPlan(1, 0.1, 8, correction=control.digest, tells=("control",))
+    plan = plan_of(mode="plain", codec=codec_plan(4, ring_bits=0), training=training)
+    invitation = invitation_to(plan, MODEL)
+    offered = msgspec.structs.replace(invitation, correction=control)
+    assert judge(plan, invitation=offered) == plan
+    huge = msgspec.structs.replace(control, size=1 << 20, chunk_bytes=1 << 20)
+    for other in (None, describe(b"another"), huge):
+        with pytest.raises(OfferMismatchError, match="control"):
+            judge(plan, invitation=msgspec.structs.replace(invitation, correction=other))
+    without = plan_of(mode="plain", codec=codec_plan(4, ring_bits=0))
+    with pytest.raises(OfferMismatchError, match="control"):
+        judge(without, invitation=msgspec.structs.replace(invitation_to(without, MODEL), correction=control))
 
 
 def test_another_plan_than_the_invitation_s() -> None:
