@@ -22,6 +22,7 @@ from shoal_coordinator.algorithms import matrix
 from shoal_coordinator.algorithms.errors import AlgorithmStateError, TooFewReportsError
 from shoal_coordinator.algorithms.normalised import FedBuff
 from shoal_coordinator.algorithms.registry import ALGORITHMS, make_algorithm
+from shoal_coordinator.algorithms.robust import krum_scores, squared_distances
 from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
 from shoal_coordinator.algorithms.state import AlgorithmState, decode_state, encode_state
@@ -434,6 +435,9 @@ def test_rules_are_those_of_their_papers() -> None:
     for one in range(10):
         distances = sorted(float(np.sum((stacked[one] - stacked[k]) ** 2)) for k in range(10) if k != one)
         scores.append(sum(distances[: 10 - 2 - 2]))
+    with matrix.update_matrix(reports) as held:
+        found_scores = krum_scores(squared_distances(held), hostile=2)
+    np.testing.assert_allclose(found_scores, scores, rtol=1e-4)
     best = np.argsort(scores)
     np.testing.assert_allclose(combined("krum", reports), stacked[best[0]], rtol=1e-6)
     found = combined("multi_krum", reports, krum_kept=3)
