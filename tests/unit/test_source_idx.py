@@ -113,6 +113,18 @@ def test_whatever_the_bytes_memory_is_bounded_and_faults_have_names(
     bounded(lambda: read_idx(path))
 
 
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0", lambda data: data[:5]])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_of_another_length_than_its_header_tells_is_damaged(
+    tmp_path: Path, change: Any, *, packed: bool
+) -> None:
+    path = tmp_path / ("a.gz" if packed else "a")
+    data = change(idx(IMAGES))
+    path.write_bytes(gzip.compress(data) if packed else data)
+    with pytest.raises(DamagedDataError, match="copy it again"):
+        read_idx(path)
+
+
 def test_a_side_of_nothing_hides_no_others(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes.fromhex("00000804 00000000 00000007 1a000000 b40b40b5"))
     with pytest.raises(DataTooLargeError):
