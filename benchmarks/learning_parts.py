@@ -188,8 +188,8 @@ PARTS = {
             data="vibration",
             partition="blocks",
             devices=20,
-            rounds=40,
-            rates=(0.05,),
+            rounds=80,
+            rates=(0.2,),
             settings=_ALL | {"epochs": 2, "batch_size": 16},
             note="each of 20 devices has the windows of one machine",
         ),
@@ -202,6 +202,17 @@ PARTS = {
             rates=(0.05,),
             centralised=True,
             settings={"batch_size": 16},
+        ),
+        Part(
+            name="mnist-cnn-iid",
+            task="mnist_cnn",
+            data="mnist-images",
+            partition="iid",
+            rounds=50,
+            rates=(0.1,),
+            goal=0.99,
+            figure="mnist_cnn_iid_rounds_to_99",
+            settings=_CLEAR,
         ),
     )
 }
