@@ -190,3 +190,21 @@ def test_the_operator_s_names_go_before_the_task_s() -> None:
     assert local() == HEAD
     assert local("none") == ()
     assert local(HEAD[0]) == HEAD[:1]
+
+
+def test_a_head_and_a_model_of_its_own_go_together(device: Device) -> None:
+    device.fit(plan_of(device), ditto=0.1)
+    first = read_own(device.folder / "own.next")
+    assert first.personal is not None
+    assert set(first.tensors) == set(HEAD)
+    assert first.personal.size == TASK.dimension
+    (device.folder / "own.next").replace(device.folder / "own")
+    counts = device.evaluate()
+    assert 0 <= counts["personal"][0] <= counts["examples"]
+    # The next round goes on from both; one without Ditto keeps the model as it is.
+    device.fit(plan_of(device), ditto=0.1)
+    second = read_own(device.folder / "own.next")
+    assert second.personal is not None
+    assert (second.personal != first.personal).any()
+    device.fit(plan_of(device))
+    assert_array_equal(read_own(device.folder / "own.next").personal, first.personal)
