@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv with what an extra of the project needs.
+# Sourced by the other scripts: makes .venv, or another folder, with what an extra of the project needs.
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -31,10 +31,11 @@ find_python() {
   fail "Shoal needs Python 3.11 or newer: install it, or name one with PYTHON=/path/to/python3 $0"
 }
 
-# environment EXTRA: .venv with the project installed from this checkout, made again when pyproject.toml changes.
+# environment EXTRA [FOLDER]: .venv, or FOLDER, with the project installed from this checkout, made again when
+# pyproject.toml changes.
 environment() {
-  local extra=$1 python stamp
-  if [ ! -x .venv/bin/python ]; then
+  local extra=$1 venv=${2:-.venv} python stamp
+  if [ ! -x "$venv/bin/python" ]; then
     python=$(find_python) || exit 1
     if ! "$python" -c 'import ensurepip' 2> /dev/null; then
       local package
@@ -43,16 +44,16 @@ environment() {
       say "Installing $package ..."
       apt_install "$package" || apt_install python3-venv || fail "apt-get could not install $package"
     fi
-    say "Making .venv ..."
-    rm -rf .venv
-    "$python" -m venv .venv || fail "Could not make a virtual environment in .venv"
+    say "Making $venv ..."
+    rm -rf "$venv"
+    "$python" -m venv "$venv" || fail "Could not make a virtual environment in $venv"
   fi
-  stamp=".venv/.shoal-$extra-$(cksum < pyproject.toml | tr ' ' '-')"
+  stamp="$venv/.shoal-$extra-$(cksum < pyproject.toml | tr ' ' '-')"
   if [ ! -e "$stamp" ]; then
     say "Installing Shoal with what '$extra' needs (a minute or two the first time) ..."
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]" ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]" ||
       fail "pip could not install the project; its words are above"
-    rm -f ".venv/.shoal-$extra-"*
+    rm -f "$venv/.shoal-$extra-"*
     touch "$stamp"
   fi
 }

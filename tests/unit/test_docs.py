@@ -17,6 +17,7 @@ from shoal_codecs.transport.settings import LinkSettings
 from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
 from shoal_coordinator.algorithms.stability import StabilitySettings
+from shoal_coordinator.authoring.files import load_description
 from shoal_coordinator.cli.commands import app
 from shoal_coordinator.cli.operate import OperatorSettings
 from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, ReleaseSettings, RoundSettings
@@ -152,6 +153,21 @@ def test_help_says_what_every_option_is_for() -> None:
 
     silent = [one.name for one in described(typer.main.get_command(app)) if not one.help]
     assert silent == []
+
+
+MODEL_BLOCK = re.compile(r"^```python model\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MODELS = [
+    pytest.param(text, id=f"{path.stem}-{number}")
+    for path in DOCUMENTS
+    for number, text in enumerate(MODEL_BLOCK.findall(path.read_text()), start=1)
+]
+
+
+@pytest.mark.parametrize("text", MODELS)
+def test_models_that_documents_show_can_be_described(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_text(text)
+    assert load_description(file).model.parameters
 
 
 PARTIES: dict[str, type[msgspec.Struct]] = {

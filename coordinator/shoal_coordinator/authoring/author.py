@@ -6,8 +6,10 @@ from dataclasses import fields
 from typing import Any
 
 from shoal_codecs.wire.task import Architecture, LayerDescription, TaskBundle, Variant
+from shoal_coordinator.authoring.blame import unconvertible_layers, wrong_layers
 from shoal_coordinator.authoring.check import check_converted
 from shoal_coordinator.authoring.convert import convert
+from shoal_coordinator.authoring.errors import ConversionError, GradientMismatchError
 from shoal_coordinator.authoring.graphs import TrainableGraph
 from shoal_coordinator.authoring.model import Model
 from shoal_coordinator.authoring.reference import example_batch, private_reference_of, reference_of
@@ -45,9 +47,19 @@ def author(task: Task) -> TaskBundle:
 
 def _trainable(task: Task, batch: Any, private: Any) -> bytes:
     graph = TrainableGraph(task)
-    model = convert(graph, graph.signatures)
-    check_converted(task, model, batch, private)
+    try:
+        model = convert(graph, graph.signatures)
+    except ConversionError as error:
+        raise ConversionError(f"{_blamed(unconvertible_layers(task))}{error}") from error
+    try:
+        check_converted(task, model, batch, private)
+    except GradientMismatchError as error:
+        raise GradientMismatchError(f"{_blamed(wrong_layers(task))}{error}") from error
     return model
+
+
+def _blamed(layers: list[str]) -> str:
+    return f"layer {', '.join(layers)}: " if layers else ""
 
 
 def _variant(task: Task, share: float, batch: Any) -> Variant:

@@ -16,7 +16,7 @@ from shoal_codecs.wire.task import (
     split_weights,
 )
 from shoal_coordinator.authoring.errors import GradientMismatchError
-from shoal_coordinator.authoring.reference import Batch, Float64Twin, Vector
+from shoal_coordinator.authoring.reference import Batch, Float64Steps, Float64Twin, Vector
 from shoal_coordinator.authoring.task import Task
 
 TOLERANCE = 5e-5
@@ -25,14 +25,13 @@ STEPS = 3
 RATE = 0.05
 MU = 0.3
 _PROBE = 0.25
-_CLEAR = 1e-3
 
 
 class Converted:
     """A converted task in an interpreter of one thread."""
 
     def __init__(self, task: Task, model: bytes) -> None:
-        self._task = task
+        self._task, self.model = task, model
         interpreter = Interpreter(model_content=model, num_threads=1)
         self._runners = {
             name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()
@@ -65,19 +64,20 @@ class Converted:
         flat = [parts[one.name].reshape(-1) for one in self._task.model.parameters]
         return np.concatenate(flat).astype(np.float64)
 
-    def gradient(self, start: npt.NDArray[np.float32], batch: Batch) -> Vector:
+    def gradient(
+        self, start: npt.NDArray[np.float32], batch: Batch, seed: int = REFERENCE_MASK_SEED
+    ) -> Vector:
         """Return the mean loss's gradient (D,), told by the model or read off one step."""
         self.set(start)
-        inputs = {**self.fed(batch), **self.seeded(REFERENCE_MASK_SEED)}
+        inputs = {**self.fed(batch), **self.seeded(seed)}
         if "gradients" in self:
             return self.weights("gradients", **inputs)
         self.call("train", **inputs, lr=np.array([16.0], np.float32))
         return (start.astype(np.float64) - self.weights()) / 16.0
 
-    def rates(self, lr: float, *, mu: float) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the inputs of ``train_pulled`` besides examples and seed."""
-        inputs = {"lr": np.array([lr], np.float32)}
-        return {**inputs, "mu": np.array([mu], np.float32)} if self._task.prox else inputs
+    def pull(self, mu: float) -> dict[str, npt.NDArray[np.float32]]:
+        """Return FedProx's input of ``train_pulled``, where there is one."""
+        return {"mu": np.array([mu], np.float32)} if self._task.prox else {}
 
 
 def check_converted(task: Task, model: bytes, batch: Batch, private: PrivateReference | None) -> None:
@@ -115,44 +115,46 @@ def _check_steps(
     ran: Converted, twin: Float64Twin, start: npt.NDArray[np.float32], batch: Batch, task: Task
 ) -> None:
     """Several steps, plain ones first, then with FedProx and a correction where the task has them."""
-    lr = np.array([RATE], np.float32)
     ran.set(start)
-    for step in range(1, STEPS + 1):
-        ran.call("train", **ran.fed(batch), lr=lr, **ran.seeded(step))
-    _check_way(ran, twin, start, batch, task, mu=0.0, correction=np.zeros(len(start)))
+    nothing = np.zeros(len(start))
+    _follow(ran, twin, batch, task, Float64Steps(task, start, lr=RATE, mu=0.0, correction=nothing))
     if not task.prox and not task.correction:
         return
-    correction = np.zeros(len(start))
     ran.set(start)
+    correction = nothing
     if task.correction:
-        correction = (
-            np.random.default_rng(1).normal(0, 0.05, len(start)).astype(np.float32).astype(np.float64)
-        )
-        ran.set(correction.astype(np.float32), "set_correction")
+        drawn = np.random.default_rng(1).normal(0, 0.05, len(start)).astype(np.float32)
+        correction = drawn.astype(np.float64)
+        ran.set(drawn, "set_correction")
     mu = MU if task.prox else 0.0
-    for step in range(1, STEPS + 1):
-        ran.call("train_pulled", **ran.fed(batch), **ran.rates(RATE, mu=mu), **ran.seeded(step))
-    _check_way(ran, twin, start, batch, task, mu=mu, correction=correction)
+    steps = Float64Steps(task, start, lr=RATE, mu=mu, correction=correction)
+    _follow(ran, twin, batch, task, steps, "train_pulled", **ran.pull(mu))
 
 
-def _check_way(
+def _follow(
     ran: Converted,
     twin: Float64Twin,
-    start: npt.NDArray[np.float32],
     batch: Batch,
     task: Task,
-    *,
-    mu: float,
-    correction: Vector,
+    steps: Float64Steps,
+    signature: str = "train",
+    **more: npt.NDArray[Any],
 ) -> None:
-    """Compare the weights after so many steps from ``start``."""
-    wanted = twin.trained(start, batch, steps=STEPS, lr=RATE, mu=mu, correction=correction)
-    found = ran.weights()
-    if not task.optimiser.ALONG_GRADIENT:
-        # Adam makes steps of full length of what is rounding alone.
-        gradient = np.abs(twin.gradient(start, batch) + correction)
-        found = np.where(gradient > _CLEAR * gradient.max(), found, wanted)
-    _compare(task, found - start, wanted - start, f"way of {STEPS} steps", tolerance=10 * TOLERANCE)
+    """Compare the weights after each step of ``signature``."""
+    told = Converted(task, ran.model) if not task.optimiser.ALONG_GRADIENT else None
+    vector = before = ran.weights()
+    for step in range(1, STEPS + 1):
+        if told is not None:
+            # Adam makes whole steps of what is rounding alone: it is followed along the model's own gradient.
+            vector = before = ran.weights()
+        gradient, moved = twin.gradient_and_moves(vector, batch, step)
+        if told is not None:
+            gradient = told.gradient(vector.astype(np.float32), batch, step)
+        lr = np.array([RATE], np.float32)
+        ran.call(signature, **ran.fed(batch), lr=lr, **more, **ran.seeded(step))
+        vector = steps.step(vector, gradient, moved)
+        what = f"way to step {step} of {signature}"
+        _compare(task, ran.weights() - before, vector - before, what, tolerance=10 * TOLERANCE)
 
 
 def _check_private(

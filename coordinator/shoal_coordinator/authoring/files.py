@@ -17,12 +17,15 @@ from shoal_coordinator.authoring.errors import (
 )
 from shoal_coordinator.authoring.task import Task
 
+_NEEDED = "tensorflow"
+
 
 def load_description(path: Path) -> Task:
     """Run the model file at ``path`` and return its ``task``.
 
     Raises:
         ModelFileError: unreadable, it fails, or it defines no task.
+        MissingAuthoringExtraError: it needs TensorFlow, which is not installed.
         AuthoringError: what the file describes cannot be.
     """
     try:
@@ -33,6 +36,10 @@ def load_description(path: Path) -> Task:
         raise ModelFileError(
             f"cannot read {error.filename or path} ({error.strerror}): name a file"
         ) from error
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == _NEEDED:
+            raise _missing() from error
+        raise ModelFileError(f"{path} needs {error.name}, which is not installed: install it") from error
     except (Exception, SystemExit) as error:
         where = f"{path} fails: {type(error).__name__}: {error}"
         raise ModelFileError(f"{where}; run it with python to see where") from error
@@ -44,6 +51,13 @@ def load_description(path: Path) -> Task:
     return task
 
 
+def _missing() -> MissingAuthoringExtraError:
+    return MissingAuthoringExtraError(
+        "authoring needs TensorFlow, which is not installed here: on a workstation, "
+        "pip install 'shoal[coordinator,authoring]'"
+    )
+
+
 def author_file(model: Path, output: Path) -> TaskBundle:
     """Author what the file ``model`` describes and write it to ``output``, once everything was checked.
 
@@ -52,15 +66,12 @@ def author_file(model: Path, output: Path) -> TaskBundle:
         TaskWriteError: the output cannot be written.
         AuthoringError: the description cannot be authored; nothing is written.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise MissingAuthoringExtraError(
-            "authoring needs TensorFlow, which is not installed here: on a workstation, "
-            "pip install 'shoal[coordinator,authoring]'"
-        )
     # Before TensorFlow is loaded: what matters comes as an error, and nothing looks for a graphics card.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     description = load_description(model)
+    if importlib.util.find_spec(_NEEDED) is None:
+        raise _missing()
     from shoal_coordinator.authoring.author import author  # noqa: PLC0415 - loads TensorFlow
 
     bundle = author(description)

@@ -87,10 +87,7 @@ class Layer:
         Raises:
             UnsupportedLayerError: this layer cannot tell.
         """
-        raise UnsupportedLayerError(
-            f"{self.title} ({type(self).__name__}) has no gradient for each example, as private=True needs: "
-            "leave the layer out, freeze it, or author without private"
-        )
+        raise self.refuse_private()
 
     def narrow(self, share: float) -> Self:  # noqa: ARG002
         """Return the layer of a model with ``share`` of the width; as it is, where it has no width."""
@@ -104,6 +101,13 @@ class Layer:
     def named(self, name: str) -> Self:
         """Return the layer with this name."""
         return replace(self, name=name)
+
+    def refuse_private(self) -> UnsupportedLayerError:
+        """Return the error that says that DP-SGD does not go with this layer."""
+        return UnsupportedLayerError(
+            f"{self.title} ({type(self).__name__}) has no gradient for each example, as private=True needs: "
+            "leave the layer out, freeze it, or author without private"
+        )
 
     def refuse_shape(self, shape: Shape, wanted: str) -> LayerShapeError:
         """Return the error that says what this layer takes instead of ``shape``."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from shoal_codecs.wire.task import Parameter
+from shoal_coordinator.authoring.dense import Activation
 from shoal_coordinator.authoring.errors import DescriptionError, UnsupportedLayerError
 from shoal_coordinator.authoring.layer import Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.scale import Scale
@@ -30,6 +31,11 @@ class Placed:
     def name(self) -> str:
         """The layer's name in its model."""
         return self.layer.name
+
+    @property
+    def title(self) -> str:
+        """Name and kind, for whoever reads an error."""
+        return f"{self.name} ({type(self.layer).__name__})"
 
     def own(self, p: Tensors) -> dict[str, Tensor]:
         """Return this layer's tensors of ``p`` by their short names."""
@@ -106,16 +112,17 @@ def narrow_layers(layers: Iterable[Layer], share: float) -> list[Layer]:
     Before the next layer with a width of its own what a narrower one gave is scaled up, so that it adds up to
     what the full one's output does: behind normalisation, whose statistics all widths share.
     """
-    *hidden, last = list(layers)
+    wide = list(layers)
+    end = max((place for place, one in enumerate(wide) if not isinstance(one, Activation)), default=0)
     narrow: list[Layer] = []
     fewer = False
-    for layer in hidden:
+    for layer in wide[:end]:
         thin = layer.narrow(share)
         if thin != layer:
             narrow += [Scale(1 / share)] if fewer else []
             fewer = True
         narrow.append(thin)
-    return [*narrow, *([Scale(1 / share)] if fewer else []), last]
+    return [*narrow, *([Scale(1 / share)] if fewer else []), *wide[end:]]
 
 
 def check_narrow(full: Model, narrow: Model, share: float) -> None:

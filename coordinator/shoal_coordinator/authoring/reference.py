@@ -105,36 +105,43 @@ class Float64Twin:
 
     def gradient(self, vector: npt.NDArray[Any], batch: Batch, seed: int = REFERENCE_MASK_SEED) -> Vector:
         """Return the mean loss's gradient (D,) in training."""
-        _, gradients = gradients_of(
-            self._task, self._training(seed), self.weights(vector), self.fed(batch[0]), self.aimed(batch[1])
-        )
-        return self.flat(gradients)
+        return self.gradient_and_moves(vector, batch, seed)[0]
 
-    def trained(
-        self, vector: npt.NDArray[Any], batch: Batch, *, steps: int, lr: float, mu: float, correction: Vector
-    ) -> Vector:
-        """Return the weights (D,) after ``steps`` steps from ``vector`` on one batch, seeds 1, 2, ..."""
-        task = self._task
+    def gradient_and_moves(
+        self, vector: npt.NDArray[Any], batch: Batch, seed: int
+    ) -> tuple[Vector, dict[str, Tensor]]:
+        """Return the mean loss's gradient (D,), and the parameters that training moves without one."""
+        run = self._training(seed)
         x, y = self.fed(batch[0]), self.aimed(batch[1])
-        anchor = weights = self.weights(vector)
-        added = self.weights(correction)
-        slots = {slot: {name: one * 0.0 for name, one in weights.items()} for slot in task.optimiser.SLOTS}
-        counters = {name: tf.zeros((1,), tf.float64) for name in task.optimiser.COUNTERS}
-        for step in range(1, steps + 1):
-            run = self._training(step)
-            _, gradients = gradients_of(task, run, weights, x, y)
-            full = {
-                name: one + mu * (weights[name] - anchor[name]) + added[name]
-                for name, one in gradients.items()
-            }
-            after = stepped(task.optimiser, self.ops, weights, full, lr, slots, counters)
-            weights = {**weights, **after.weights, **run.moved}
-            slots, counters = after.slots, after.counters
-        return self.flat(weights)
+        _, gradients = gradients_of(self._task, run, self.weights(vector), x, y)
+        return self.flat(gradients), run.moved
 
     def _training(self, seed: int) -> Run:
         masks = tf.constant([seed], tf.int32) if self._task.model.seeded else None
         return Run(self.ops, training=True, seed=masks)
+
+
+class Float64Steps:
+    """The task's optimiser in float64, with FedProx's pull towards ``anchor`` and a ``correction`` (D,)."""
+
+    def __init__(
+        self, task: Task, anchor: npt.NDArray[Any], *, lr: float, mu: float, correction: Vector
+    ) -> None:
+        self._task, self._twin = task, Float64Twin(task)
+        self._anchor, self._correction, self._lr, self._mu = anchor, correction, lr, mu
+        zeros = self._twin.weights(np.zeros(len(anchor)))
+        self._slots = {slot: dict(zeros) for slot in task.optimiser.SLOTS}
+        self._counters = {name: tf.zeros((1,), tf.float64) for name in task.optimiser.COUNTERS}
+
+    def step(self, vector: npt.NDArray[Any], gradient: Vector, moved: dict[str, Tensor]) -> Vector:
+        """Return the weights (D,) after a step from ``vector`` along ``gradient``, both (D,)."""
+        task, twin = self._task, self._twin
+        full = gradient + self._mu * (vector - self._anchor) + self._correction
+        weights = twin.weights(vector)
+        trained = {name: one for name, one in twin.weights(full).items() if name not in task.model.moved}
+        after = stepped(task.optimiser, twin.ops, weights, trained, self._lr, self._slots, self._counters)
+        self._slots, self._counters = after.slots, after.counters
+        return twin.flat({**weights, **after.weights, **moved})
 
 
 def reference_of(task: Task, batch: Batch) -> ReferenceGradients:

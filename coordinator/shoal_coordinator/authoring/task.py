@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 from shoal_codecs.wire.task import Ability, DType, InputDescription, TargetDescription, TrainingDefaults
 from shoal_coordinator.authoring.compression import Teacher
 from shoal_coordinator.authoring.errors import DescriptionError
 from shoal_coordinator.authoring.layer import Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.losses import CrossEntropy, Loss
-from shoal_coordinator.authoring.model import Model, build_model, check_narrow, narrow_layers
+from shoal_coordinator.authoring.model import Model, build_model, narrow_layers
 from shoal_coordinator.authoring.ops import Ops
 from shoal_coordinator.authoring.optimisers import Optimiser, Sgd
+from shoal_coordinator.authoring.task_rules import check_description
 
-NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 SEED = 2024
 
 
@@ -76,37 +74,8 @@ class Task:
     seed: int = SEED
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise DescriptionError(f"task name {self.name!r}: use a-z, 0-9, . and -, at most 64 of them")
-        about = self.input
-        if any(side < 1 for side in about.shape) or about.dtype not in get_args(DType):
-            raise DescriptionError(
-                f"input {about.shape} of {about.dtype}: sides are at least 1, dtype is one of "
-                f"{', '.join(get_args(DType))}"
-            )
-        if not about.minimum < about.maximum or not 0 < about.deviation < math.inf:
-            raise DescriptionError("the input needs a minimum under its maximum and a positive deviation")
-        if about.tokens and (about.mean != 0 or about.deviation != 1):
-            raise DescriptionError("tokens (int32) are not scaled: leave mean and deviation away")
-        if self.private and not self.optimiser.ALONG_GRADIENT:
-            raise DescriptionError(
-                f"private=True goes with Sgd() and Momentum(), not with {type(self.optimiser).__name__}: no "
-                "device could test what became of its clipped gradients"
-            )
-        if self.private and self.model.moved:
-            raise DescriptionError(
-                "private=True with running statistics that no noise protects: use LayerNorm for BatchNorm"
-            )
-        if self.private and self.teacher:
-            raise DescriptionError("private=True and a teacher do not go together: leave one away")
-        self.teaching  # noqa: B018 - as the next one
-        for share in self.widths:
-            if not 0 < share < 1:
-                raise DescriptionError(
-                    f"a width of {share:g}: name shares between 0 and 1, the full one is there"
-                )
-            check_narrow(self.model, self.narrow(share).model, share)
-        self.target  # noqa: B018 - refused now, not when a converter has run for a minute
+        # Refused now, not when a converter has run for a minute.
+        check_description(self)
 
     @cached_property
     def model(self) -> Model:
