@@ -28,6 +28,8 @@ from shoal_coordinator.artefacts import (
     templates_of_file,
 )
 from shoal_coordinator.deployable.templates import Templates
+from shoal_coordinator.release_errors import CalibrationFileError
+from shoal_coordinator.release_making import Recipe, _artefact
 from shoal_edge.data import load_shard, split_held_out
 from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.errors import (
@@ -41,7 +43,8 @@ from shoal_edge.trainers.litert import LiteRtTrainer
 
 DATA = Path(shoal_coordinator.__file__).parent / "demo" / "data"
 DIGITS = decode_task((DATA.parents[1] / "tasks" / "digits.task").read_bytes())
-TEMPLATES = templates_of_file(DATA.parents[1] / "tasks" / "digits.task")
+TASK = DATA.parents[1] / "tasks" / "digits.task"
+TEMPLATES = templates_of_file(TASK)
 FIELD = load_shard(DATA / "digits.npz", DIGITS.input, 10)
 TRAIN, HELD_OUT = split_held_out(FIELD)
 CALIBRATION = load_shard(DATA / "digits_calibration.npz", DIGITS.input, 10).x
@@ -221,3 +224,16 @@ def test_a_deployed_model_refuses_data_of_another_task(artefacts: Artefacts) -> 
         model.evaluate(HELD_OUT.x, HELD_OUT.y[:-1])
     with pytest.raises(LabelRangeError):
         model.evaluate(HELD_OUT.x, HELD_OUT.y + 1)
+
+
+def test_a_release_is_int8_with_calibration_examples_or_float32_without(
+    tmp_path: Path, weights: npt.NDArray[np.float32], artefacts: Artefacts
+) -> None:
+    recipe = Recipe(fleet="f", task_path=TASK, calibration_path=None)
+    with pytest.raises(CalibrationFileError, match="calibration"):
+        _artefact(recipe, weights)
+    assert _artefact(dataclasses.replace(recipe, artefact="float32"), weights) == artefacts.float32
+    known = dataclasses.replace(recipe, calibration_path=DATA / "digits_calibration.npz")
+    assert _artefact(known, weights) == artefacts.int8
+    with pytest.raises(CalibrationFileError, match=r"numpy\.savez"):
+        _artefact(dataclasses.replace(recipe, calibration_path=tmp_path / "none.npz"), weights)
