@@ -18,6 +18,7 @@ from pathlib import Path
 
 FENCE = re.compile(r"^```bash *(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 READY_S = 30.0
+BLOCK_S = 150.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Terminals:
         script = f"{text}\nexport -p > {after}\n"
         if after.exists():
             script = f". {after}\n{script}"
-        done = self.start(block.at, script).communicate(timeout=60)[0]
+        done = self.start(block.at, script).communicate(timeout=BLOCK_S)[0]
         code = self._last.returncode
         self.output.append(done.decode())
         assert code == 0, f"line {block.line}: {text}\nended with {code}:\n{done.decode()}\n{self.logs()}"
