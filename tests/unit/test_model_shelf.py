@@ -15,6 +15,7 @@ from shoal_codecs.wire.blob import BlobRef
 from shoal_codecs.wire.status import RoundRow
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.chains import ModelVersion, with_step
+from shoal_coordinator.config import shipped
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.pruning import Pruner
 from shoal_coordinator.release_errors import CalibrationFileError, PrunedVersionError
@@ -75,6 +76,8 @@ class Bench:
             record = VersionRecord(
                 number=number, digest=version.digest, parent=version.parent, round=number,
                 task=self.task.digest, whole=version.whole, step=version.step,
+                # Every other version has the state of the one before: its round moved nothing.
+                state=self.blobs.put(b"state %d" % (number // 2)),
             )  # fmt: skip
             if newest is None:
                 await self.store.add_first_version(record)
@@ -209,7 +212,7 @@ async def test_files_of_old_versions_go_and_released_ones_stay(bench: Bench) -> 
 async def test_a_version_that_is_gone_is_not_released(bench: Bench, tmp_path: Path) -> None:
     await bench.grow(6)
     await Pruner(bench.store, bench.publisher, kept=2).prune(5, bench.shelf.first_step)
-    recipe = Recipe(fleet="f", task_path=tmp_path / "none", calibration_path=tmp_path / "none")
+    recipe = Recipe(fleet="f", task_path=shipped("digits.task"), calibration_path=tmp_path / "none")
     publisher = Identity("publisher", b"p" * 32)
     for number, error in ((1, PrunedVersionError), (5, CalibrationFileError)):
         with pytest.raises(error):
@@ -222,6 +225,16 @@ async def test_a_version_that_is_gone_is_not_released(bench: Bench, tmp_path: Pa
                 allow_older=False,
                 now_ms=1,
             )
+
+
+async def test_the_state_of_an_algorithm_goes_with_the_last_version_that_has_it(bench: Bench) -> None:
+    await bench.grow(6)
+    states = [version.state for version in await bench.store.versions()]
+    await Pruner(bench.store, bench.publisher, kept=3).prune(5, bench.shelf.first_step)
+    # Versions 3 to 5 are kept; 2 and 3 have one state.
+    assert [state is not None and bench.blobs.has(state.name) for state in states] == [
+        *(False, False, True, True, True, True)
+    ]
 
 
 async def test_a_file_goes_only_once_its_blob_is_off_the_broker(bench: Bench) -> None:
