@@ -42,6 +42,8 @@ from shoal_coordinator.cli.commands import app
 from shoal_coordinator.config import shipped
 from shoal_edge.trainers.litert import LiteRtTrainer
 
+# A converter takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(400)
 LABELS = ("a", "b", "c")
 IMAGE = Input((8, 8, 1), mean=20, deviation=60)
 WAVE = Input((12, 2), dtype="float32", minimum=-3, maximum=3)

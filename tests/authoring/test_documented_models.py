@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.cli.commands import app
 
+# A converter takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(400)
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "model-kit.md"
 MODELS = re.findall(r"^```python model\n(.*?)^```$", REFERENCE.read_text(), re.MULTILINE | re.DOTALL)
 
