@@ -194,7 +194,12 @@ class Builder:
     def add_layer_norm(self, s: dict[str, Any]) -> None:
         """Normalise the last axis."""
         del s
-        self.modules.append(nn.LayerNorm(self.shape[-1]))
+        rank = len(self.shape)
+        if not self.first:
+            self.modules.append(nn.LayerNorm(self.shape[-1]))
+            return
+        before, after = Places(0, *range(2, rank + 1), 1), Places(0, rank, *range(1, rank))
+        self.modules += [before, nn.LayerNorm(self.shape[0]), after]
 
     def add_batch_norm(self, s: dict[str, Any]) -> None:
         """Normalise each channel."""

@@ -1,0 +1,71 @@
+"""LiteRT's own aarch64 wheel under emulation: shipped tasks pass their self-test and train as here.
+
+Run ``scripts/aarch64-environment`` first; without it the test is skipped.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shoal_codecs.wire.task import decode_task
+from shoal_coordinator.tasks import FOLDER
+from shoal_edge.trainers.base import FitOptions
+from shoal_edge.trainers.litert import LiteRtTrainer
+
+TOP = Path(__file__).parents[2]
+EMULATED = Path(os.environ.get("SHOAL_AARCH64", TOP / ".peers" / "aarch64"))
+SCRIPT = """
+import json, platform, sys
+from pathlib import Path
+import numpy as np
+from shoal_codecs.wire.task import decode_task
+from shoal_edge.trainers.base import FitOptions
+from shoal_edge.trainers.litert import LiteRtTrainer
+
+told = {"machine": platform.machine(), "tested": {}}
+for path in map(Path, sys.argv[2:]):
+    bundle = decode_task(path.read_bytes())
+    trainer = LiteRtTrainer(bundle)
+    trainer.self_test()
+    told["tested"][path.stem] = trainer.runtime
+bundle = decode_task(Path(sys.argv[1]).read_bytes())
+trainer, rng = LiteRtTrainer(bundle), np.random.default_rng(1)
+x, y = rng.integers(0, 17, (40, 64)).astype(np.uint8), rng.integers(0, 10, 40).astype(np.int32)
+trainer.fit(x, y, FitOptions(epochs=2, learning_rate=0.2, batch_size=16, mu=0.1), rng)
+told["weights"] = trainer.get_weights().tolist()
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_aarch64_finds_the_stored_gradients_of_every_shipped_task_and_trains_as_here() -> None:
+    if not (EMULATED / "complete").exists():
+        pytest.skip("no emulated aarch64 here: run scripts/aarch64-environment")
+    root, tasks = EMULATED / "root", sorted(FOLDER.glob("*.task"))
+    packages = [str(TOP / one) for one in ("codecs", "coordinator", "edge")]
+    digits = FOLDER / "digits.task"
+    qemu, python = (str(root / "usr/bin" / one) for one in ("qemu-aarch64-static", "python3.11"))
+    emulator = [qemu, "-cpu", "cortex-a72", "-L", str(root), python]
+    done = subprocess.run(
+        [*emulator, "-c", SCRIPT, str(digits), *map(str, tasks)],
+        env={
+            "PYTHONPATH": os.pathsep.join([str(EMULATED / "site"), *packages]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["machine"] == "aarch64"
+    assert set(told["tested"]) == {path.stem for path in tasks}
+    trainer, rng = LiteRtTrainer(decode_task(digits.read_bytes())), np.random.default_rng(1)
+    x, y = rng.integers(0, 17, (40, 64)).astype(np.uint8), rng.integers(0, 10, 40).astype(np.int32)
+    trainer.fit(x, y, FitOptions(epochs=2, learning_rate=0.2, batch_size=16, mu=0.1), rng)
+    assert np.abs(np.array(told["weights"]) - trainer.get_weights()).max() < 1e-5
