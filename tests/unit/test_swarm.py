@@ -1,6 +1,7 @@
 """The parts of a swarm: the pool of workers, the parts of a data set, the folders, one device's failure."""
 
 import asyncio
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,13 @@ async def test_a_set_that_cannot_be_read_starts_no_device(tmp_path: Path) -> Non
     async with asyncio.timeout(20):
         with pytest.raises(WorkerRefusedError, match="nowhere"):
             await swarm.run()
+
+
+def test_a_swarm_that_hangs_on_its_way_down_ends_all_the_same() -> None:
+    script = (
+        "import asyncio\n"
+        "from shoal_edge.swarm.command import end_anyway_after\n"
+        "end_anyway_after(0.2)\n"
+        "asyncio.run(asyncio.Event().wait())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=20).returncode == 1

@@ -4,11 +4,14 @@ import argparse
 import asyncio
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from shoal_codecs.lifecycle import remember_signals, run_until_stopped
 
+END_S = 15.0
+"""How long a swarm may take to end after it was told to."""
 _DESCRIPTION = (
     "Runs the devices of a folder that `shoal fleet init FLEET --devices N` made, each with its own key, "
     "state and connection, on one data set that is split among them."
@@ -72,17 +75,32 @@ def run_swarm(options: argparse.Namespace) -> int:
         sys.stdout.write(f"{connected} devices connected, {failed} failed\n")
         sys.stdout.flush()
 
+    async def farewell() -> None:
+        end_anyway_after(END_S)
+        await swarm.farewell()
+
     async def serve() -> None:
         telling = asyncio.create_task(tell())
         try:
             await run_until_stopped(
-                swarm.run(), stop_on_stdin_eof=options.stop_on_stdin_eof, farewell=swarm.farewell
+                swarm.run(), stop_on_stdin_eof=options.stop_on_stdin_eof, farewell=farewell
             )
         finally:
             telling.cancel()
 
     asyncio.run(serve())
     return 0
+
+
+def end_anyway_after(seconds: float) -> None:
+    """End the process ``seconds`` from now, whatever it still waits for.
+
+    One of many connections may hang on its way down, when the broker goes in the same moment, and would keep
+    the others' process alive for ever. What was promised is on disk; workers end with this process.
+    """
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _count(text: str) -> int:
