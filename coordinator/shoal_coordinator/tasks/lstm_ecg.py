@@ -8,7 +8,7 @@ task = Task(
     input=Input((32, 4), dtype="float32", minimum=-10, maximum=10),
     labels=("narrow", "wide"),
     layers=[LSTM(32), Dense(2)],
-    defaults=TrainingDefaults(epochs=5, learning_rate=0.1, batch_size=16),
+    defaults=TrainingDefaults(epochs=5, learning_rate=0.3, batch_size=16),
     prox=True,
     correction=True,
 )

@@ -5,7 +5,7 @@ from shoal_coordinator.authoring import Conv1D, Dense, GlobalAveragePool, Input,
 
 task = Task(
     name="vibration-cnn",
-    input=Input((256, 3), dtype="float32", minimum=-50, maximum=50),
+    input=Input((256, 3), dtype="float32", minimum=-50, maximum=50, deviation=0.5),
     labels=("healthy", "outer ring", "inner ring", "ball"),
     layers=[
         Conv1D(16, 9, stride=2, activation="relu"),
