@@ -1,7 +1,13 @@
 """Windows of a bearing's vibration on three axes, healthy or with one of three faults: a 1-D CNN."""
 
+import numpy as np
+
 from shoal_codecs.wire.task import TrainingDefaults
 from shoal_coordinator.authoring import Conv1D, Dense, GlobalAveragePool, Input, MaxPool, Task
+
+# Signals of the size that is expected; the range that is accepted is far wider.
+rng = np.random.default_rng(1)
+examples = (rng.normal(0, 0.5, (8, 256, 3)).astype(np.float32), np.arange(8, dtype=np.int32) % 4)
 
 task = Task(
     name="vibration-cnn",
@@ -20,4 +26,5 @@ task = Task(
     prox=True,
     correction=True,
     private=True,
+    examples=examples,
 )
