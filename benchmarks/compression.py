@@ -80,7 +80,8 @@ class Bench:
 
     def trained(self, task: Task) -> tuple[TaskBundle, Trained]:
         """Author ``task`` and train it ``RUNS`` times from the same weights."""
-        bundle, accuracies, kept = author(task), [], {}
+        bundle, accuracies = author(task), []
+        kept: Weights = {}
         for run in range(RUNS):
             trainer = LiteRtTrainer(bundle)
             trainer.fit(*self.train, OPTIONS, np.random.default_rng(run))
