@@ -183,4 +183,5 @@ class ByteDays:
 
 
 def _choices(settings: PlanSettings) -> Sequence[CodecChoice]:
-    return PLAIN_CHOICES if settings.mode == "plain" else SHARED_CHOICES
+    choices = PLAIN_CHOICES if settings.mode == "plain" else SHARED_CHOICES
+    return [one for one in choices if one.codec not in settings.refused_codecs]

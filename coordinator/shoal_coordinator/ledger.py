@@ -13,6 +13,7 @@ from shoal_codecs.wire.packing import pack, unpack
 from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_codecs.wire.status import RoundRow
 from shoal_coordinator import round_steps as on
+from shoal_coordinator.algorithms.stability import middle_loss
 from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.privacy_book import Spent
 from shoal_coordinator.round_parts import Outcome, totals
@@ -205,6 +206,7 @@ class Ledger:
                 delta=spent.delta if spent else 0.0,
                 state=version.state,
                 update_norm=version.update_norm,
+                median_loss=middle_loss(outcome.evaluations),
             )
             await self._store.commit_version(record, row)
         self.rows.append(row)

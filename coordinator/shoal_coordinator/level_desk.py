@@ -102,6 +102,11 @@ def _fault(plans: PlanSettings, bundle: TaskBundle, algorithm: Algorithm) -> str
         )
     if plans.example_noise:
         return "variants have no train_private: set example_clip and example_noise to 0, or widths to off"
+    if plans.buffer:
+        return (
+            f"algorithm {algorithm.name} joins reports of several rounds, whose widths differ: take another, "
+            "or set widths to off"
+        )
     if "control" in algorithm.tells:
         return f"algorithm {algorithm.name} corrects every coordinate: take another, or set widths to off"
     return ""

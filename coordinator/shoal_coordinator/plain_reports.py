@@ -83,8 +83,16 @@ class Reports:
             yield open_update(one.plan, one.data, one.device, one.staleness, self._levels)
 
     def rounds(self) -> dict[str, int]:
-        """Return, by device, the round that its report is of."""
-        return {one.device: one.plan.round for one in self._shares}
+        """Return, by device, the round that its report is of; of several the last."""
+        found: dict[str, int] = {}
+        for one in self._shares:
+            found[one.device] = max(one.plan.round, found.get(one.device, 0))
+        return found
+
+    @property
+    def of_one_round(self) -> bool:
+        """Whether all are of the present plan, so that they share what that draws."""
+        return all(one.plan is self.plan for one in self._shares)
 
     @property
     def dimension(self) -> int:

@@ -52,8 +52,9 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     left to take masks off. ``privacy`` are the terms of every round, None for rounds without noise.
     ``example_clip`` and ``example_noise`` are DP-SGD on the devices, 0 for plain training. ``local`` names
     the parameters that stay on each device, ``ditto`` is the pull of models of their own to the fleet's.
-    ``algorithm`` is the coordinator's, and ``mu``, ``even_steps`` and ``tells`` what it asks of devices. The
-    first ``buffer`` reports end a round, 0: it waits for all.
+    ``algorithm`` is the coordinator's, ``refused_codecs`` what it cannot be coded in, and ``mu``,
+    ``even_steps`` and ``tells`` what it asks of devices. The first ``buffer`` reports end a
+    round, 0: it waits for all.
     """
 
     fleet: str
@@ -71,6 +72,7 @@ class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     example_noise: float = 0.0
     local: tuple[str, ...] = ()
     algorithm: str = "fedavg"
+    refused_codecs: frozenset[str] = frozenset()
     mu: float = 0.0
     even_steps: float = 0.0
     tells: tuple[Tell, ...] = ()

@@ -26,12 +26,13 @@ from shoal_coordinator.aggregation import (
     aggregate_words,
     unmoved,
 )
+from shoal_coordinator.algorithms.stability import middle_loss
 from shoal_coordinator.chains import ModelVersion, with_step
 from shoal_coordinator.late_reports import LateReports
 from shoal_coordinator.plain import PlainCollector, round_private
 from shoal_coordinator.round import RoundMachine
 from shoal_coordinator.round_errors import AggregationError, RoundError, UnstableRoundError
-from shoal_coordinator.round_parts import Outcome, RunnerParts, totals
+from shoal_coordinator.round_parts import Outcome, RunnerParts
 from shoal_coordinator.single_desk import DeviceWord, SingleDesk
 from shoal_coordinator.single_files import SingleFiles
 
@@ -573,8 +574,7 @@ class RoundRunner:
             parts.announcer.device(device, wire.Cancel, **ends, reason=reason)
         parts.models.lead(None)
         if outcome.version is not None:
-            examples, _, loss = totals(outcome)
-            parts.stability.took(outcome.version.update_norm, examples, loss)
+            parts.stability.took(outcome.version.update_norm, middle_loss(outcome.evaluations))
             parts.models.promote(outcome.version)
         else:
             self._drop_candidate()

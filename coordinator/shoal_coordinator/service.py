@@ -191,7 +191,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         stability=stability_of(
             settings.rounds.stability,
             [
-                (one.update_norm, one.examples, one.loss)
+                (one.update_norm, one.median_loss)
                 for one in await store.versions(settings.rounds.stability.window)
             ],
         ),
@@ -235,6 +235,7 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         ditto=rounds.ditto,
         local=() if rounds.local == SHARE_ALL else rounds.local or bundle.local,
         algorithm=algorithm.name,
+        refused_codecs=algorithm.refused_codecs,
         mu=rounds.mu or task.mu,
         even_steps=algorithm.even_steps(rounds.mode),
         tells=algorithm.asks(rounds.mode),

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from shoal_codecs.updates.base import EncodeContext, to_dense
+from shoal_codecs.updates.plain_noise import longest_update
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.control import CONTROL, SCAFFOLD, decode_memory
@@ -56,7 +57,8 @@ class ControlRound:
     def leave(self, path: Path, update: Vector, steps: int, rng: np.random.Generator) -> bytes:
         """Leave at ``path`` the control after ``steps`` that made ``update``; return its change, coded.
 
-        Option II of the paper: c_k + (-c - update / (steps * learning rate)). What is kept is what the
+        Option II of the paper: c_k + (-c - update / (steps * learning rate)), with the update no longer than
+        the plan allows: the coordinator believes no other. What is kept is what the
         coordinator decodes, so that its mean is that of what devices hold; what the codec leaves out comes
         with the next change.
 
@@ -65,6 +67,9 @@ class ControlRound:
             StoreError: the disk does not take it.
         """
         plan = self.plan
+        norm, longest = float(np.linalg.norm(update.astype(np.float64))), longest_update(plan)
+        if norm > longest:
+            update = update * np.float32(longest / norm)
         change = -self.fleet - update / np.float32(steps * plan.training.learning_rate)
         own = codec(plan.codec.name)
         context = EncodeContext(

@@ -241,6 +241,8 @@ async def test_a_version_that_does_badly_on_devices_is_not_kept(
         assert versions[2].state != versions[1].state
     assert versions[1].state is not None
     assert versions[1].update_norm > 0
+    assert versions[1].median_loss is not None
+    assert versions[1].median_loss > 0
     kept = {one.state.name for one in versions if one.state} | {one.whole.name for one in versions}
     kept |= {one.step.name for one in versions if one.step}
     left = {path.name for path in (store.folder / "blobs").iterdir() if path.is_file()} - kept

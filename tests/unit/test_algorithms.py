@@ -18,6 +18,7 @@ from shoal_codecs.updates.registry import codec
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import Plan, coordinate_seed
 from shoal_codecs.wire.told import PlainShare, Told
+from shoal_coordinator.aggregation import Server, aggregate_opened, vector_bytes, vector_of
 from shoal_coordinator.algorithms import matrix
 from shoal_coordinator.algorithms.errors import AlgorithmStateError, TooFewReportsError
 from shoal_coordinator.algorithms.normalised import FedBuff
@@ -280,6 +281,64 @@ def test_fedbuff_makes_stale_updates_smaller_and_divides_by_all() -> None:
     np.testing.assert_allclose(
         FedBuff().combine(fresh, AlgorithmState("fedbuff")), combined("fedavg", fresh), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("fairness", [0.5, 1.0, 5.0, 400.0])
+@pytest.mark.parametrize("lie", [1e300, 1.7e308])
+def test_qfedavg_bears_with_any_loss_that_is_a_number(fairness: float, lie: float) -> None:
+    updates = some(3)
+    reports = reports_of(updates, None, [Told(loss=one) for one in (0.0, 2.0, lie)])
+    # Who says so leads, but no further than its own update goes.
+    np.testing.assert_allclose(
+        combined("qfedavg", reports, fairness=fairness), updates[2], rtol=1e-2, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("lie", [1, 1 << 40])
+def test_steps_that_are_not_true_move_fednova_no_further_than_a_longest_update(lie: int) -> None:
+    updates, steps = [*some(3, 0.01), np.ones(D)], [20, 30, 40, lie]
+    reports = reports_of(updates, None, [Told(steps=one) for one in steps])
+
+    def under(**training: float) -> Reports:
+        made = msgspec.structs.replace(
+            reports.plan,
+            codec=msgspec.structs.replace(reports.plan.codec, clip_norm=1.0),
+            training=msgspec.structs.replace(reports.plan.training, **training),
+        )
+        return Reports(made, [Share(one.device, made, one.data) for one in reports._shares])
+
+    assert 0 < np.linalg.norm(combined("fednova", under())) <= 1.0
+    # A pull that throws the weights off grows over all floats.
+    assert 0 < np.linalg.norm(combined("fednova", under(learning_rate=1.0, mu=3.0))) <= 1.0
+
+
+def test_of_two_reports_of_a_device_the_later_is_noted_as_used() -> None:
+    fresh = reports_of(some(2))
+    now = msgspec.structs.replace(fresh.plan, round=fresh.plan.round + 5)
+    late = Share("device-0", fresh.plan, fresh._shares[0].data, 3)
+    both = Reports(now, [*(Share(one.device, now, one.data) for one in fresh._shares), late])
+    state = AlgorithmState("fedbuff", settled={"device-1": now.round + 1})
+    FedBuff().combine(both, state)
+    assert state.settled == {"device-0": now.round, "device-1": now.round + 1}
+
+
+def test_late_reports_with_coordinates_of_their_own_round_move_those() -> None:
+    coded = codec_plan(name="randk", dimension=D, kept=5, clip_norm=99.0, ring_bits=0)
+    early = msgspec.structs.replace(plan_for(), codec=coded)
+    other = msgspec.structs.replace(early.hubs[0], nonce=b"another".ljust(32))
+    now = msgspec.structs.replace(early, round=early.round + 1, hubs=(other,))
+
+    def share(plan: Plan, device: str) -> Share:
+        context = EncodeContext(dimension=D, kept=5, seed=coordinate_seed(plan), rng=np.random.default_rng(1))
+        payload = codec("randk").encode(np.ones(D, np.float32), context).payload
+        return Share(device, plan, pack(PlainShare(4, payload)), 0 if plan is now else 1)
+
+    reports = Reports(now, [share(now, "device-0"), share(early, "device-1")])
+    moved = FedBuff().combine(reports, AlgorithmState("fedbuff")) != 0
+    assert moved.sum() > 5
+    base = np.zeros(D, np.float32)
+    made = aggregate_opened(reports, vector_bytes(base), Server(algorithm=FedBuff()))
+    np.testing.assert_array_equal(vector_of(made.data) != 0, moved)
 
 
 # --- schedules -------------------------------------------------------------------------------------

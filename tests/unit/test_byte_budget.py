@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from shoal_codecs.updates.registry import SPARSE, codec
 from shoal_codecs.updates.ring import RingSpec, encode_ring, handy_bits, pack_ring, ring_bits_for
 from shoal_codecs.updates.step import quantise
 from shoal_codecs.wire.packing import pack, unpack
+from shoal_coordinator.algorithms.robust import Median
 from shoal_coordinator.byte_budget import DAY_MS, MOST_BYTES, ByteDays, DayRow, pick_codec, smallest_cost
 from shoal_coordinator.byte_estimate import (
     PLAIN_CHOICES,
@@ -96,6 +98,18 @@ def test_with_noise_no_other_codec_is_taken() -> None:
     with pytest.raises(NoCodecFitsError, match="100 %"):
         pick_codec(dense, 9610, 10, 5000, hubs=2, fixed=True)
     assert smallest_cost(dense, 9610, 10, hubs=2, fixed=True) == round_bytes(dense, 9610, 10)
+
+
+def test_a_codec_that_the_algorithm_refuses_is_not_taken() -> None:
+    settings = msgspec.structs.replace(PLAIN, refused_codecs=Median.refused_codecs)
+    dense = round_bytes(settings, 100_000, 10, 2).total
+    with pytest.raises(NoCodecFitsError) as caught:
+        pick_codec(settings, 100_000, 10, 1000.0, hubs=2)
+    assert caught.value.smallest.settings.codec not in {"topk", "topk4"}
+    assert smallest_cost(settings, 100_000, 10, hubs=2).total <= dense
+    assert (
+        smallest_cost(settings, 100_000, 10, hubs=2).total > smallest_cost(PLAIN, 100_000, 10, hubs=2).total
+    )
 
 
 def test_the_tightest_budget_and_the_cadence_decide() -> None:

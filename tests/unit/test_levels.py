@@ -22,6 +22,7 @@ from shoal_codecs.wire.told import PlainShare
 from shoal_coordinator.aggregation import aggregate_reports, vector_bytes, vector_of
 from shoal_coordinator.algorithms.averaging import FedAvg
 from shoal_coordinator.algorithms.choosing import chosen_algorithm
+from shoal_coordinator.algorithms.settings import AlgorithmSettings
 from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, RoundSettings
 from shoal_coordinator.level_desk import LevelDesk, level_desk
 from shoal_coordinator.plain_reports import open_update
@@ -292,7 +293,11 @@ def test_widths_are_mixed_where_single_updates_are_averaged(rounds: dict[str, An
 
 @pytest.mark.parametrize(
     ("rounds", "word"),
-    [({"local": ("b",)}, "local"), ({"ditto": 0.1}, "ditto")],
+    [
+        ({"local": ("b",)}, "local"),
+        ({"ditto": 0.1}, "ditto"),
+        ({"algorithm": AlgorithmSettings(name="fedbuff")}, "fedbuff"),
+    ],
 )
 def test_what_does_not_go_with_variants_is_said(rounds: dict[str, Any], word: str) -> None:
     desk, unused = desk_of(BUNDLE, **rounds)

@@ -1,7 +1,9 @@
 """SCAFFOLD, both sides, against the paper and against what it is known to mend."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from shoal_codecs.transport.blob_store import BlobStore
 from shoal_codecs.updates.base import EncodeContext
 from shoal_codecs.updates.errors import UpdateError
+from shoal_codecs.updates.plain_noise import longest_update
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.control import CONTROL, NO_CONTROL, SCAFFOLD, AlgorithmMemory, decode_memory
@@ -23,7 +26,7 @@ from shoal_coordinator.algorithms.state import decode_state, encode_state
 from shoal_coordinator.chains import ModelVersion
 from shoal_coordinator.controls import Controls
 from shoal_coordinator.plain_reports import Reports, open_update
-from shoal_coordinator.round_errors import InvalidReportError
+from shoal_coordinator.round_errors import InvalidReportError, NoUsableReportError
 from shoal_edge.control import control_round
 from shoal_edge.errors import ControlFileError
 from shoal_edge.pending import PendingFile
@@ -38,10 +41,10 @@ CENTRES = {"device-01": np.linspace(1, 2, D), "device-02": -np.ones(D)}
 BEST = sum(CURVES[name] * CENTRES[name] for name in CURVES) / sum(CURVES.values())
 
 
-def plan_of(number: int, name: str = "dense") -> Plan:
+def plan_of(number: int, name: str = "dense", clip_norm: float = 1e6) -> Plan:
     kept = 10 if name == "topk" else D
     training = TrainingPlan(1, RATE, 8, algorithm=SCAFFOLD, correction=b"c" * 32, tells=("control",))
-    coded = codec_plan(name=name, dimension=D, kept=kept, clip_norm=1e6, ring_bits=0)
+    coded = codec_plan(name=name, dimension=D, kept=kept, clip_norm=clip_norm, ring_bits=0)
     made = plain_plan(training=training, codec=coded)
     return msgspec.structs.replace(made, round=number)
 
@@ -56,6 +59,10 @@ class Fleet:
     memory: bytes = b""
     number: int = 0
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(3))
+    clip_norm: float = 1e6
+
+    def plan(self, number: int) -> Plan:
+        return plan_of(number, self.codec, self.clip_norm)
 
     def file(self, device: str) -> PendingFile:
         (self.folder / device).mkdir(exist_ok=True)
@@ -77,12 +84,17 @@ class Fleet:
         payload = codec(self.codec).encode(update, context).payload
         return pack(PlainShare(10, payload, Told(control=change)))
 
-    def round(self, devices: tuple[str, ...] = tuple(CURVES), lost: tuple[str, ...] = ()) -> None:
-        """Run a round of ``devices``; reports of ``lost`` come to nothing."""
+    def round(
+        self,
+        devices: tuple[str, ...] = tuple(CURVES),
+        lost: tuple[str, ...] = (),
+        with_shares: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
+        """Run a round of ``devices``; reports of ``lost`` come to nothing, ``with_shares`` are others'."""
         self.number += 1
-        plan = plan_of(self.number, self.codec)
+        plan = self.plan(self.number)
         shares = {name: self.train(name, plan) for name in devices}
-        taken = {name: share for name, share in shares.items() if name not in lost}
+        taken = {name: share for name, share in shares.items() if name not in lost} | dict(with_shares)
         state = decode_state(self.memory, SCAFFOLD, D)
         self.model += make_algorithm(SCAFFOLD).combine(Reports.of(plan, taken), state)
         self.memory = encode_state(state)
@@ -91,7 +103,7 @@ class Fleet:
         """What the device will hold for its own control in the next round."""
         fleet = self.folder / "fleet.control"
         fleet.write_bytes(self.memory or NO_CONTROL)
-        plan = plan_of(self.number + 1, self.codec)
+        plan = self.plan(self.number + 1)
         return control_round(plan, PART, device, fleet, self.file(device).path(TASK)).own
 
     @property
@@ -173,6 +185,38 @@ def test_a_device_that_comes_later_begins_with_nothing_and_counts_from_then(tmp_
     held = np.mean([fleet.own(device) for device in CURVES], axis=0)
     np.testing.assert_allclose(fleet.control, held, rtol=1e-5, atol=1e-5)
     assert decode_memory(fleet.memory).settled == {"device-01": 1, "device-02": 2}
+
+
+@pytest.mark.parametrize("name", ["dense", "int8", "topk"])
+@pytest.mark.parametrize("lie", [1e30, 1e9])
+def test_a_change_that_no_device_comes_to_spoils_no_control(tmp_path: Path, name: str, lie: float) -> None:
+    fleet = Fleet(tmp_path, name, clip_norm=3.0)
+    fleet.round()
+    before, at, held = fleet.control.copy(), fleet.model.copy(), dict(decode_memory(fleet.memory).settled)
+    plan = fleet.plan(2)
+    context = EncodeContext(dimension=D, kept=plan.codec.kept, seed=coordinate_seed(plan), rng=fleet.rng)
+    payload = codec(name).encode(np.full(D, lie, np.float32), context).payload
+    lied = pack(PlainShare(10, payload, Told(control=payload)))
+    state = decode_state(fleet.memory, SCAFFOLD, D)
+    with pytest.raises(NoUsableReportError):
+        make_algorithm(SCAFFOLD).combine(Reports.of(plan, {"device-03": lied}), state)
+    assert state.settled == held
+    np.testing.assert_array_equal(state.vectors[CONTROL], before)
+    # Among others it is as if it were not there.
+    fleet.round(with_shares={"device-03": lied})
+    assert set(decode_memory(fleet.memory).settled) == set(CURVES)
+    assert np.linalg.norm(fleet.model - at) <= longest_update(plan)
+    held_now = np.mean([fleet.own(device) for device in CURVES], axis=0)
+    np.testing.assert_allclose(fleet.control, held_now, rtol=1e-4, atol=1e-4)
+
+
+def test_updates_that_are_clipped_are_all_believed(tmp_path: Path) -> None:
+    for name in ("dense", "int8", "int4", "topk"):
+        (tmp_path / name).mkdir()
+        fleet = Fleet(tmp_path / name, name, clip_norm=0.5)
+        for number in range(1, 15):
+            fleet.round()
+            assert set(decode_memory(fleet.memory).settled.values()) == {number}
 
 
 def test_what_stays_on_the_device_is_not_corrected(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def version(number: int, **changes: Any) -> VersionRecord:
         "examples": 359,
         "accuracy": 0.95,
         "loss": 0.2,
+        "median_loss": 0.25,
         "created_ms": 1_700_000_000_000,
     }
     return VersionRecord(**(fields | changes))

@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from shoal_codecs.updates.local_steps import effective_steps
+from shoal_codecs.updates.plain_noise import longest_update
 from shoal_codecs.wire.plan import Mode
 from shoal_codecs.wire.told import Tell
 from shoal_coordinator.algorithms.base import PLAIN_ONLY, Algorithm, Float64Vector, weighted_sum
@@ -19,6 +20,8 @@ class FedNova(Algorithm):
 
     In mode ``plain`` the coordinator divides by the steps that devices tell. In the shared modes each device
     does so itself and multiplies by ``even_steps``, which the plan names: the paper allows any such number.
+    In every mode what comes of that is clipped anew: a device that tells too few steps, or so many that the
+    common number soars, pulls no harder than the longest update does.
     Right for SGD without momentum on the devices, with or without FedProx.
     """
 
@@ -42,7 +45,12 @@ class FedNova(Algorithm):
             [effective_steps(one.told.steps, training.learning_rate, training.mu) for one in told]
         )
         even = self.settings.even_steps or float(share @ steps)
-        return weighted_sum(reports, (even * share / steps).tolist())
+        longest, total = longest_update(reports.plan), np.zeros(reports.dimension, np.float64)
+        for one, part, stretch in zip(reports, share, even / steps, strict=True):
+            moved = one.update.astype(np.float64)
+            norm = stretch * float(np.linalg.norm(moved))
+            total += part * stretch * min(1.0, longest / norm if norm else 1.0) * moved
+        return total
 
 
 class QFedAvg(Algorithm):
@@ -62,14 +70,17 @@ class QFedAvg(Algorithm):
         """Return the weighted sum of the updates (float64[D]) over what their curvature may be."""
         del state
         fairness, steepness = self.settings.fairness, 1 / reports.plan.training.learning_rate
+        # Over and under the line in powers of the largest: what a device says to a power may leave floats.
+        largest = max(_LEAST_LOSS, *(one.told.loss for one in reports.told()))
         total = np.zeros(reports.dimension, np.float64)
         divisor = 0.0
         for one in reports:
             loss = max(one.told.loss, _LEAST_LOSS)
             moved = one.update.astype(np.float64)
-            total += steepness * loss**fairness * moved
+            power = (loss / largest) ** fairness
+            total += steepness * power * moved
             length = steepness**2 * float(moved @ moved)
-            divisor += fairness * loss ** (fairness - 1) * length + steepness * loss**fairness
+            divisor += fairness * power / loss * length + steepness * power
         total /= divisor
         return total
 
@@ -99,7 +110,8 @@ class FedBuff(Algorithm):
 
         What is used is noted in ``state``: it is committed with the version, and no report counts twice.
         """
-        state.settled |= reports.rounds()
+        for device, number in reports.rounds().items():
+            state.settled[device] = max(number, state.settled.get(device, 0))
         told = reports.told()
         weights = np.array([self.weight(one) for one in told])
         if not weights.any():

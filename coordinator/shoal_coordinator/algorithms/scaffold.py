@@ -4,12 +4,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from shoal_codecs.updates.plain_noise import longest_update
 from shoal_codecs.wire.control import CONTROL, SCAFFOLD
-from shoal_codecs.wire.plan import SEEDED_CODECS, Mode
+from shoal_codecs.wire.plan import SEEDED_CODECS, Mode, Plan
 from shoal_codecs.wire.told import Tell
 from shoal_coordinator.algorithms.base import PLAIN_ONLY, Algorithm, Float64Vector, weighted_mean
 from shoal_coordinator.algorithms.state import AlgorithmState
 from shoal_coordinator.plain_reports import Reports, decode_payload
+from shoal_coordinator.round_errors import NoUsableReportError
 
 
 class Scaffold(Algorithm):
@@ -17,7 +19,8 @@ class Scaffold(Algorithm):
 
     The fleet's control c is the mean of the devices' own c_k over those that have reported at least once.
     ``settled`` says of which round a device's last change was taken, so that a device whose report came to
-    nothing goes back to what c counts.
+    nothing goes back to what c counts. A change that no honest device can come to counts for nothing,
+    with its report: c goes to the whole fleet, and what spoils it once would spoil all rounds after.
     """
 
     name: ClassVar[str] = SCAFFOLD
@@ -34,14 +37,33 @@ class Scaffold(Algorithm):
     options: ClassVar[tuple[str, ...]] = ()
 
     def combine(self, reports: Reports, state: AlgorithmState) -> Float64Vector:
-        """Return the plain mean of the updates (float64[D]); the controls' changes go into ``state``."""
+        """Return the plain mean of the updates (float64[D]); the controls' changes go into ``state``.
+
+        Raises:
+            NoUsableReportError: no change of a control can be true.
+        """
         control = state.vector(CONTROL, reports.dimension)
-        told = reports.told()
-        before = len(state.settled)
-        for one in told:
-            state.settled[one.device] = reports.plan.round
-        total = before * control.astype(np.float64)
-        for one in told:
-            total += decode_payload(reports.plan, one.told.control)
+        fleet = control.astype(np.float64)
+        total, weights = len(state.settled) * fleet, []
+        for one in reports.told():
+            change = decode_payload(reports.plan, one.told.control).astype(np.float64)
+            sound = _is_sound(change, fleet, reports.plan)
+            weights.append(float(sound))
+            if sound:
+                total += change
+                state.settled[one.device] = reports.plan.round
+        if not any(weights):
+            raise NoUsableReportError("no device's change of its control can be true: look at the devices")
         control[:] = total / len(state.settled)
-        return weighted_mean(reports, [1.0] * len(told))
+        return weighted_mean(reports, weights)
+
+
+def _is_sound(change: Float64Vector, fleet: Float64Vector, plan: Plan) -> bool:
+    """Return whether a device may have come to ``change`` = -``fleet`` - d / (steps * learning rate).
+
+    The update d is no longer than the plan allows, and there is a step an epoch at least. Twice that, and
+    half of the fleet's control, are for what rounding adds; what the codec left out does not count.
+    """
+    longest = longest_update(plan) / (plan.training.epochs * plan.training.learning_rate)
+    rest = float(np.linalg.norm((change + fleet)[change != 0]))
+    return rest <= 2 * longest + float(np.linalg.norm(fleet)) / 2

@@ -32,18 +32,18 @@ class StabilitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class Stability:
-    """What is known of earlier versions: ``norms`` of their mean updates, the last evaluated ``loss``."""
+    """What is known of earlier versions: ``norms`` of their mean updates, the last median ``loss``."""
 
     def __init__(self, settings: StabilitySettings) -> None:
         self._settings = settings
         self.norms: deque[float] = deque(maxlen=settings.window)
         self.loss: float | None = None
 
-    def took(self, update_norm: float, examples: int, loss: float) -> None:
-        """Learn of a version that was kept; without a norm, or ``examples``, it says nothing of that."""
+    def took(self, update_norm: float, loss: float | None) -> None:
+        """Learn of a version that was kept; without a norm, or a ``loss``, it says nothing of that."""
         if update_norm > 0:
             self.norms.append(update_norm)
-        if examples:
+        if loss is not None and math.isfinite(loss):
             self.loss = loss
 
     def norm_fault(self, norm: float) -> str:
@@ -64,10 +64,9 @@ class Stability:
     def loss_fault(self, evaluations: Mapping[str, Evaluation]) -> str:
         """Return why a version that did so on devices is out of bounds, empty if it is not."""
         limit = self._settings.loss_limit
-        losses = [one.loss_sum / one.examples for one in evaluations.values() if one.examples]
-        if not losses or not limit:
+        found = middle_loss(evaluations)
+        if found is None or not limit:
             return ""
-        found = median(losses)
         if not math.isfinite(found):
             return "the version answers no numbers on most devices: lower rounds.learning_rate"
         if self.loss is None or found <= limit * max(self.loss, _LEAST_LOSS):
@@ -78,9 +77,18 @@ class Stability:
         )
 
 
-def stability_of(settings: StabilitySettings, versions: Iterable[tuple[float, int, float]]) -> Stability:
-    """Return what ``versions`` (update norm, examples, loss; oldest first) say."""
+def middle_loss(evaluations: Mapping[str, Evaluation]) -> float | None:
+    """Return the median of the devices' mean losses, None where nobody evaluated.
+
+    Not weighted by examples, which are a device's word too: with many of them one would be the mean.
+    """
+    losses = [one.loss_sum / one.examples for one in evaluations.values() if one.examples]
+    return median(losses) if losses else None
+
+
+def stability_of(settings: StabilitySettings, versions: Iterable[tuple[float, float | None]]) -> Stability:
+    """Return what ``versions`` (update norm, median loss; oldest first) say."""
     known = Stability(settings)
-    for norm, examples, loss in versions:
-        known.took(norm, examples, loss)
+    for norm, loss in versions:
+        known.took(norm, loss)
     return known

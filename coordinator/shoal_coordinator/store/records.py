@@ -15,7 +15,8 @@ class VersionRecord:
     that evaluated it. ``epsilon`` is the most that any device had spent when it was made, ``task_epsilon``
     what all its rounds cost together, both with
     ``delta``; None where a round without noise has gone into it. ``state`` is the blob of the algorithm's
-    state beside this version, ``update_norm`` the L2 norm of the mean update of its round.
+    state beside this version, ``update_norm`` the L2 norm of the mean update of its round,
+    ``median_loss`` the median of the evaluating devices' mean losses, None where nobody evaluated.
     """
 
     number: int
@@ -35,6 +36,7 @@ class VersionRecord:
     delta: float = 0.0
     state: BlobRef | None = None
     update_norm: float = 0.0
+    median_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

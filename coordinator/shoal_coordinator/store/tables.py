@@ -37,6 +37,7 @@ class Version(Table):
     delta: Mapped[float]
     state: Mapped[bytes]
     update_norm: Mapped[float]
+    median_loss: Mapped[float | None]
 
 
 class PrivatePlan(Table):
