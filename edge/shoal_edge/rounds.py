@@ -340,16 +340,14 @@ class Rounds:
         return self._work
 
     def _stop_work(self) -> None:
-        """End a fetch at once and a fit between two steps, which leaves the worker warm."""
-        if self._work is self._fit_work:
-            self._stop_fit()
-        elif self._work is not None:
+        """End a fetch at once and a fit between two steps; both leave the worker warm."""
+        if self._work is not None:
             self._work.cancel()
 
     def _stop_fit(self) -> None:
-        # A fit that had to wait for its turn may have started after its round was over.
-        if self._fit_work is not None and not self._fit_work.done():
-            self._worker.cancel()
+        # One that still waits for its turn goes too: it would hold up every round after its own.
+        if self._fit_work is not None:
+            self._fit_work.cancel()
 
     async def _until_event(self, job: Job, work: Awaitable[Event]) -> None:
         """Run ``work`` and enqueue the event it ends in, a named fault included."""

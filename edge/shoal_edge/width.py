@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class Width:
         self._path = folder / "width.bin"
         self._ask = ask
         self._measured = read_record(self._path, _Measured) or _Measured()
+        self._measuring: asyncio.Task[None] | None = None
 
     def percent(self, task: bytes | None) -> int:
         """Return the per cent of a model's width that this device takes; 0: it has yet to measure."""
@@ -60,10 +62,20 @@ class Width:
     async def measure(self, task: bytes, task_path: Path) -> None:
         """Try the models of ``task`` out, from the narrowest up, unless that is done or not wanted.
 
-        A fault is told in the log; the narrowest model is the device's until it can measure.
+        A fault is told in the log; the narrowest model is the device's until it can measure. It goes on when
+        the caller's round is over: on a small board it may take longer than rounds do.
         """
-        if self._settings.width or self._measured.task == task:
+        while not self._settings.width and self._measured.task != task:
+            running = self._measuring
+            if running is not None and not running.done():
+                # Perhaps of another task: one looks again.
+                await asyncio.shield(running)
+                continue
+            self._measuring = asyncio.create_task(self._measure(task, task_path))
+            await asyncio.shield(self._measuring)
             return
+
+    async def _measure(self, task: bytes, task_path: Path) -> None:
         settings = self._settings
         try:
             answer = await self._ask(

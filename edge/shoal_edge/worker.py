@@ -83,6 +83,9 @@ class Worker:
     def _answer(self, jobs: object, request: dict[str, Any]) -> dict[str, Any]:
         self._number = number = int(request.pop("id", 0))
         do, self._told_at = str(request.pop("do", "")), time.monotonic()
+        if number in self._cancelled:
+            self._cancelled.discard(number)
+            return {"id": number, "fault": "FitCancelledError", "text": "cancelled before it was begun"}
         try:
             job = _named(jobs, do)
             return {"id": number, "ok": job(**request, should_stop=lambda: number in self._cancelled)}
@@ -112,6 +115,10 @@ class Worker:
                 else:
                     self._requests.put(frame)
         except (WorkerFrameError, OSError):
+            os._exit(1)
+        except MemoryError:
+            # A frame that the limit does not allow: a worker that hears no more must not stay.
+            os.write(2, b"MemoryError: Cannot allocate memory for a request\n")
             os._exit(1)
         # Not sys.exit: the main thread may be in the middle of a fit that nobody waits for any more.
         os._exit(0)

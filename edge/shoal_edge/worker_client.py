@@ -47,18 +47,15 @@ class Worker(ABC):
     async def request(
         self, do: str, limit_s: float, on_progress: OnProgress = unheard, /, **arguments: Any
     ) -> dict[str, Any]:
-        """Return the worker's answer to ``do``; cancelling the caller ends the request in the worker too.
+        """Return the worker's answer to ``do``; a cancelled caller goes at once, and the worker stays.
 
+        What it was asked is not begun any more; a fit that is ends before its next step.
         ``on_progress`` hears steps done and steps in all, now and then.
 
         Raises:
             WorkerRefusedError: the worker met a fault, named in ``fault``.
             WorkerTimeLimitError, WorkerCrashedError, WorkerStartError: there is no answer.
         """
-
-    @abstractmethod
-    def cancel(self) -> None:
-        """Ask the worker to stop the present fit before its next step; it answers FitCancelledError."""
 
     @abstractmethod
     async def warm(self) -> None:
@@ -105,11 +102,11 @@ class WorkerClient(Worker):
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._last_words = bytearray()
+        self._header = b""
         self._listener: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._numbers = 0
-        self._current: int | None = None
 
     @property
     def pid(self) -> int | None:
@@ -119,8 +116,9 @@ class WorkerClient(Worker):
     async def request(
         self, do: str, limit_s: float, on_progress: OnProgress = unheard, /, **arguments: Any
     ) -> dict[str, Any]:
-        """Return the worker's answer to ``do``; cancelling the caller ends the request in the worker too.
+        """Return the worker's answer to ``do``; a cancelled caller goes at once, and the worker stays.
 
+        What it was asked is not begun any more; a fit that is ends before its next step.
         ``on_progress`` hears steps done and steps in all, now and then.
 
         Raises:
@@ -130,7 +128,7 @@ class WorkerClient(Worker):
         async with self._turn:
             process = await self._started()
             self._numbers += 1
-            self._current = number = self._numbers
+            number = self._numbers
             try:
                 async with asyncio.timeout(limit_s):
                     answer = await self._exchange(process, {"id": number, "do": do} | arguments, on_progress)
@@ -140,23 +138,17 @@ class WorkerClient(Worker):
                     f"{do} took over {limit_s:g} s: raise its limit, or give the device less to do"
                 ) from None
             except asyncio.CancelledError:
-                # An answer that nobody reads would be taken for the next request's.
-                await asyncio.shield(self._kill())
+                # The worker stays: where it takes longer to start than rounds follow each other, it would
+                # never be up. The next request passes over the answer to this one.
+                self._leave(process, number)
                 raise
             except (WorkerFrameError, OSError, EOFError) as error:
                 raise await self._crash(do) from error
             finally:
-                self._current = None
                 self._schedule_end()
         if "fault" in answer:
             raise WorkerRefusedError(str(answer["fault"]), str(answer["text"]))
         return dict(answer["ok"])
-
-    def cancel(self) -> None:
-        """Ask the worker to stop the present fit before its next step; it answers FitCancelledError."""
-        if self._current is not None and self._process and self._process.stdin:
-            with contextlib.suppress(OSError, RuntimeError):
-                self._process.stdin.write(encode_worker_frame({"id": self._current, "do": "cancel"}))
 
     async def warm(self) -> None:
         """Start the worker so that it loads while the agent does something else."""
@@ -173,6 +165,11 @@ class WorkerClient(Worker):
 
     # --- inside ---------------------------------------------------------------------------------
 
+    def _leave(self, process: asyncio.subprocess.Process, number: int) -> None:
+        if process.stdin is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                process.stdin.write(encode_worker_frame({"id": number, "do": "cancel"}))
+
     async def _exchange(
         self, process: asyncio.subprocess.Process, content: dict[str, Any], on_progress: OnProgress
     ) -> dict[str, Any]:
@@ -181,8 +178,11 @@ class WorkerClient(Worker):
         process.stdin.write(encode_worker_frame(content))
         await process.stdin.drain()
         while True:
-            header = await process.stdout.readexactly(HEADER.size)
-            answer = decode_worker_frame(await process.stdout.readexactly(frame_length(header)))
+            # Kept, so that a caller who is cancelled between header and content leaves the pipe in step.
+            self._header = self._header or await process.stdout.readexactly(HEADER.size)
+            data = await process.stdout.readexactly(frame_length(self._header))
+            self._header = b""
+            answer = decode_worker_frame(data)
             if answer.get("id") != content["id"]:
                 continue
             if "progress" not in answer:
@@ -207,6 +207,7 @@ class WorkerClient(Worker):
         except OSError as error:
             raise WorkerStartError(f"cannot start {self._command[0]}: {error.strerror}") from error
         self._last_words.clear()
+        self._header = b""
         self._listener = asyncio.create_task(self._listen(self._process))
         log.debug("worker_started", pid=self._process.pid)
         return self._process

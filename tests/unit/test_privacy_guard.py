@@ -24,7 +24,7 @@ from shoal_edge.cli import main
 from shoal_edge.config import DevicePrivacy, EdgeSettings
 from shoal_edge.errors import SecondReportError, StoreError, UnprivateRoundError, WorkerCrashedError
 from shoal_edge.privacy_guard import LEDGER, PrivacyGuard, open_ledger
-from shoal_edge.round_events import Job, SealedReport
+from shoal_edge.round_events import Cancelled, Job, ModelReady, Phase, SealedReport
 from shoal_edge.rounds import Rounds
 from shoal_edge.single_rounds import SingleRounds
 from shoal_edge.single_store import SingleStore
@@ -342,9 +342,6 @@ class Worker:
     async def request(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {"ciphertexts": [os.urandom(40), os.urandom(40)]}
 
-    def cancel(self) -> None:
-        pass
-
 
 class Bomb(Worker):
     """A task that ends its worker on these very examples, with their numbers as its last words."""
@@ -483,6 +480,60 @@ def test_a_worker_that_ends_on_chosen_examples_tells_nothing_of_them(tmp_path: P
         (reason,) = said
         assert reason.startswith("WorkerCrashedError")
         assert ("4711" in reason) is (metrics == "clear")
+
+
+class Busy(Worker):
+    """A worker whose turn never comes."""
+
+    def __init__(self) -> None:
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+
+    async def request(self, *_: Any, **__: Any) -> dict[str, Any]:
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+        return {}
+
+
+async def test_a_fit_that_waits_for_its_turn_goes_with_its_round(tmp_path: Path) -> None:
+    """Begun after its round it would hold up the next one's, and so on for ever."""
+    worker = Busy()
+    life = Life(tmp_path, BUDGET, worker)
+    life.store.persist_job(job(1))
+    running = asyncio.create_task(life.rounds.run())
+    async with asyncio.timeout(10):
+        life.rounds.tell(ModelReady(job(1).plan_hash))
+        await worker.asked.wait()
+        life.rounds.tell(Cancelled(job(1).plan_hash))
+        await worker.left.wait()
+    assert life.rounds.participant.phase is Phase.IDLE
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_widths_are_measured_to_the_end_though_rounds_go_by(tmp_path: Path) -> None:
+    """On a small board that takes longer than a round."""
+    go_on, asked = asyncio.Event(), 0
+
+    async def ask(*_: Any, **__: Any) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        await go_on.wait()
+        return {"probes": [{"percent": 50, "fit_s": 0.1, "memory_bytes": 1}]}
+
+    width = Width(EdgeSettings(name="device-01", width=0), tmp_path, ask)
+    for _ in range(3):
+        round_work = asyncio.create_task(width.measure(b"t" * 32, Path("task")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        round_work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await round_work
+    go_on.set()
+    await width.measure(b"t" * 32, Path("task"))
+    assert (asked, width.percent(b"t" * 32)) == (1, 50)
 
 
 def test_a_report_whose_debit_does_not_fit_any_more_stays_here(tmp_path: Path) -> None:

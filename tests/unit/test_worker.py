@@ -272,6 +272,8 @@ async def test_what_top_k_left_out_comes_with_the_next_report(worker: WorkerClie
     assert update[17] == pytest.approx(100, abs=1)
     following = np.frombuffer((device.folder / "residual.next").read_bytes(), "<f4")
     assert np.linalg.norm(update + following - residual) <= 4.0001
+    # What is left of an update is as personal as the update.
+    assert (device.folder / "residual.next").stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_step_leads_to_the_version_it_names(worker: WorkerClient, device: Device) -> None:
@@ -396,17 +398,6 @@ async def in_a_fit(worker: WorkerClient, device: Device, limit_s: float = LIMIT_
     return task
 
 
-async def test_a_fit_stops_between_two_steps(worker: WorkerClient, device: Device) -> None:
-    fit = await in_a_fit(worker, device)
-    pid = worker.pid
-    worker.cancel()
-    with pytest.raises(WorkerRefusedError) as caught:
-        await fit
-    assert caught.value.fault == "FitCancelledError"
-    assert (await worker.request("prepare", LIMIT_S, **device.common))["examples"] == 48
-    assert worker.pid == pid
-
-
 async def test_a_crash_is_named_and_the_next_request_starts_anew(
     worker: WorkerClient, device: Device
 ) -> None:
@@ -427,12 +418,37 @@ async def test_a_time_limit_ends_the_worker(worker: WorkerClient, device: Device
     assert worker.pid != pid
 
 
-async def test_a_caller_that_goes_away_takes_its_fit_along(worker: WorkerClient, device: Device) -> None:
+async def test_a_fit_whose_caller_goes_away_stops_between_two_steps(
+    worker: WorkerClient, device: Device
+) -> None:
     fit = await in_a_fit(worker, device)
+    pid = worker.pid
     fit.cancel()
     with pytest.raises(asyncio.CancelledError):
         await fit
-    assert worker.pid is None
+    # The fit would take hours; the worker is free for the next request nevertheless.
+    assert (await worker.request("prepare", LIMIT_S, **device.common))["examples"] == 48
+    assert worker.pid == pid
+
+
+async def test_a_worker_that_starts_outlives_callers_that_are_gone_before_it_is_up(
+    worker: WorkerClient, device: Device
+) -> None:
+    """Rounds may follow each other faster than a small board starts its worker."""
+    child = device.folder / "child"
+    step = {"base_path": "", "child_path": str(child), "step": encode_step(initial_step(1, device.digest))}
+    pids = set()
+    for _ in range(3):
+        left = asyncio.create_task(worker.request("apply_step", LIMIT_S, **device.of_task, **step))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        pids.add(worker.pid)
+    assert (await worker.request("prepare", LIMIT_S, **device.common))["examples"] == 48
+    assert pids == {worker.pid}
+    # What was left before the worker was up is not done.
+    assert not child.exists()
 
 
 async def test_a_fit_tells_how_far_it_is(worker: WorkerClient, device: Device) -> None:
@@ -442,10 +458,12 @@ async def test_a_fit_tells_how_far_it_is(worker: WorkerClient, device: Device) -
     def hear(done: int, total: int) -> None:
         heard.append((done, total))
         if len(heard) == 2:
-            worker.cancel()
+            fit.cancel()
 
-    with pytest.raises(WorkerRefusedError):
-        await worker.request("fit_and_report", LIMIT_S, hear, **device.fit(long_plan(device)))
+    request = worker.request("fit_and_report", LIMIT_S, hear, **device.fit(long_plan(device)))
+    fit = asyncio.create_task(request)
+    with pytest.raises(asyncio.CancelledError):
+        await fit
     assert [total for _, total in heard[:2]] == [48_000_000] * 2
     assert 0 < heard[0][0] < heard[1][0]
 
@@ -464,6 +482,15 @@ async def test_a_fit_has_so_much_memory_and_no_more(device: Device) -> None:
         await client.request("fit_and_report", LIMIT_S, **device.fit(greedy))
     assert caught.value.fault == "FitMemoryError"
     assert (await client.request("fit_and_report", LIMIT_S, **device.fit(modest)))["examples"] == 32_000
+    await client.close()
+
+
+async def test_a_request_over_the_memory_ends_the_worker_and_not_its_hearing(device: Device) -> None:
+    client = WorkerClient(60, WorkerSettings(memory_limit_bytes=32 << 20).command)
+    # The limit stands once the worker is up.
+    await client.request("prepare", LIMIT_S, **device.common)
+    with pytest.raises(WorkerMemoryError, match="fit_memory_limit_bytes"):
+        await client.request("prepare", 20, task=bytes(256 << 20))
     await client.close()
 
 

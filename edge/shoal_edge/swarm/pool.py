@@ -79,11 +79,6 @@ class PooledWorker(Worker):
             finally:
                 self._lent = None
 
-    def cancel(self) -> None:
-        """Stop the present fit before its next step."""
-        if self._lent is not None:
-            self._lent.cancel()
-
     async def warm(self) -> None:
         """See that a worker loads meanwhile."""
         await self._pool.warm()
