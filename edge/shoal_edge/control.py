@@ -77,7 +77,8 @@ class ControlRound:
         )
         payload = own.encode(change, context).payload
         after = self.own + to_dense(own.decode(payload, context))
-        write_durably(path, pack(_Kept(plan.round, _bytes(self.own), _bytes(after), self.settled)))
+        kept = _Kept(plan.round, _bytes(self.own), _bytes(after), self.settled)
+        write_durably(path, pack(kept), private=True)
         return payload
 
 

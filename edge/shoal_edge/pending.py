@@ -5,6 +5,7 @@ So a fit that is repeated after a power cut begins where the first one began, an
 
 from pathlib import Path
 
+from shoal_codecs.durable import sync_folder
 from shoal_edge.files import disk_faults
 
 
@@ -38,5 +39,7 @@ class PendingFile:
         with disk_faults(path):
             if following.exists():
                 following.replace(path)
+                # Before the report is sent and forgotten: nothing would bring it back after that.
+                sync_folder(path.parent)
             for stale in path.parent.glob(f"{path.name}.*.next"):
                 stale.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ def clear_share(
     )
     encoded = own.encode(bounded, context)
     if encoded.residual is not None:
-        write_durably(residual_next_path, encoded.residual.astype("<f4", copy=False).tobytes())
+        write_durably(residual_next_path, encoded.residual.astype("<f4", copy=False).tobytes(), private=True)
     # No plan with noise asks to be told anything.
     count = examples if plan.privacy is None else 1
     return Shared((pack(PlainShare(count, encoded.payload, told)),))

@@ -1,5 +1,7 @@
 """What a device keeps for itself: whole or not at all, for its user alone, and begun anew where damaged."""
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.task import initial_weights
 from shoal_edge.errors import StoreError
 from shoal_edge.own_tensors import Own, begun, part_for, read_own, write_own
+from shoal_edge.pending import PendingFile
 
 HEAD = tuple(one.name for one in TASK.parameters[-2:])
 PART = SharedPart(TASK.parameters, HEAD)
@@ -32,6 +35,22 @@ def test_what_was_written_is_read_again_by_this_user_alone(tmp_path: Path) -> No
         assert found.tensors[name].flags.writeable
     assert_array_equal(found.personal, personal)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_counts_with_a_report_is_on_disk_before_the_report_can_be_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending, synced = PendingFile(tmp_path, "own"), []
+    task, plan = b"t" * 32, b"p" * 32
+    pending.next_path(task, plan).write_bytes(b"after")
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            synced.append(pending.path(task).read_bytes())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    pending.commit(task, plan)
+    assert synced == [b"after"]
 
 
 @pytest.mark.parametrize(

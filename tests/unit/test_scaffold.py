@@ -79,6 +79,8 @@ class Fleet:
             weights -= RATE * (CURVES[device] * (weights - CENTRES[device]) + control.correction)
         update = (weights - self.model).astype(np.float32)
         change = control.leave(kept.next_path(TASK, b"h" * 32), update, STEPS, self.rng)
+        # It holds the device's own gradients.
+        assert kept.next_path(TASK, b"h" * 32).stat().st_mode & 0o777 == 0o600
         kept.commit(TASK, b"h" * 32)
         context = EncodeContext(dimension=D, kept=plan.codec.kept, seed=coordinate_seed(plan), rng=self.rng)
         payload = codec(self.codec).encode(update, context).payload
