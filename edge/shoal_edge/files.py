@@ -15,6 +15,8 @@ from shoal_codecs.wire.packing import unpack
 from shoal_edge.errors import StoreError
 
 _TEMPORARY = ".new"
+_MOST_HEADER_BYTES = 10_000
+"""Of an array in an archive: what numpy itself takes at most."""
 T = TypeVar("T")
 
 
@@ -76,6 +78,8 @@ def shard_counts(path: Path) -> tuple[int, int]:
             head = labels.read(12)
             wide = head[6] >= 2
             (length,) = struct.unpack_from("<I" if wide else "<H", head, 8)
+            if length > _MOST_HEADER_BYTES:
+                return 0, 0
             text = (b"" if wide else head[10:]) + labels.read(length - (0 if wide else 2))
             count = int(ast.literal_eval(text.decode("latin1"))["shape"][0])
     except unreadable:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -283,6 +284,16 @@ def test_an_unreadable_shard_counts_as_empty(tmp_path: Path, content: bytes) -> 
     (tmp_path / "x.npz").write_bytes(content)
     assert shard_counts(tmp_path / "x.npz") == (0, 0)
     assert shard_counts(tmp_path / "none.npz") == (0, 0)
+
+
+def test_an_array_with_an_endless_header_is_not_read_into_the_agent(tmp_path: Path) -> None:
+    """Zeros or spaces pack a thousandfold; numpy takes no header over 10,000 bytes either."""
+    for spaces, counts in ((5_000, (48, 12)), (50_000, (0, 0))):
+        text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (60,)}" + b" " * spaces
+        array = b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text + bytes(60)
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr("y.npy", array)
+        assert shard_counts(tmp_path / "x.npz") == counts
 
 
 def test_a_shard_whose_bytes_were_changed_has_counts_or_none(tmp_path: Path) -> None:

@@ -177,6 +177,26 @@ def fit(trainer: LiteRtTrainer, examples: Examples, **settings_: Any) -> None:
     trainer.fit(examples.x, examples.y, options, np.random.default_rng(0), **heard)
 
 
+@pytest.mark.parametrize("allowed", [0, 2])
+def test_a_fit_stops_while_it_looks_at_the_base_too(trainer: LiteRtTrainer, allowed: int) -> None:
+    """On a small board the losses before and after many examples take as long as the steps."""
+    trainer.set_weights(trainer.initial_weights())
+    batches, steps = 0, 0
+
+    def should_stop() -> bool:
+        nonlocal batches
+        batches += 1
+        return batches > allowed
+
+    def hear(*_: int) -> None:
+        nonlocal steps
+        steps += 1
+
+    with pytest.raises(FitCancelledError):
+        fit(trainer, FIELD, should_stop=should_stop, on_progress=hear)
+    assert (batches, steps) == (allowed + 1, 0)
+
+
 def test_a_fit_that_is_told_to_stop_stops_and_says_so(trainer: LiteRtTrainer) -> None:
     trainer.set_weights(trainer.initial_weights())
     heard: list[tuple[int, int]] = []

@@ -169,6 +169,16 @@ def test_each_fault_of_a_table_has_its_name_and_quotes_no_cell(
     assert not any(word in str(caught.value) for word in ("sinking", "seven", "700"))
 
 
+@pytest.mark.parametrize("column", ["state", "group"])
+def test_the_words_of_a_table_take_no_more_memory_than_its_numbers_may(tmp_path: Path, column: str) -> None:
+    names = [f"{number:0500}" for number in range(400)]
+    lines = (f"1,{name if column == 'state' else 'x'},{name if column == 'group' else 'x'}" for name in names)
+    table = write(tmp_path / "t.csv", "a,state,group\n" + "\n".join(lines) + "\n")
+    options: dict[str, Any] = {"label_column": "state", "group_column": "group", "labels": {"x": "0"}}
+    with pytest.raises(DataTooLargeError):
+        read(table, Wanted(about(1), LABELS), kind="csv", most_bytes=100_000, **options)
+
+
 def test_where_a_table_is_wrong_is_noted_for_its_owner(tmp_path: Path) -> None:
     for text in (
         TABLE.replace("-7", "seven"),

@@ -58,15 +58,24 @@ class _Names:
         self._path, self._what = path, what
         self.index: dict[str, int] = {}
         self.codes = array("i")
+        self._characters = 0
 
     def add(self, text: str) -> None:
-        code = self.index.setdefault(text, len(self.index))
+        known = len(self.index)
+        code = self.index.setdefault(text, known)
         if code >= MOST_NAMES:
             raise DataSettingsError(
                 f"{self._path} has over {MOST_NAMES} different entries in the column of its {self._what}: "
                 "name another column"
             )
+        if code == known:
+            self._characters += len(text)
         self.codes.append(code)
+
+    @property
+    def nbytes(self) -> int:
+        """Roughly what the column takes."""
+        return self.codes.itemsize * len(self.codes) + self._characters
 
 
 class TableSource:
@@ -113,12 +122,13 @@ class TableSource:
             while batch := self._batch(rows, columns):
                 x.add(self._numbers(batch, columns.features, dtype))
                 targets.add(self._numbers(batch, columns.targets, np.dtype(np.float32)))
-                check_size(x.nbytes + targets.nbytes, self._settings.most_bytes, self._path)
                 for line, row in batch:
                     if columns.label >= 0:
                         self._label(row[columns.label], labels, line)
                     if columns.group >= 0:
                         groups.add(row[columns.group])
+                held = x.nbytes + targets.nbytes + labels.nbytes + groups.nbytes
+                check_size(held, self._settings.most_bytes, self._path)
         except (csv.Error, UnicodeDecodeError) as error:
             raise DamagedDataError(
                 f"{self._path} is no CSV in UTF-8 ({type(error).__name__}): save the table again"

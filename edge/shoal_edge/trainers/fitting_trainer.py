@@ -21,6 +21,7 @@ from shoal_edge.trainers.base import (
     unheard,
 )
 from shoal_edge.trainers.errors import (
+    FitCancelledError,
     NonFiniteWeightsError,
     SelfTestError,
     TooFewExamplesError,
@@ -97,10 +98,10 @@ class FittingTrainer(ABC):
         check_options(options)
         self._check_examples(x, y)
         step = self._step(options, rng)
-        before = self._evaluate(x, y)
+        before = self._evaluate(x, y, should_stop)
         batches = self._batches(x, y, options.batch_size)
         steps = run_steps(batches, step, options, rng, should_stop, on_progress)
-        after = self._evaluate(x, y)
+        after = self._evaluate(x, y, should_stop)
         refuse_non_finite_loss(after.loss_sum, steps)
         self.get_weights()
         return FitReport(steps, len(x), before.mean_loss, after.mean_loss)
@@ -171,10 +172,14 @@ class FittingTrainer(ABC):
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
+    def _evaluate(
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any], should_stop: ShouldStop = never
+    ) -> EvaluationCounts:
         size, counts = evaluation_size(x), EvaluationCounts()
         batches = self._batches(x, y, size)
         for start in range(0, len(x), size):
+            if should_stop():
+                raise FitCancelledError("stopped while it was counted how the model does: nothing to send")
             counts += self._counts(*batches.cut(slice(start, start + size)))
         return counts
 
