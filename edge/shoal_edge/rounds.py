@@ -175,6 +175,7 @@ class Rounds:
             while True:
                 await self._handle(await self._next())
         finally:
+            self._width.close()
             tasks = [task for task in (self._work, self._fit_work, self._sending) if task is not None]
             for task in tasks:
                 task.cancel()

@@ -75,6 +75,11 @@ class Width:
             await asyncio.shield(self._measuring)
             return
 
+    def close(self) -> None:
+        """Measure no longer: the agent ends."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+
     async def _measure(self, task: bytes, task_path: Path) -> None:
         settings = self._settings
         try:

@@ -535,6 +535,14 @@ async def test_widths_are_measured_to_the_end_though_rounds_go_by(tmp_path: Path
     await width.measure(b"t" * 32, Path("task"))
     assert (asked, width.percent(b"t" * 32)) == (1, 50)
 
+    go_on.clear()
+    round_work = asyncio.create_task(width.measure(b"u" * 32, Path("task")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    width.close()
+    with pytest.raises(asyncio.CancelledError):
+        await round_work
+
 
 def test_a_report_whose_debit_does_not_fit_any_more_stays_here(tmp_path: Path) -> None:
     """The owner lowered the budget between acceptance and report."""
