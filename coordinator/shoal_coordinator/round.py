@@ -101,7 +101,7 @@ class RoundMachine:
             self.facts.reason = snapshot.reason
             self.facts.promises = snapshot.promises
             if snapshot.state is RoundState.EVALUATING:
-                self.facts.late = set(snapshot.late)
+                self.facts.late, self.facts.joined = set(snapshot.late), True
 
     @property
     def wake_ms(self) -> int | None:
@@ -245,7 +245,7 @@ class RoundMachine:
 
     def _close_reports(self) -> Actions:
         facts = self.facts
-        facts.members = tuple(sorted(facts.reported))
+        facts.members, facts.joined = tuple(sorted(facts.reported)), True
         self._enter(RoundState.AGGREGATING)
         return [Aggregate(facts.members, b"", {}, tuple(sorted(facts.late)))]
 

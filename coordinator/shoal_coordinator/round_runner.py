@@ -428,8 +428,9 @@ class RoundRunner:
         if late is None:
             await collector.clear()
             return
-        if outcome.version is not None or facts.members:
-            # Also where nothing came of them: they would make the next version as bad.
+        if facts.joined:
+            # Also where nothing came of them, and of no other: they would make the next version as bad, for
+            # ever, where they are enough for one.
             late.settle(tuple(sorted(facts.late)))
         if outcome.version is None:
             await collector.clear()

@@ -354,7 +354,8 @@ RoundAction: TypeAlias = (
 class RoundFacts:
     """What a round has learned so far.
 
-    While there are ``promises`` the plan is a draft without nonces, and nobody has signed it.
+    While there are ``promises`` the plan is a draft without nonces, and nobody has signed it. ``joined`` says
+    that a version was to be made of the reports to this round, ``reported``, and of the ``late`` ones.
     """
 
     plan: Plan
@@ -368,6 +369,7 @@ class RoundFacts:
     late: set[tuple[str, int]] = field(default_factory=set)
     agreements: dict[str, HubAgreed] = field(default_factory=dict)
     sums: dict[str, HubSummed] = field(default_factory=dict)
+    joined: bool = False
     abandoned: set[str] = field(default_factory=set)
     members: tuple[str, ...] = ()
     gone: set[str] = field(default_factory=set)
