@@ -357,14 +357,22 @@ def test_schedules_are_their_formulas() -> None:
 @given(
     st.sampled_from(["constant", "step", "cosine", "sqrt"]),
     st.integers(0, 20),
-    st.floats(0, 0.9),
+    st.floats(1e-6, 0.9),
     st.integers(0, 500),
 )
 def test_rates_grow_while_warm_and_never_after(kind: Any, warmup: int, least: float, version: int) -> None:
     schedule = ScheduleSettings(kind=kind, warmup=warmup, least=least)
     now, then = schedule.at(version), schedule.at(version + 1)
-    assert 0 <= now <= 1
+    assert 0 < now <= 1
     assert then > now if version < warmup else then <= now + 1e-12
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "cosine", "sqrt"])
+def test_after_a_schedule_s_end_rounds_still_move_something(kind: Any) -> None:
+    for factor in (0.5, 0.0):
+        assert ScheduleSettings(kind=kind, factor=factor).at(10**7) > 0
+    with pytest.raises(msgspec.ValidationError, match="least"):
+        msgspec.convert({"kind": kind, "least": 0.0}, ScheduleSettings)
 
 
 # --- state -----------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """How a learning rate changes from version to version."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from shoal_codecs.settings import AtLeastOne, Count, PartialShare, Share
+from shoal_codecs.settings import AtLeastOne, Count, Share
+
+LeastShare = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -13,7 +15,8 @@ class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     Over ``warmup`` versions the rate grows linearly to the whole; what follows counts from there. ``step``
     multiplies it by ``factor`` each ``every`` versions, ``cosine`` brings it down to ``least`` of it over
-    ``rounds`` versions, ``sqrt`` divides it by the root of 1 + t.
+    ``rounds`` versions, ``sqrt`` divides it by the root of 1 + t. Something is always left: rounds at a rate
+    of zero could not be planned, or would spend budgets and move nothing.
     """
 
     kind: Literal["constant", "step", "cosine", "sqrt"] = "constant"
@@ -21,7 +24,7 @@ class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     every: AtLeastOne = 10
     factor: Share = 0.5
     rounds: AtLeastOne = 100
-    least: PartialShare = 0.0
+    least: LeastShare = 0.001
 
     def at(self, version: int) -> float:
         """Return the share of the whole rate that a round beginning with ``version`` has."""

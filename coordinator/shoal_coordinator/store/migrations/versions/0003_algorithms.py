@@ -1,4 +1,4 @@
-"""What an algorithm remembers beside each version, how long the update to it was, and its median loss."""
+"""What an algorithm remembers beside each version, and how long the update to it was."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,7 +16,6 @@ def upgrade() -> None:
             sa.Column("state", sa.LargeBinary(), nullable=False, server_default=sa.text("x''"))
         )
         versions.add_column(sa.Column("update_norm", sa.Float(), nullable=False, server_default="0"))
-        versions.add_column(sa.Column("median_loss", sa.Float(), nullable=True))
     with op.batch_alter_table("versions") as versions:
         versions.alter_column("state", server_default=None)
         versions.alter_column("update_norm", server_default=None)
@@ -25,6 +24,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them again; the files of the states stay."""
     with op.batch_alter_table("versions") as versions:
-        versions.drop_column("median_loss")
         versions.drop_column("update_norm")
         versions.drop_column("state")
