@@ -509,6 +509,7 @@ async def test_a_fit_that_waits_for_its_turn_goes_with_its_round(tmp_path: Path)
         life.rounds.tell(Cancelled(job(1).plan_hash))
         await worker.left.wait()
     assert life.rounds.participant.phase is Phase.IDLE
+    assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
