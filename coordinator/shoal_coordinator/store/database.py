@@ -22,7 +22,7 @@ from shoal_coordinator.store.errors import (
     StoreWriteError,
 )
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in ``migrations``; a test keeps the two equal."""
 MIGRATIONS = Path(__file__).with_name("migrations")
 # Full, and not normal: with a write-ahead log the latter may lose the last commits in a power cut.
