@@ -509,7 +509,8 @@ async def test_a_fit_that_waits_for_its_turn_goes_with_its_round(tmp_path: Path)
         life.rounds.tell(Cancelled(job(1).plan_hash))
         await worker.left.wait()
     assert life.rounds.participant.phase is Phase.IDLE
-    assert not running.done()
+    ended, _ = await asyncio.wait({running}, timeout=0.1)
+    assert not ended
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
