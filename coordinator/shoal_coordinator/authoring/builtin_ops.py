@@ -138,7 +138,8 @@ class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTok
         self, x: Tensor, g: Tensor, b: Tensor, mean: Tensor, variance: Tensor, epsilon: float
     ) -> Tensor:
         """See ``Ops``."""
-        inverse = tf.math.rsqrt(variance + epsilon)
+        # A fleet's mean of rounded variances can fall a little under zero.
+        inverse = tf.math.rsqrt(tf.nn.relu(variance) + epsilon)
 
         @tf.custom_gradient
         def normalise(x: Tensor, g: Tensor, b: Tensor) -> Any:

@@ -96,7 +96,7 @@ class PlainOps(PlainImages, PlainCompression, PlainSequences, PlainTokens):
         self, x: Tensor, g: Tensor, b: Tensor, mean: Tensor, variance: Tensor, epsilon: float
     ) -> Tensor:
         """See ``Ops``."""
-        return (x - mean) / tf.sqrt(variance + tf.constant(epsilon, self.dtype)) * g + b
+        return (x - mean) / tf.sqrt(tf.nn.relu(variance) + tf.constant(epsilon, self.dtype)) * g + b
 
     def transpose(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
         """See ``Ops``."""

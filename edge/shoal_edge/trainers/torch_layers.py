@@ -55,7 +55,7 @@ def batch_norm(call: Call, x: Tensor) -> Tensor:
     """Each channel to mean 0 and variance 1 over the batch (Ioffe and Szegedy 2015); biased variances."""
     p, momentum, epsilon = call.p, call.number("momentum"), call.number("epsilon")
     if not call.training:
-        return (x - p["mean"]) / torch.sqrt(p["variance"] + epsilon) * p["g"] + p["b"]
+        return (x - p["mean"]) / torch.sqrt(p["variance"].clamp(min=0) + epsilon) * p["g"] + p["b"]
     axes = tuple(range(x.dim() - 1))
     mean, variance = x.mean(axes), x.var(axes, correction=0)
     for name, seen in (("mean", mean), ("variance", variance)):
