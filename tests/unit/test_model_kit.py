@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +45,7 @@ from shoal_coordinator.authoring.errors import (
     ModelFileError,
     UnsupportedLayerError,
 )
-from shoal_coordinator.authoring.files import load_description
+from shoal_coordinator.authoring.files import _quiet_libraries, load_description
 from shoal_coordinator.authoring.model import build_model
 from shoal_coordinator.cli.commands import app
 from shoal_coordinator.config import shipped
@@ -251,3 +253,16 @@ def test_shipped_tasks_are_what_their_descriptions_say(name: str, dimension: int
     assert (bundle.name, bundle.labels, bundle.input) == (task.name, task.labels, task.input.description)
     assert (bundle.defaults, bundle.abilities) == (task.defaults, task.abilities)
     assert (bundle.private is not None) == task.private
+
+
+def test_what_libraries_print_is_shown_where_they_fail(capfd: pytest.CaptureFixture[str]) -> None:
+    with _quiet_libraries():
+        os.write(2, b"oneDNN is on")
+    assert "oneDNN" not in capfd.readouterr().err
+    with contextlib.suppress(ValueError), _quiet_libraries():
+        os.write(2, b"F0000 check failed")
+        raise ValueError
+    os.write(2, b"afterwards")
+    err = capfd.readouterr().err
+    assert "F0000 check failed" in err
+    assert "afterwards" in err

@@ -203,7 +203,7 @@ class Variant(msgspec.Struct, frozen=True):
 
 
 class TaskBundle(msgspec.Struct, frozen=True):
-    """Everything a device downloads to train; the deployable templates stay at the coordinator.
+    """Everything a device downloads to train; deployable models are made of its ``infer``.
 
     ``trainable`` is a LiteRT flatbuffer. What it holds as its first weights is never used: zeros make the
     file small. Every input has a batch axis or shape (1,). Its signatures, where "weights" are named and

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import runpy
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from shoal_codecs.durable import replace_whole
@@ -58,6 +62,26 @@ def _missing() -> MissingAuthoringExtraError:
     )
 
 
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep back what native libraries print on standard error; where they fail, it is shown."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except AuthoringError:
+            raise
+        except BaseException:
+            kept.seek(0)
+            os.write(shown, kept.read())
+            raise
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+
+
 def author_file(model: Path, output: Path) -> TaskBundle:
     """Author what the file ``model`` describes and write it to ``output``, once everything was checked.
 
@@ -72,9 +96,10 @@ def author_file(model: Path, output: Path) -> TaskBundle:
     description = load_description(model)
     if importlib.util.find_spec(_NEEDED) is None:
         raise _missing()
-    from shoal_coordinator.authoring.author import author  # noqa: PLC0415 - loads TensorFlow
+    with _quiet_libraries():
+        from shoal_coordinator.authoring.author import author  # noqa: PLC0415 - loads TensorFlow
 
-    bundle = author(description)
+        bundle = author(description)
     try:
         replace_whole(output, encode_task(bundle), output.with_name(f"{output.name}.part"))
     except OSError as error:

@@ -14,8 +14,9 @@ def author_model(model: Path, output: Path) -> None:
         AuthoringError: nothing was written; the text says why, and what to do.
     """
     bundle = author_file(model, output)
-    signs = ", ".join([*bundle.abilities, *(["private"] if bundle.private else [])]) or "nothing more"
+    signs = ", ".join([*bundle.abilities, *(["private"] if bundle.private else [])])
+    more = f" Training takes {signs}, too." if signs else ""
     typer.echo(
         f"{output}: task {bundle.name}, {bundle.dimension:,} parameters, {output.stat().st_size:,} bytes. "
-        f"Its gradients are those of automatic differentiation. It can do: {signs}."
+        f"Its gradients are those of automatic differentiation.{more}"
     )
