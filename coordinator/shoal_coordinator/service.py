@@ -355,7 +355,9 @@ def _read_task(path: Path) -> tuple[bytes, TaskBundle]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise TaskFileError(f"cannot read the task {path} ({error.strerror}): set `task` right") from error
+        raise TaskFileError(
+            f"cannot read the task {path.absolute()} ({error.strerror}): set `task` to a file or a name"
+        ) from error
     return data, decode_task(data)
 
 

@@ -45,7 +45,9 @@ def _task(settings: EdgeSettings, path: Path | None) -> TaskBundle:
     try:
         return decode_task((path or settings.state / "blobs" / held.hex()).read_bytes())
     except OSError as error:
-        raise TaskFileError(f"cannot read the task ({error.strerror}): name its file with --task") from error
+        raise TaskFileError(
+            f"cannot read the task {path or ''} ({error.strerror}): name its file with --task"
+        ) from error
 
 
 def _lines(settings: EdgeSettings, bundle: TaskBundle, examples: Examples, *, labels: bool) -> Iterator[str]:

@@ -62,7 +62,7 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(digits: TaskBu
 @pytest.mark.parametrize(
     ("asked", "remedy"),
     [
-        (rounds(mu=0.1), "author it with the ability mu"),
+        (rounds(mu=0.1), "author it with prox=True"),
         (rounds("fedprox"), "set rounds.mu"),
         (rounds("median"), "set rounds.mode to plain"),
         (rounds("qfedavg", mode="single"), "set rounds.mode to plain"),
@@ -71,8 +71,14 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(digits: TaskBu
         (rounds("krum", mode="plain", privacy=PrivacySettings(mechanism="auto")), "mechanism to none"),
         (rounds("krum", "uniform", mode="plain", minimum=5), "leave rounds.algorithm.weighting"),
         (rounds("krum", mode="plain"), "3 reports at a hostile_share of 0.2.* rounds.minimum to 5"),
+        (
+            RoundSettings(
+                algorithm=AlgorithmSettings(name="trimmed_mean", hostile_share=0.6), mode="plain", minimum=20
+            ),
+            "hostile_share under 0.5",
+        ),
         (rounds("fednova"), "set rounds.algorithm.even_steps"),
-        (rounds("scaffold", mode="plain", codec="int8"), "author it with the ability correction"),
+        (rounds("scaffold", mode="plain", codec="int8"), "author it with correction=True"),
         (rounds("scaffold"), "set rounds.mode to plain"),
         (rounds("scaffold", mode="plain"), "another than randk, randk4"),
         (rounds(weighting="validation"), "use mode plain"),

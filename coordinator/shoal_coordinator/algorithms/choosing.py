@@ -76,7 +76,7 @@ def _rules(algorithm: Algorithm, rounds: RoundSettings, bundle: TaskBundle) -> t
         (
             not mu or "mu" in bundle.abilities,
             (
-                f"task {bundle.name} has no input mu and mu is {mu:g}: author it with the ability mu, or set "
+                f"task {bundle.name} has no input mu and mu is {mu:g}: author it with prox=True, or set "
                 "rounds.mu to 0"
             ),
         ),
@@ -95,8 +95,8 @@ def _rules(algorithm: Algorithm, rounds: RoundSettings, bundle: TaskBundle) -> t
         (
             "control" not in algorithm.tells or "correction" in bundle.abilities,
             (
-                f"algorithm {name} corrects every gradient and task {bundle.name} cannot: author it with the "
-                "ability correction"
+                f"algorithm {name} corrects every gradient and task {bundle.name} cannot: author it with "
+                "correction=True"
             ),
         ),
     )

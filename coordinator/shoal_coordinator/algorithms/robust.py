@@ -24,6 +24,7 @@ from shoal_coordinator.algorithms.state import AlgorithmState
 from shoal_coordinator.plain_reports import Reports
 
 _FLOAT_SLACK = 1e-9
+_NO_RULE = 0.5
 
 
 class RobustRule(Algorithm):
@@ -50,6 +51,11 @@ class RobustRule(Algorithm):
             return (
                 f"{reports} reports at a hostile_share of {share:g} leave room for no hostile one: set it, "
                 f"and rounds.minimum to {least or 5} or more"
+            )
+        if share >= _NO_RULE:
+            return (
+                f"no rule finds the honest beside {share:g} hostile ones: set rounds.algorithm.hostile_share "
+                "under 0.5, and think about whom to enrol"
             )
         if reports < self.needed(hostile):
             return (

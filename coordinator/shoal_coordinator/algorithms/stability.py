@@ -73,7 +73,8 @@ class Stability:
             return ""
         return (
             f"the version has a loss of {found:.3g}, over {limit:g} times the {self.loss:.3g} before: lower "
-            "rounds.learning_rate or server_learning_rate, or raise rounds.stability.loss_limit"
+            "rounds.learning_rate or server_learning_rate, send more of each update (rounds.kept_share, "
+            "rounds.codec), or raise rounds.stability.loss_limit"
         )
 
 

@@ -2,7 +2,7 @@
 
 import csv
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -22,6 +22,7 @@ from shoal_edge.trainers.errors import ExampleTypeError, MissingLabelsError
 MOST_LINE_BYTES = 1 << 20
 MOST_NAMES = 1 << 16
 _BATCH_CELLS = 1 << 15
+_NAMED = 20
 _BATCH_CHARACTERS = 1 << 20
 
 
@@ -157,9 +158,12 @@ class TableSource:
 
         def found(name: str) -> int:
             if name not in place:
-                raise DataSettingsError(
+                fault = DataSettingsError(
                     f"{self._path} has no column {name!r}: name one of its head line in [data]"
                 )
+                # For the owner's terminal alone.
+                fault.add_note(f"its columns are {_named(place)}")
+                raise fault
             return place[name]
 
         targets = tuple(found(name) for name in settings.target_columns)
@@ -241,3 +245,9 @@ def _starts(groups: npt.NDArray[np.int32], length: int, stride: int) -> Indices:
     edges = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
     found = [first + window_starts(end - first, length, stride or length) for first, end in pairwise(edges)]
     return np.concatenate(found) if found else np.empty(0, np.intp)
+
+
+def _named(columns: Iterable[str]) -> str:
+    """Return the first few of ``columns`` for a message to the owner of the file."""
+    names = list(columns)
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
