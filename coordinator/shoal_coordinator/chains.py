@@ -49,8 +49,9 @@ def with_step(version: ModelVersion, blobs: BlobStore) -> ModelVersion:
     if step is None:
         return version
     try:
-        inline = blobs.read(step.name) if step.size <= MAX_INLINE_STEP_BYTES else b""
+        # Steps that nobody needs any more are dropped: nothing to warn of.
         if blobs.has(step.name):
+            inline = blobs.read(step.name) if step.size <= MAX_INLINE_STEP_BYTES else b""
             return replace(version, inline=inline)
     except BlobStorageError as error:
         log.warning("step unusable", version=version.number, remedy=str(error))
