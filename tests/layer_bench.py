@@ -84,7 +84,13 @@ class LayerBench:
         ]
 
         def run(x: Any, dy: Any, seed: Any, *weights: Any) -> dict[str, Any]:
-            return self._run(BuiltinOps(), x, dy, dict(zip(self.weights, weights, strict=True)), seed)
+            return self._run(
+                BuiltinOps(products=self._training),
+                x,
+                dy,
+                dict(zip(self.weights, weights, strict=True)),
+                seed,
+            )
 
         module = tf.Module()
         module.run = tf.function(run, input_signature=specs)

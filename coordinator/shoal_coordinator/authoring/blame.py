@@ -57,7 +57,7 @@ def _converted(task: Task, placed: Placed) -> bytes | None:
     specs.update({name: tf.TensorSpec(shape, tf.float32, name=name) for name, shape in own.items()})
 
     def called(*inputs: Any) -> dict[str, Any]:
-        return _gradients(BuiltinOps(), placed, dict(zip(specs, inputs, strict=True)))
+        return _gradients(BuiltinOps(products=True), placed, dict(zip(specs, inputs, strict=True)))
 
     module = tf.Module()
     module.called = tf.function(called, input_signature=list(specs.values()))

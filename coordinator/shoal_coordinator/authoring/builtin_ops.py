@@ -26,6 +26,9 @@ class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTok
 
     dtype = tf.float32
 
+    def __init__(self, *, products: bool = False) -> None:
+        self.products = products
+
     def constant(self, values: Any) -> Tensor:
         """See ``Ops``."""
         return tf.constant(values, tf.float32)

@@ -23,7 +23,8 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        self._task, self._model, self._ops = task, task.model, BuiltinOps()
+        self._task, self._model = task, task.model
+        self._ops, self._inference_ops = BuiltinOps(products=True), BuiltinOps()
         self._shapes = {one.name: one.shape for one in self._model.parameters}
         self._weights = self._zeros("")
         self._slots = {slot: self._zeros(f"{slot}_") for slot in task.optimiser.SLOTS}
@@ -138,7 +139,7 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         return {"correct": tf.reduce_sum(hits, axis=0, keepdims=True), "loss_sum": loss_sum}
 
     def _infer(self, given: Tensors) -> Tensors:
-        output = self._task.outputs(Run(self._ops), self._read(), given["x"])
+        output = self._task.outputs(Run(self._inference_ops), self._read(), given["x"])
         if self._task.target.kind == "label":
             return {"probabilities": tf.nn.softmax(output)}
         return {"values": output + 0.0}

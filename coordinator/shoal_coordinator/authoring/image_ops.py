@@ -8,42 +8,15 @@ the error enlarged.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
+from shoal_coordinator.authoring import conv_products
+from shoal_coordinator.authoring.windows import Window, padded, patches, shifted, spread
+
 Tensor = Any
 Pair = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where a kernel of ``size`` lies on an image of ``sides``."""
-
-    size: Pair
-    stride: Pair
-    padding: str
-    sides: Pair
-
-    @property
-    def counts(self) -> Pair:
-        """How many places there are along height and width."""
-        return tuple(self._count(axis) for axis in (0, 1))  # type: ignore[return-value]
-
-    @property
-    def pads(self) -> tuple[Pair, Pair]:
-        """Zeros before and after, along height and width; what a kernel never reaches counts as negative."""
-        return self._pads(0), self._pads(1)
-
-    def _count(self, axis: int) -> int:
-        side, size, stride = self.sides[axis], self.size[axis], self.stride[axis]
-        return -(-side // stride) if self.padding == "same" else (side - size) // stride + 1
-
-    def _pads(self, axis: int) -> Pair:
-        missing = (self._count(axis) - 1) * self.stride[axis] + self.size[axis] - self.sides[axis]
-        before = missing // 2 if self.padding == "same" and missing > 0 else 0
-        return before, missing - before
 
 
 class PlainImages:
@@ -59,7 +32,7 @@ class PlainImages:
         if stride[0] == stride[1]:
             return tf.nn.depthwise_conv2d(x, w[..., None], steps, padding.upper())
         whole = tf.nn.depthwise_conv2d(
-            _padded(x, _window(x, w, stride, padding)), w[..., None], (1,) * 4, "VALID"
+            padded(x, _window(x, w, stride, padding)), w[..., None], (1,) * 4, "VALID"
         )
         return whole[:, :: stride[0], :: stride[1]]
 
@@ -81,7 +54,13 @@ class PlainImages:
 
 
 class BuiltinImages:
-    """Gradients made of LiteRT's builtin operators."""
+    """Gradients made of LiteRT's builtin operators.
+
+    With ``products`` a convolution is one of matrices: faster where weights change, and nothing that an
+    artefact can be made of.
+    """
+
+    products: bool
 
     def conv2d(self, x: Tensor, w: Tensor, stride: Pair, padding: str) -> Tensor:
         """See ``Ops``."""
@@ -91,15 +70,10 @@ class BuiltinImages:
             window = _window(x, w, stride, padding)
 
             def gradient(dy: Tensor) -> Any:
-                # One axis is turned: an old interpreter gets two at once silently wrong.
-                kernel = tf.reverse(tf.reshape(w, (-1, *w.shape[2:])), [0])
-                kernel = tf.reshape(tf.transpose(kernel, (0, 2, 1)), (*w.shape[:2], w.shape[3], w.shape[2]))
-                dx = tf.nn.conv2d(_spread(dy, window), kernel, 1, "VALID")
-                inputs = math.prod(w.shape[:3])
-                patches = tf.reshape(_patches(x, window), (-1, inputs))
-                dw = tf.matmul(patches, tf.reshape(dy, (-1, w.shape[3])), transpose_a=True)
-                return dx, tf.reshape(dw, w.shape)
+                return conv_products.of_input(dy, w, window), conv_products.of_weights(x, dy, window)
 
+            if self.products:
+                return conv_products.convolve(x, w, window), gradient
             return tf.nn.conv2d(x, w, stride, padding.upper()), gradient
 
         return conv2d(x, w)
@@ -113,17 +87,13 @@ class BuiltinImages:
 
             def gradient(dy: Tensor) -> Any:
                 kernel = tf.reshape(tf.reverse(tf.reshape(w, (-1, w.shape[2])), [0]), (*w.shape, 1))
-                dx = tf.nn.depthwise_conv2d(_spread(dy, window), kernel, (1,) * 4, "VALID")
-                rows = [
-                    tf.reduce_sum(tf.reshape(one * dy, (-1, w.shape[2])), axis=0, keepdims=True)
-                    for one in _shifted(x, window)
-                ]
-                return dx, tf.reshape(tf.concat(rows, axis=0), w.shape)
+                dx = tf.nn.depthwise_conv2d(spread(dy, window), kernel, (1,) * 4, "VALID")
+                return dx, _depthwise_weights(x, dy, window)
 
             if stride[0] == stride[1]:
                 y = tf.nn.depthwise_conv2d(x, w[..., None], (1, *stride, 1), padding.upper())
             else:
-                whole = tf.nn.depthwise_conv2d(_padded(x, window), w[..., None], (1,) * 4, "VALID")
+                whole = tf.nn.depthwise_conv2d(padded(x, window), w[..., None], (1,) * 4, "VALID")
                 y = whole[:, :: stride[0], :: stride[1]]
             return y, gradient
 
@@ -169,65 +139,35 @@ class BuiltinImages:
         return average_pool(x)
 
 
+def _depthwise_weights(x: Tensor, dy: Tensor, window: Window) -> Tensor:
+    """Return the gradient by a depthwise kernel, (height, width, c)."""
+    channels = x.shape[3]
+    if window.stride == (1, 1):
+        # The error is moved and not the input: what is made of it lives in the backward pass only.
+        about = Window(window.size, (1, 1), "valid", tuple(spread(dy, window).shape[1:3]))
+        products = [x * one for one in reversed(shifted(spread(dy, window), about))]
+    else:
+        products = [one * dy for one in shifted(x, window)]
+    rows = [tf.reduce_sum(tf.reshape(one, (-1, channels)), axis=0, keepdims=True) for one in products]
+    return tf.reshape(tf.concat(rows, axis=0), (*window.size, channels))
+
+
 def _window(x: Tensor, w: Tensor, stride: Pair, padding: str) -> Window:
     return Window(tuple(w.shape[:2]), stride, padding, tuple(x.shape[1:3]))
-
-
-def _padded(x: Tensor, window: Window) -> Tensor:
-    """Return ``x`` with the zeros that the window needs around it."""
-    pads = [[0, 0], *([max(before, 0), max(after, 0)] for before, after in window.pads), [0, 0]]
-    return tf.pad(x, pads) if any(map(any, pads)) else x
-
-
-def _shifted(x: Tensor, window: Window) -> list[Tensor]:
-    """Return what each entry of the kernel meets, row by row, (n, *counts, c) each."""
-    padded, (high, wide) = _padded(x, window), window.counts
-    down, across = window.stride
-    return [
-        padded[:, i : i + (high - 1) * down + 1 : down, j : j + (wide - 1) * across + 1 : across]
-        for i in range(window.size[0])
-        for j in range(window.size[1])
-    ]
-
-
-def _patches(x: Tensor, window: Window) -> Tensor:
-    """Return what the kernel meets at each place, (n, *counts, entries of the kernel)."""
-    shifted = _shifted(x, window)
-    return tf.concat(shifted, axis=-1) if len(shifted) > 1 else shifted[0]
-
-
-def _spread(dy: Tensor, window: Window) -> Tensor:
-    """Return the error with zeros for skipped places and around, as the turned kernel runs over it."""
-    down, across = window.stride
-    high, wide, channels = dy.shape[1:]
-    if down > 1:
-        dy = tf.pad(tf.reshape(dy, (-1, high, 1, wide * channels)), [[0, 0], [0, 0], [0, down - 1], [0, 0]])
-        high *= down
-    if across > 1:
-        dy = tf.pad(tf.reshape(dy, (-1, wide, 1, channels)), [[0, 0], [0, 0], [0, across - 1], [0, 0]])
-        wide *= across
-    dy = tf.reshape(dy, (-1, high, wide, channels))
-    # Each last place brought its own zeros.
-    dy = dy[:, : high - down + 1, : wide - across + 1]
-    pads = [
-        [size - 1 - before, size - 1 - after]
-        for size, (before, after) in zip(window.size, window.pads, strict=True)
-    ]
-    return tf.pad(dy, [[0, 0], *pads, [0, 0]]) if any(map(any, pads)) else dy
 
 
 def _conv_squares(x: Tensor, dy: Tensor, size: Pair, stride: Pair, padding: str) -> Tensor:
     window = Window(size, stride, padding, tuple(x.shape[1:3]))
     places = math.prod(window.counts)
-    patches = tf.reshape(_patches(x, window), (-1, places, math.prod(size) * x.shape[3]))
-    gradient = tf.matmul(patches, tf.reshape(dy, (-1, places, dy.shape[3])), transpose_a=True)
+    met = tf.reshape(patches(x, window), (-1, places, math.prod(size) * x.shape[3]))
+    gradient = tf.matmul(met, tf.reshape(dy, (-1, places, dy.shape[3])), transpose_a=True)
     flat = tf.reshape(gradient, (-1, math.prod(gradient.shape[1:])))
     return tf.reduce_sum(flat * flat, axis=1, keepdims=True)
 
 
 def _depthwise_squares(x: Tensor, dy: Tensor, size: Pair, stride: Pair, padding: str) -> Tensor:
     window = Window(size, stride, padding, tuple(x.shape[1:3]))
-    entries = [tf.reduce_sum(one * dy, axis=(1, 2)) for one in _shifted(x, window)]
+    entries = [tf.reduce_sum(one * dy, axis=(1, 2)) for one in shifted(x, window)]
     rows = tf.concat(entries, axis=1)
     return tf.reduce_sum(rows * rows, axis=1, keepdims=True)
 
