@@ -29,6 +29,10 @@ class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTok
     def __init__(self, *, products: bool = False) -> None:
         self.products = products
 
+    def for_constants(self) -> BuiltinOps:
+        """Return those without products: fast kernels convolve with constants."""
+        return BuiltinOps()
+
     def constant(self, values: Any) -> Tensor:
         """See ``Ops``."""
         return tf.constant(values, tf.float32)

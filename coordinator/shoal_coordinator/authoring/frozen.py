@@ -47,11 +47,12 @@ class Frozen(Layer):
     def forward(self, run: Run, p: Tensors, x: Tensor) -> Tensor:
         """Do what the layer does with its constants."""
         del p
+        ops = run.ops.for_constants()
         constants = {
-            name: run.ops.int8_constant(one, x) if isinstance(one, Int8Weights) else run.ops.constant(one)
+            name: ops.int8_constant(one, x) if isinstance(one, Int8Weights) else ops.constant(one)
             for name, one in self.weights.items()
         }
-        return self.layer.forward(Run(run.ops, layer=run.layer), constants, x)
+        return self.layer.forward(Run(ops, layer=run.layer), constants, x)
 
 
 def freeze(layers: Iterable[Layer], shape: Shape, weights: Arrays) -> list[Layer]:

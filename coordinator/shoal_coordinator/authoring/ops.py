@@ -21,6 +21,10 @@ class Ops(Protocol):
     dtype: Any
     """float32 or float64."""
 
+    def for_constants(self) -> Ops:
+        """Return the operations for layers whose weights are constants."""
+        ...
+
     def constant(self, values: Any) -> Tensor:
         """Return an array as a tensor without a gradient."""
         ...

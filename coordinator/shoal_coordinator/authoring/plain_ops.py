@@ -22,6 +22,10 @@ class PlainOps(PlainImages, PlainCompression, PlainSequences, PlainTokens):
     def __init__(self, dtype: Any = tf.float64) -> None:
         self.dtype = dtype
 
+    def for_constants(self) -> PlainOps:
+        """See ``Ops``."""
+        return self
+
     def constant(self, values: Any) -> Tensor:
         """See ``Ops``."""
         return tf.constant(values, self.dtype)
