@@ -75,7 +75,7 @@ def single_plan(fleet: Fleet, found: Neighbourhood, key: bytes, prekeys: Sequenc
             kept=case.dimension,
             clip_norm=CLIP_NORM,
             clamp=case.clamp,
-            ring_bits=handy_bits(ring_bits_for(case.devices, case.clamp)),
+            ring_bits=handy_bits(ring_bits_for(case.devices, case.clamp), "single"),
             weight_cap=EXAMPLES,
         ),
         training=TrainingPlan(epochs=1, learning_rate=0.1, batch_size=16),

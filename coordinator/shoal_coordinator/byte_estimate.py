@@ -103,7 +103,7 @@ def share_bytes(settings: PlanSettings, dimension: int, devices: int) -> int:
     """Return the bytes of one device's share in clear: what the codec makes of ``dimension`` parameters."""
     kept = kept_for(dimension, settings.kept_share) if settings.codec in SPARSE else dimension
     if settings.mode != "plain":
-        bits = handy_bits(ring_bits_for(devices, settings.clamp))
+        bits = handy_bits(ring_bits_for(devices, settings.clamp), settings.mode)
         return packed_size(kept + _limbs(settings.weight_cap, bits, devices), bits)
     if settings.codec == "dense":
         return FLOAT_BYTES * dimension

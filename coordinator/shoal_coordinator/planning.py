@@ -156,7 +156,9 @@ def make_plan(
             roster=roster,
             cohort=tuple(sorted(cohort)),
             hubs=tuple(offers[hub] for hub in hubs),
-            codec=_with_norm_check(_with_noise(codec, privacy, size, floor), settings.norm_check),
+            codec=_with_norm_check(
+                _with_noise(codec, privacy, size, floor, settings.mode), settings.norm_check
+            ),
             training=TrainingPlan(
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
@@ -226,7 +228,7 @@ def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes 
         kept=kept_for(dimension, settings.kept_share) if sparse else dimension,
         clip_norm=settings.clip_norm,
         clamp=settings.clamp,
-        ring_bits=handy_bits(ring_bits_for(size, settings.clamp)) if shared else 0,
+        ring_bits=handy_bits(ring_bits_for(size, settings.clamp), settings.mode) if shared else 0,
         weight_cap=settings.weight_cap,
         range_factor=settings.range_factor,
         source=source if settings.codec == LED_CODEC else b"",
@@ -267,17 +269,17 @@ def _with_norm_check(codec: CodecPlan, slack: float) -> CodecPlan:
             f"a norm check of {codec.kept} coordinates needs a ring of {bits} bits, {MAX_BITS} are the most: "
             "lower the clamp"
         )
-    return msgspec.structs.replace(codec, ring_bits=handy_bits(bits))
+    return msgspec.structs.replace(codec, ring_bits=handy_bits(bits, "hubs"))
 
 
-def _with_noise(codec: CodecPlan, privacy: PrivacyPlan | None, size: int, floor: int) -> CodecPlan:
+def _with_noise(codec: CodecPlan, privacy: PrivacyPlan | None, size: int, floor: int, mode: str) -> CodecPlan:
     """Return ``codec`` with a ring that holds the noise of ``size`` devices, of which ``floor`` suffice."""
     if privacy is None or not codec.ring_bits or privacy.corrupt >= floor:
         return codec
     extra = extra_levels(privacy)
     drawn = privacy.noise / (floor - privacy.corrupt)
     bits = ring_bits_for(size, max(codec.clamp, *extra, 0), drawn, codec.kept + len(extra))
-    return msgspec.structs.replace(codec, ring_bits=handy_bits(bits))
+    return msgspec.structs.replace(codec, ring_bits=handy_bits(bits, mode))
 
 
 def _share(size: int, share: float) -> int:

@@ -42,7 +42,7 @@ def test_shared_payloads_are_as_long_as_the_formula_says(
 ) -> None:
     settings = choice.applied(HUBS)
     kept = kept_for(dimension, settings.kept_share)
-    bits = handy_bits(ring_bits_for(devices, settings.clamp))
+    bits = handy_bits(ring_bits_for(devices, settings.clamp), settings.mode)
     spec = RingSpec(dimension, kept, 4.0, settings.clamp, bits, devices, settings.weight_cap, bytes(32))
     words = encode_ring(update(dimension), 50, spec, np.random.default_rng(0))
     assert len(pack_ring(words, bits)) == share_bytes(settings, dimension, devices)

@@ -191,11 +191,14 @@ def ring_bits_for(n_max: int, clamp: int, noise: float = 0.0, words: int = 1) ->
     return bits
 
 
-def handy_bits(bits: int) -> int:
+def handy_bits(bits: int, mode: str) -> int:
     """Return `bits`, or the width of the word that holds them where that is less than an eighth more.
 
-    Words as wide as their type are neither packed nor unpacked, and add up several times as fast.
+    Words as wide as their type are neither packed nor unpacked, and add up several times as fast. In mode
+    `single` that is little beside the masks, so that bytes count for more.
     """
+    if mode != "hubs":
+        return bits
     whole = 8 * word_dtype(bits).itemsize
     return whole if 8 * whole < 9 * bits else bits
 
