@@ -35,9 +35,15 @@ def sizes(layout: DemoFleet, **rounds: object) -> None:
 async def test_each_board_trains_its_own_width_of_one_model(tmp_path: Path) -> None:
     options = DemoOptions(devices=4, mode="plain", calm=True)
     async with live_fleet(tmp_path, options, prepare=lambda layout: sizes(layout, codec="int8")) as fleet:
-        view = await fleet.rounds(7, devices=4)
-        plans = {plan.round: plan for plan in (decode_plan(one.plan) for one in fleet.all(wire.PlanNotice))}
-        variants = [plans[number].variants for number in sorted(plans)]
+        # A busy machine takes longer to measure than to train.
+        for _ in range(30):
+            view = await fleet.rounds(2, devices=4)
+            plans = {
+                plan.round: plan for plan in (decode_plan(one.plan) for one in fleet.all(wire.PlanNotice))
+            }
+            variants = [plans[number].variants for number in sorted(plans)]
+            if variants[-1] == bytes([0, 1, 2, 0]):
+                break
         # The last board trains the narrowest until it has measured that it takes all of the model.
         assert variants[0] == bytes([0, 1, 2, 2])
         assert variants[-1] == bytes([0, 1, 2, 0])

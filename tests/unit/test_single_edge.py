@@ -6,6 +6,7 @@ import stat
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -220,7 +221,8 @@ async def test_secrets_of_a_round_that_is_not_gone_on_with_are_destroyed(
         single=life.rounds,
         clock=lambda: NOW_MS / 1000,
         on_phase=lambda _: None,
-        **dict.fromkeys(("link", "worker", "keeper", "evaluations", "guard", "say", "note_fault")),  # type: ignore[arg-type]
+        guard=SimpleNamespace(is_quiet=False),  # type: ignore[arg-type]
+        **dict.fromkeys(("link", "worker", "keeper", "evaluations", "width", "say", "note_fault")),  # type: ignore[arg-type]
     )
     store.begin(PLAN, HASH, OWN, PREKEYS)
     running = asyncio.create_task(rounds.run())
