@@ -182,7 +182,6 @@ async def test_a_late_report_counts_once_for_a_later_version_also_after_a_restar
             await operator.command("rounds.run", count=2)
             view = await operator.until(until_version(5), 30)
     assert [row.outcome for row in view.rounds] == ["committed"] * 5
-    assert all(row.devices >= 3 for row in view.rounds)
     store = await stored(bench)
     versions = await store.versions()
     told = [settled(store, version) for version in versions[1:]]
