@@ -7,22 +7,18 @@ was authored, and a few steps of each optimiser against the same steps here. Run
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from emulated import require_emulation, run_emulated
 from shoal_codecs.wire.task import encode_task
 from shoal_coordinator import authoring as kit
 from shoal_coordinator.authoring.author import author
 from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
-TOP = Path(__file__).parents[2]
-EMULATED = Path(os.environ.get("SHOAL_AARCH64", TOP / ".peers" / "aarch64"))
 LABELS = ("a", "b", "c")
 WAVE = kit.Input((12, 2), dtype="float32", minimum=-3, maximum=3)
 TASKS = {
@@ -125,8 +121,7 @@ def test_every_layer_is_among_them() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_aarch64_finds_the_reference_gradients_of_every_layer_and_steps_as_here(tmp_path: Path) -> None:
-    if not (EMULATED / "complete").exists():
-        pytest.skip("no emulated aarch64 here: run scripts/aarch64-environment")
+    require_emulation()
     here = {}
     for name, task in TASKS.items():
         bundle = author(task)
@@ -136,32 +131,7 @@ def test_aarch64_finds_the_reference_gradients_of_every_layer_and_steps_as_here(
         options = FitOptions(epochs=3, learning_rate=0.05, batch_size=len(y))
         trainer.fit(x, y, options, np.random.default_rng(1))
         here[name] = trainer.get_weights()
-    root = EMULATED / "root"
-    qemu, python = (str(root / "usr/bin" / one) for one in ("qemu-aarch64-static", "python3.11"))
-    packages = [str(TOP / one) for one in ("codecs", "coordinator", "edge")]
-    done = subprocess.run(
-        [
-            qemu,
-            "-cpu",
-            "cortex-a72",
-            "-L",
-            str(root),
-            python,
-            "-c",
-            SCRIPT,
-            *map(str, tmp_path.glob("*.task")),
-        ],
-        env={
-            "PYTHONPATH": os.pathsep.join([str(EMULATED / "site"), *packages]),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["machine"] == "aarch64"
+    told = run_emulated(SCRIPT, *map(str, tmp_path.glob("*.task")))
     assert told["weights"].keys() == here.keys()
     for name, weights in here.items():
         assert np.abs(np.array(told["weights"][name]) - weights).max() < 1e-4, name

@@ -3,21 +3,15 @@
 Run ``scripts/aarch64-environment`` first; without it the test is skipped.
 """
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from emulated import require_emulation, run_emulated
 from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.tasks import FOLDER
 from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
-TOP = Path(__file__).parents[2]
-EMULATED = Path(os.environ.get("SHOAL_AARCH64", TOP / ".peers" / "aarch64"))
 SCRIPT = """
 import json, platform, sys
 from pathlib import Path
@@ -44,26 +38,10 @@ print(json.dumps(told))
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_aarch64_finds_the_stored_gradients_of_every_shipped_task_and_trains_as_here() -> None:
-    if not (EMULATED / "complete").exists():
-        pytest.skip("no emulated aarch64 here: run scripts/aarch64-environment")
-    root, tasks = EMULATED / "root", sorted(FOLDER.glob("*.task"))
-    packages = [str(TOP / one) for one in ("codecs", "coordinator", "edge")]
+    require_emulation()
+    tasks = sorted(FOLDER.glob("*.task"))
     digits = FOLDER / "digits.task"
-    qemu, python = (str(root / "usr/bin" / one) for one in ("qemu-aarch64-static", "python3.11"))
-    emulator = [qemu, "-cpu", "cortex-a72", "-L", str(root), python]
-    done = subprocess.run(
-        [*emulator, "-c", SCRIPT, str(digits), *map(str, tasks)],
-        env={
-            "PYTHONPATH": os.pathsep.join([str(EMULATED / "site"), *packages]),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["machine"] == "aarch64"
+    told = run_emulated(SCRIPT, str(digits), *map(str, tasks))
     assert set(told["tested"]) == {path.stem for path in tasks}
     trainer, rng = LiteRtTrainer(decode_task(digits.read_bytes())), np.random.default_rng(1)
     x, y = rng.integers(0, 17, (40, 64)).astype(np.uint8), rng.integers(0, 10, 40).astype(np.int32)
