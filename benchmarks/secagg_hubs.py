@@ -17,7 +17,7 @@ from shoal_codecs.security.identity import sealing_public_of
 from shoal_codecs.security.sealing import new_sealing_key, seal
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire.messages import ReportPart
-from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan, plan_hash, whole_share_place
+from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan, plan_hash, whole_share_devices
 from shoal_codecs.wire.report import SHARE_SEED_BYTES
 from shoal_coordinator.aggregation import aggregate_sums, vector_bytes, vector_of
 from shoal_coordinator.hub.sums import add_shares, check_whole, whole_bytes
@@ -39,7 +39,7 @@ class Hub:
         self._fleet, self._post = fleet, fleet.post(self.name)
         self._hash = plan_hash(encode_plan(plan))
         self._receiver = Receiver(self._hash, self.name, position, len(plan.hubs), private)
-        self._whole_bytes = whole_bytes(plan)
+        self._whole, self._whole_bytes = whole_share_devices(plan, position), whole_bytes(plan)
         self._assembler = ReportAssembler(largest_report_bytes(self._whole_bytes, len(plan.hubs)))
         self._kept: dict[str, memoryview] = {}
         self._running = RunningSum(plan)
@@ -55,12 +55,12 @@ class Hub:
                 data = self._assembler.add(device, part.index, part.count, part.data)
                 if data is not None:
                     key = self._fleet.roster.party(device).key
-                    size = self._whole_bytes if self._has_whole(device) else SHARE_SEED_BYTES
+                    size = self._whole_bytes if device in self._whole else SHARE_SEED_BYTES
                     opened = open_report(data, device, key, self._receiver, size)
-                    if self._has_whole(device):
+                    if device in self._whole:
                         check_whole(self.plan, opened.share)
                     self._kept[device] = opened.ciphertext
-                    if self._has_whole(device):
+                    if device in self._whole:
                         self._running.add(device, opened.share)
 
     def release(self, set_digest: bytes) -> bytes:
@@ -71,13 +71,9 @@ class Hub:
             return seal(sealing_public_of(key), total, sum_context(self._hash, set_digest, self.name))
 
     def _total(self) -> bytes:
-        whole = list(filter(self._has_whole, self._kept))
-        added = self._running.total(whole, self._opened)
-        shares = ((device, self._opened(device)) for device in self._kept if not self._has_whole(device))
+        added = self._running.total(self._kept.keys() & self._whole, self._opened)
+        shares = ((device, self._opened(device)) for device in self._kept if device not in self._whole)
         return add_shares(self.plan, self._hash, self.position, shares, added)
-
-    def _has_whole(self, device: str) -> bool:
-        return whole_share_place(self.plan, device) == self.position
 
     def _opened(self, device: str) -> bytes:
         return open_share(self._kept[device], device, self._receiver)

@@ -18,6 +18,8 @@ from shoal_codecs.wire.plan import (
     encode_plan,
     plan_hash,
     plan_signing_bytes,
+    whole_share_devices,
+    whole_share_place,
 )
 from wire_parts import NOW_MS, codec_plan, plan, private_plan, single_plan
 
@@ -174,3 +176,14 @@ def test_a_plan_whose_part_for_mode_single_does_not_hold_is_refused(
 def test_the_new_parts_of_a_plan_come_back_as_they_were_signed() -> None:
     for made in (single_plan(), plan(privacy=private_plan(clip_bit=9)), plan(norm_check=1.6)):
         assert decode_plan(encode_plan(made)) == made
+
+
+@pytest.mark.parametrize("hubs", [2, 3])
+def test_every_share_goes_whole_to_one_hub_and_to_each_its_part(hubs: int) -> None:
+    names = [f"hub-{number}" for number in range(hubs)]
+    made = plan(hubs=tuple(HubOffer(name, bytes(32), bytes(32)) for name in names))
+    parts = [whole_share_devices(made, place) for place in range(hubs)]
+    found = {device: place for place, part in enumerate(parts) for device in part}
+    assert found == {device: whole_share_place(made, device) for device in made.cohort}
+    assert sum(map(len, parts)) == len(made.cohort)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1

@@ -415,6 +415,11 @@ def whole_share_place(plan: Plan, device: str) -> int:
     return plan.cohort.index(device) % len(plan.hubs)
 
 
+def whole_share_devices(plan: Plan, place: int) -> frozenset[str]:
+    """Return the devices whose shares the hub at ``place`` gets whole (``whole_share_place``)."""
+    return frozenset(plan.cohort[place :: len(plan.hubs)])
+
+
 def coordinate_seed(plan: Plan) -> bytes:
     """Return the 32-byte seed of the round's coordinates.
 

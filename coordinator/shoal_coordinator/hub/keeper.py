@@ -225,9 +225,9 @@ class RoundKeeper:
         key = self._post.roster.party(device).key
         size = live.share_bytes(device)
         opened = await asyncio.to_thread(open_report, data, device, key, live.receiver, size)
-        if live.has_whole(device):
+        if device in live.whole:
             await asyncio.to_thread(_check_whole, live.plan, opened.share)
-        if device == self._settings.preview_device and live.has_whole(device):
+        if device == self._settings.preview_device and device in live.whole:
             words = await asyncio.to_thread(_preview_share, live.plan, opened.share)
             log.info("share_preview", round=live.plan.round, device=device, share=words)
         await self._durably(
@@ -243,7 +243,7 @@ class RoundKeeper:
 
     async def _add_to_sum(self, live: LiveRound, device: str, share: bytes) -> None:
         """Add a durable report's share in full to the running sum, where there is room for one."""
-        if not live.has_whole(device):
+        if device not in live.whole:
             return
         if live.running is None:
             held = sum(one.running.nbytes for one in self._rounds.values() if one.running is not None)

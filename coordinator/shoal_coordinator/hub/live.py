@@ -7,7 +7,7 @@ from shoal_codecs.secagg.hub_floors import HubFloors
 from shoal_codecs.secagg.hub_round import HubRound, terms_of
 from shoal_codecs.secagg.report_opening import Receiver
 from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_bytes
-from shoal_codecs.wire.plan import Plan, decode_plan, whole_share_place
+from shoal_codecs.wire.plan import Plan, decode_plan, whole_share_devices
 from shoal_codecs.wire.report import SHARE_SEED_BYTES
 from shoal_coordinator.hub.store import StoredRound
 
@@ -28,6 +28,7 @@ class PeerPieces:
 class LiveRound:
     """One signed plan and everything about it.
 
+    ``whole`` are the devices whose shares this hub gets in full, ``whole_bytes`` is how long such a share is.
     ``signature`` is this hub's over the plan; ``running`` the sum of what has come since this process began,
     None where there is none.
     """
@@ -35,6 +36,7 @@ class LiveRound:
     plan: Plan
     plan_hash: bytes
     signature: bytes
+    whole: frozenset[str]
     whole_bytes: int
     receiver: Receiver
     machine: HubRound
@@ -47,23 +49,21 @@ class LiveRound:
         """Return the round where the log left it; ``whole_bytes`` is the length of a share in full."""
         plan = decode_plan(stored.plan)
         hubs = [offer.hub for offer in plan.hubs]
+        position = hubs.index(hub)
         return cls(
             plan=plan,
             plan_hash=stored.plan_hash,
             signature=stored.signature,
+            whole=whole_share_devices(plan, position),
             whole_bytes=whole_bytes,
-            receiver=Receiver(stored.plan_hash, hub, hubs.index(hub), len(hubs), stored.private),
+            receiver=Receiver(stored.plan_hash, hub, position, len(hubs), stored.private),
             machine=HubRound(terms_of(plan, hub, floors), stored.memory),
             assembler=_assembler(whole_bytes, len(hubs)),
         )
 
-    def has_whole(self, device: str) -> bool:
-        """Return whether this hub gets the share of ``device`` in full, not a seed of it."""
-        return whole_share_place(self.plan, device) == self.receiver.position
-
     def share_bytes(self, device: str) -> int:
         """Return how long the share in clear of ``device`` is here."""
-        return self.whole_bytes if self.has_whole(device) else SHARE_SEED_BYTES
+        return self.whole_bytes if device in self.whole else SHARE_SEED_BYTES
 
     def forget_secrets(self) -> None:
         """Drop the private key, the running sum and whatever parts of reports are still here."""

@@ -253,7 +253,7 @@ class RoundPerformer:
 
     async def _sum(self, live: LiveRound, digest: bytes, members: tuple[str, ...]) -> None:
         try:
-            whole = tuple(filter(live.has_whole, members))
+            whole = tuple(device for device in members if device in live.whole)
             wanted = live.running.wanted(whole) if live.running is not None else None
             patched = () if wanted is None else whole
             named = sorted({*members} - {*patched} | {*(wanted or ())})
@@ -303,6 +303,6 @@ def _total(live: LiveRound, patched: tuple[str, ...], held: list[tuple[str, byte
     others = list(ciphertexts)
     if patched and live.running is not None:
         added = live.running.total(patched, opened)
-        others = [device for device in others if not live.has_whole(device)]
+        others = [device for device in others if device not in live.whole]
     shares = ((device, opened(device)) for device in others)
     return add_shares(live.plan, live.plan_hash, live.receiver.position, shares, added)

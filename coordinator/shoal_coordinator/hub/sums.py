@@ -8,7 +8,7 @@ from shoal_codecs.updates.bitpack import check_padding, packed_size
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import pack_ring, unpack_ring
-from shoal_codecs.wire.plan import Plan, whole_share_place
+from shoal_codecs.wire.plan import Plan, whole_share_devices, whole_share_place
 
 PREVIEW_WORDS = 8
 
@@ -63,9 +63,9 @@ def add_shares(
     whole = PackedSum(spec.words, spec.ring_bits)
     if added:
         whole.add(added)
-    keys = []
+    keys, own = [], whole_share_devices(plan, position)
     for device, share in shares:
-        if whole_share_place(plan, device) == position:
+        if device in own:
             whole.add(share)
         else:
             keys.append(share_key(share, plan_hash, device, position + 1))
