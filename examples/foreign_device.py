@@ -5,7 +5,7 @@
 
 It is shown in the fleet as a guest and is never invited. What it sends is the whole contract of a heartbeat:
 
-- topic ``shoal/{fleet}/devices/{name}/heartbeat``, QoS 0, not retained; MQTT client id and user name = name;
+- topic ``shoal/{fleet}/devices/{name}/heartbeat``, QoS 0, not retained; MQTT user name = name;
 - payload: the MessagePack array ``[content, nil]``, for heartbeats go unsigned;
 - content: the MessagePack array ``["hb", 1, name, message id (8 random bytes), milliseconds since the epoch,
   sequence, full, readings]``, itself packed as bytes;

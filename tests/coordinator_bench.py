@@ -135,7 +135,7 @@ class Device:
         identity = load_identity(name, bench.folders[name] / "identity.key")
         self.post = Post(bench.topics, identity, bench.roster(name))
         self.session = os.urandom(8)
-        self.link = Link(self._link_settings(), name, will=self._status(online=False))
+        self.link = Link(self._link_settings(), bench.topics.client_id(name), will=self._status(online=False))
         self.heard: list[wire.AnyMessage] = []
         self.accepts = True
         self.silent = False

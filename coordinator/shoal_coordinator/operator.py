@@ -120,14 +120,15 @@ async def operator_session(
         SecurityError: the folder's key or roster cannot be used.
     """
     roster = load_roster(folder / "roster.bin", folder / "authority.pub", fleet)
-    post = Post(Topics(fleet, prefix), load_identity(name, folder / "identity.key"), roster)
+    topics = Topics(fleet, prefix)
+    post = Post(topics, load_identity(name, folder / "identity.key"), roster)
     expiry_s = min(settings.session_expiry_s, SHORT_SESSION_S)
     settings = msgspec.structs.replace(
         settings, username=settings.username or name, session_expiry_s=expiry_s
     )
     # A name of its own for each session: one operator may watch and command at the same time, and none is
     # told first what the last one missed.
-    link = Link(settings, f"{name}-{secrets.token_hex(4)}")
+    link = Link(settings, topics.client_id(f"{name}-{secrets.token_hex(4)}"))
     running = asyncio.create_task(link.run())
     operator = Operator(link, post)
     try:

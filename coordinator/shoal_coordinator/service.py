@@ -93,7 +93,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     roster = load_roster(folder / "roster.bin", folder / "authority.pub", settings.fleet)
     topics = Topics(settings.fleet, settings.prefix)
     post = Post(topics, identity, roster)
-    link = Link(_link_settings(settings), identity.name, rng=random.Random())
+    link = Link(_link_settings(settings), topics.client_id(identity.name), rng=random.Random())
     shelf = RetainedShelf(link, topics.coordinator("beacon"), os.urandom(8).hex())
     announcer = Announcer(link, post)
     task_bytes, bundle = await asyncio.to_thread(_read_task, settings.task_path)

@@ -85,7 +85,8 @@ class EdgeAgent:
         self.post = Post(topics, identity, roster, clock)
         self._session = os.urandom(8)
         self._status_topic = topics.device(settings.name, "status")
-        self.link = Link(settings.named_link, settings.name, will=self._status(online=False))
+        client_id = topics.client_id(settings.name)
+        self.link = Link(settings.named_link, client_id, will=self._status(online=False))
         # Before anything else is put into a new folder.
         ledger = open_ledger(state, make=True)
         self.guard = PrivacyGuard(settings.privacy, state, ledger, lambda: int(clock() * 1000))

@@ -17,6 +17,7 @@ import pytest
 from brokers import eventually
 from coordinator_bench import (
     DEVICES,
+    HUBS,
     Bench,
     Device,
     anything,
@@ -105,6 +106,10 @@ async def test_rounds_through_two_hubs_make_versions_with_their_provenance(
     assert all(digest_of(store.blobs.read(one.whole.name)) == one.digest for one in versions)
     assert versions[-1].round == view.rounds[-1].round
     await store.close()
+    # Two fleets on one broker have parties of the same names.
+    connected = mosquitto.log.read_text()
+    for party in ("coordinator", *HUBS, "operator-"):
+        assert f" as {bench.topics.client_id(party)}" in connected
 
 
 async def test_moments_of_the_server_s_adam_outlive_a_restart_and_follow_drawn_coordinates_alone(
@@ -450,7 +455,6 @@ async def test_a_coordinator_killed_in_a_round_goes_on_with_it(
 
 @contextlib.asynccontextmanager
 async def fleet_hubs(bench: Bench) -> AsyncIterator[None]:
-    from coordinator_bench import HUBS, background  # noqa: PLC0415
 
     async with contextlib.AsyncExitStack() as stack:
         for name in HUBS:

@@ -78,6 +78,7 @@ from shoal_codecs.wire.report import (
     share_context,
 )
 from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
+from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.demo.broker import BrokerHandle
 from shoal_edge.privacy_guard import LEDGER
 
@@ -390,6 +391,7 @@ async def test_a_whole_round(open_mosquitto: BrokerHandle, tmp_path: Path) -> No
         await eventually(lambda: desk.readings.get(Reading.OUTBOX) == 0)
         assert await agent.stop() == 0
         await eventually(lambda: not desk.said(DeviceStatus)[-1].online)
+    assert f" as {Topics(FLEET).client_id(DEVICE)}" in open_mosquitto.log.read_text()
 
 
 async def test_the_first_version_is_drawn_from_its_seed(open_mosquitto: BrokerHandle, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.transport.messages import Publication
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.transport.traffic import Traffic
+from shoal_codecs.wire.topics import Topics
 from shoal_coordinator.demo.broker import BrokerHandle
 
 
@@ -358,3 +359,13 @@ async def test_two_processes_of_one_name_are_told_so(open_mosquitto: BrokerHandl
     with structlog.testing.capture_logs() as logs:
         async with running(open_mosquitto.url, "same"), running(open_mosquitto.url, "same"):
             await eventually(lambda: any(line.get("fault") == "SessionTakenOverError" for line in logs))
+
+
+async def test_parties_of_one_name_in_two_fleets_do_not_take_each_other_s_session(
+    open_mosquitto: BrokerHandle,
+) -> None:
+    herd, flock = (Topics(fleet).client_id("hub-1") for fleet in ("herd", "flock"))
+    async with running(open_mosquitto.url, herd) as one, running(open_mosquitto.url, flock) as other:
+        for link in (one, other):
+            await link.publish("who", link.client_id.encode())
+            assert link.stats.connects == 1

@@ -85,8 +85,8 @@ async def test_ctrl_c_ends_a_command_that_waits(mosquitto: BrokerHandle, tmp_pat
         *("--config", str(folders["operator"] / "config.toml")),
         stderr=asyncio.subprocess.PIPE,
     )
-    connected = mosquitto._log
-    await eventually(lambda: "as operator-" in connected.read_text())
+    client_id = Topics(FLEET).client_id("operator-")
+    await eventually(lambda: f" as {client_id}" in mosquitto.log.read_text())
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(5):
         _, said = await process.communicate()

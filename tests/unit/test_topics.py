@@ -61,6 +61,19 @@ def test_signatures_do_not_see_the_prefix() -> None:
     assert bridged.relative(bridged.round(7)) == TOPICS.relative(TOPICS.round(7)) == "rounds/7"
 
 
+@given(*[st.tuples(NAMES, st.sampled_from(["", "site/a", "site", "a.b/c"]), NAMES)] * 2)
+@example(("a", "", "b.c"), ("a.b", "", "c"))
+@example(("a", "x/y", "b"), ("a", "x", "y"))
+def test_no_two_parties_of_a_broker_have_one_client_id(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    """Nor do those of one name in two fleets; wildcards and '/' are in none."""
+    ids = [Topics(fleet, prefix).client_id(party) for fleet, prefix, party in (one, other)]
+    topics = [Topics(fleet, prefix).device(party, "status") for fleet, prefix, party in (one, other)]
+    assert (ids[0] == ids[1]) is (topics[0] == topics[1])
+    assert not set("+#/") & set(ids[0])
+
+
 @given(st.text(max_size=60) | st.text("abdehstuvc/+#-1", max_size=40))
 @example("devices/d/status/x")
 @example("hubs/h/reports/0")

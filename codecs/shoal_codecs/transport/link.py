@@ -42,7 +42,8 @@ class Link:
     again. Handlers run one at a time and are short: they persist or enqueue. Whoever must not miss
     what the broker kept while it was away subscribes before ``run``.
 
-    ``client_id`` names the session at the broker: one process each. ``rng`` spreads reconnections.
+    ``client_id`` names the session at the broker (``Topics.client_id``): one process each. ``rng`` spreads
+    reconnections.
 
     Raises:
         BadBrokerUrlError: a URL that cannot be read.

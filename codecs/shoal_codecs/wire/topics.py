@@ -94,6 +94,14 @@ class Topics:
         """Topic of the coordinator: ``beacon``, ``status``, ``events`` or ``commands``."""
         return f"{self.prefix}/coordinator/{part}"
 
+    def client_id(self, party: str) -> str:
+        """Return what ``party`` calls itself at the broker: no other fleet there says the same.
+
+        The prefix with ':' for '/', a character that is in no name: brokers that put client ids into topics
+        take no '/' in one.
+        """
+        return f"{self.prefix.replace('/', ':')}:{party}"
+
     def relative(self, topic: str) -> str:
         """Return ``topic`` without the prefix: what signatures cover, so that bridges may remap it.
 

@@ -39,6 +39,11 @@ class BrokerHandle:
         self._process: asyncio.subprocess.Process | None = None
 
     @property
+    def log(self) -> Path:
+        """Where the broker writes what it does."""
+        return self._log
+
+    @property
     def url(self) -> str:
         """Where parties connect."""
         return f"mqtt://{_HOST}:{self.port}"

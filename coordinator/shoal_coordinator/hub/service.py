@@ -98,7 +98,8 @@ class HubService:
         self._session = os.urandom(8)
         self._performer: RoundPerformer | None = None
         self._status_topic = self.topics.hub(self._name, "status")
-        self.link = Link(_with_user(settings), self._name, will=self._status(online=False))
+        client_id = self.topics.client_id(self._name)
+        self.link = Link(_with_user(settings), client_id, will=self._status(online=False))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hub-log")
         # What must stay in order, and what need not.
         self._words: asyncio.Queue[Publication] = asyncio.Queue()
