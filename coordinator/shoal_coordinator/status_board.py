@@ -62,6 +62,7 @@ def fleet_view(organs: Organs, runner: RoundRunner, hubs: tuple[HubRow, ...]) ->
         taken_ms=organs.clock_ms(),
         mode=settings.mode,
         codec=settings.codec,
+        algorithm=organs.server.algorithm.name,
         phase=runner.phase,
         round=plan.round if plan is not None else organs.ledger.last_number,
         target=organs.schedule.target,

@@ -123,7 +123,8 @@ async def test_moments_of_the_server_s_adam_outlive_a_restart_and_follow_drawn_c
                 begun = int(time.time() * 1000)
                 await operator.until(lambda view, t=begun: view.taken_ms > t and everybody(view), 20)  # type: ignore[misc]
                 await operator.command("rounds.run", count=1)
-                await operator.until(until_version(number), 30)
+                view = await operator.until(until_version(number), 30)
+                assert (view.mode, view.algorithm) == ("hubs", "fedadam")
         plans = [devices[DEVICES[0]].plans[number] for number in sorted(devices[DEVICES[0]].plans)]
     store = await stored(bench)
     versions = (await store.versions())[1:]

@@ -33,6 +33,7 @@ async def show(link: Link, post: Post, version: int) -> None:
         taken_ms=version,
         mode="hubs",
         codec="randk",
+        algorithm="fedadam",
         phase="idle",
         round=version,
         target=version,

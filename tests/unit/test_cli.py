@@ -152,6 +152,7 @@ def test_words_that_look_like_markup_are_shown_as_they_are() -> None:
         taken_ms=1,
         mode="hubs",
         codec="randk",
+        algorithm="fedadam",
         phase="idle",
         round=7,
         target=9,
@@ -174,7 +175,8 @@ def test_words_that_look_like_markup_are_shown_as_they_are() -> None:
     console.print(status_tables(view, 250))
     shown = console.export_text()
     assert shown.count(odd) == 6
-    for part in ("herd", "hub-2", "guest (guest)", "95.1%", "9 of 10", "2 BadSignatureError"):
+    words = "mode hubs, codec randk, algorithm fedadam"
+    for part in ("herd", words, "hub-2", "guest (guest)", "95.1%", "9 of 10", "2 BadSignatureError"):
         assert part in shown
 
 
@@ -188,6 +190,7 @@ def private_view() -> FleetView:
         taken_ms=1,
         mode="hubs",
         codec="randk",
+        algorithm="fedadam",
         phase="idle",
         round=3,
         target=3,

@@ -19,6 +19,7 @@ VIEW = FleetView(
     taken_ms=1,
     mode="hubs",
     codec="randk",
+    algorithm="fedadam",
     phase="idle",
     round=0,
     target=0,

@@ -183,6 +183,7 @@ def test_reports_steps_and_views_come_back_as_they_were() -> None:
         taken_ms=1,
         mode="hubs",
         codec="randk",
+        algorithm="fedadam",
         phase="idle",
         round=1,
         target=2,

@@ -94,12 +94,16 @@ class PrivacyRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetView(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything at one moment; byte figures of a round are means over its devices."""
+    """Everything at one moment; byte figures of a round are means over its devices.
+
+    ``mode``, ``codec`` and ``algorithm`` are those of rounds, as settings and task ask for them.
+    """
 
     fleet: str
     taken_ms: int
     mode: str
     codec: str
+    algorithm: str
     phase: str
     round: int
     target: int

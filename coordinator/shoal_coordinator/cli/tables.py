@@ -40,7 +40,7 @@ def _head(view: FleetView) -> Text:
     head.append(f"fleet {view.fleet}", style="bold cyan")
     head.append(f"   version {view.version}", style="bold")
     head.append(f" ({view.digest[:12]}), {newest_accuracy(view)}")
-    head.append(f"   {view.mode}, {view.codec}\n")
+    head.append(f"   mode {view.mode}, codec {view.codec}, algorithm {view.algorithm}\n")
     head.append(f"round {view.round} {view.phase}, target version {view.target}\n")
     for hub in view.hubs:
         head.append("● " if hub.online else "○ ", style="green" if hub.online else "red")

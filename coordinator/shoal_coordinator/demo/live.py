@@ -74,7 +74,7 @@ def _rounds(view: FleetView, state: DemoState) -> Panel:
             f"{last.down_bytes:,.0f} down (fp32 {4 * view.parameters:,})",
         )
     hubs = ", ".join(f"{hub.name} {'up' if hub.online else 'DOWN'}" for hub in view.hubs)
-    table.add_row("mode", f"{view.mode}, {view.codec}" + (f", {hubs}" if hubs else ""))
+    table.add_row("mode", f"{view.mode}, {view.codec}, {view.algorithm}" + (f", {hubs}" if hubs else ""))
     return Panel(table, border_style="dim", title="model", title_align="left")
 
 

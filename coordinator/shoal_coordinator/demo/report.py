@@ -29,6 +29,7 @@ def build_report(state: DemoState, view: FleetView, seconds_total: float) -> dic
         "broker": state.broker_kind,
         "mode": view.mode,
         "codec": view.codec,
+        "algorithm": view.algorithm,
         "devices": state.options.devices,
         "rounds": len(rows),
         "accuracy": {
