@@ -96,6 +96,35 @@ def test_what_does_not_work_is_refused_with_the_remedy(
         chosen_algorithm(asked, digits)
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_key_of_another_algorithm_is_refused_by_name_and_one_of_its_own_is_not(
+    name: str, digits: TaskBundle
+) -> None:
+    able = msgspec.structs.replace(digits, abilities=("mu", "correction"))
+    changed: dict[str, Any] = {"weighting": "uniform", "hostile_share": 0.25, "momentum": 0.0}
+    changed |= dict.fromkeys(("beta_1", "beta_2", "adaptivity", "fairness", "staleness_power"), 0.125)
+    changed |= dict.fromkeys(("even_steps", "krum_kept", "norm_bound", "buffer", "staleness_limit"), 3)
+    assert {"name", *changed} == set(AlgorithmSettings.__struct_fields__)
+    for key, value in changed.items():
+        algorithm = AlgorithmSettings(name=name, **{key: value})
+        asked = RoundSettings(algorithm=algorithm, mode="plain", codec="int8", minimum=9, mu=0.1)
+        if key in ALGORITHMS[name].options:
+            assert chosen_algorithm(asked, able).name == name
+        else:
+            with pytest.raises(IncompatibleAlgorithmError, match=rf"rounds\.algorithm\.{key}\b"):
+                chosen_algorithm(asked, able)
+
+
+def test_who_reads_the_keys_is_named(digits: TaskBundle) -> None:
+    two = RoundSettings(algorithm=AlgorithmSettings(momentum=0.5, beta_2=0.9))
+    one = RoundSettings(algorithm=AlgorithmSettings(beta_2=0.9))
+    fault = "fedavg does not read rounds.algorithm.momentum, rounds.algorithm.beta_2: take them out$"
+    with pytest.raises(IncompatibleAlgorithmError, match=fault):
+        chosen_algorithm(two, digits)
+    with pytest.raises(IncompatibleAlgorithmError, match=r"take it out, or use fedadam or fedyogi$"):
+        chosen_algorithm(one, digits)
+
+
 def test_uniform_weights_work_in_every_mode_for_the_cap_is_one_example(digits: TaskBundle) -> None:
     assert weight_cap(chosen_algorithm(rounds(weighting="uniform"), digits), 150) == 1
     assert plan_settings(CoordinatorSettings(rounds=rounds(weighting="uniform")), digits, 10).weight_cap == 1

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from shoal_codecs.wire.task import TaskBundle
 from shoal_coordinator.algorithms.base import Algorithm
 from shoal_coordinator.algorithms.errors import IncompatibleAlgorithmError
-from shoal_coordinator.algorithms.registry import make_algorithm
+from shoal_coordinator.algorithms.registry import ALGORITHMS, make_algorithm
+from shoal_coordinator.algorithms.settings import DEFAULT_OPTIONS
 
 if TYPE_CHECKING:
     from shoal_coordinator.config import RoundSettings
@@ -21,7 +22,7 @@ def chosen_algorithm(rounds: RoundSettings, bundle: TaskBundle) -> Algorithm:
     Raises:
         UnknownAlgorithmError: there is none of that name.
         IncompatibleAlgorithmError: it does not work in this mode, with this codec, under noise or on this
-            task; the text says what does.
+            task, or does not read a key that is set; the text says what does.
     """
     name = rounds.algorithm.name or bundle.defaults.algorithm or DEFAULT_ALGORITHM
     algorithm = make_algorithm(name, rounds.algorithm)
@@ -34,6 +35,26 @@ def chosen_algorithm(rounds: RoundSettings, bundle: TaskBundle) -> Algorithm:
 def weight_cap(algorithm: Algorithm, cap: int) -> int:
     """Return the examples beyond which a device weighs no more: with one, all weigh alike in every mode."""
     return 1 if algorithm.settings.weighting == "uniform" else cap
+
+
+def _unread(algorithm: Algorithm) -> str:
+    """Return which keys are set that another algorithm reads, empty where there are none.
+
+    A key at its default says nothing: printed settings have them all.
+    """
+    asked, name = algorithm.settings, algorithm.name
+    keys = [
+        key
+        for key in asked.__struct_fields__
+        if key not in {"name", *algorithm.options} and getattr(asked, key) != getattr(DEFAULT_OPTIONS, key)
+    ]
+    if not keys:
+        return ""
+    readers = [kind.name for kind in ALGORITHMS.values() if set(keys) <= set(kind.options)]
+    return (
+        f"algorithm {name} does not read rounds.algorithm.{', rounds.algorithm.'.join(keys)}: take "
+        f"{'them' if len(keys) > 1 else 'it'} out" + (f", or use {' or '.join(readers)}" if readers else "")
+    )
 
 
 def _rules(algorithm: Algorithm, rounds: RoundSettings, bundle: TaskBundle) -> tuple[tuple[bool, str], ...]:
@@ -73,6 +94,7 @@ def _rules(algorithm: Algorithm, rounds: RoundSettings, bundle: TaskBundle) -> t
             weighting == "examples" or "weighting" in algorithm.options,
             f"algorithm {name} has weights of its own: leave rounds.algorithm.weighting at examples",
         ),
+        (not (unread := _unread(algorithm)), unread),
         (
             not mu or "mu" in bundle.abilities,
             (
