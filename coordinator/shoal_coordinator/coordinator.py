@@ -327,10 +327,15 @@ class CoordinatorService:
                 if late is not None and late.has(message.round):
                     if not accepted:
                         late.free(message.sender, 0)
+                        self.organs.fleet.replied(
+                            message.sender, message.round, accepted=False, reason=message.reason
+                        )
                     return
                 check_round(self.runner, message)
                 await self.runner.feed(on.DeviceReplied(message.sender, accepted, message.reason[:200]))
-                self.organs.fleet.replied(message.sender, message.round, accepted=accepted)
+                self.organs.fleet.replied(
+                    message.sender, message.round, accepted=accepted, reason=message.reason
+                )
             case wire.Evaluated():
                 await self._evaluated(message)
             case wire.ReportPart():

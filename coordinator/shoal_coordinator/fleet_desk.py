@@ -10,6 +10,7 @@ from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.status import DeviceRow
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.declines import Declines
 from shoal_coordinator.registry import DeviceView, Registry
 from shoal_coordinator.selection import SelectionRules, select
 from shoal_coordinator.store import Store
@@ -17,7 +18,6 @@ from shoal_coordinator.store import Store
 _KEPT = (Reading.EXAMPLES, Reading.HELD_OUT, Reading.METRICS, Reading.WIDTH)
 _KEY = "device-readings"
 ASK_MS = 5_000
-MOST_DECLINES = 4
 
 
 class FleetDesk:
@@ -44,7 +44,7 @@ class FleetDesk:
         self._kept: dict[str, dict[int, int | str]] = {}
         self._versions: dict[bytes, int] = {}
         self._asked_ms: dict[str, int] = {}
-        self._declined: dict[str, tuple[int, int]] = {}
+        self._declines = Declines()
 
     async def load(self) -> None:
         """Take up what an earlier process knew."""
@@ -67,6 +67,8 @@ class FleetDesk:
         if changed:
             self._say(message.sender, online=message.online)
         restarted = message.online and bool(session) and message.session != session
+        if restarted:
+            self._declines.forget(message.sender)
         return changed, restarted
 
     async def hear_heartbeat(self, message: wire.Heartbeat, now_ms: int) -> DeviceView | None:
@@ -127,7 +129,7 @@ class FleetDesk:
             replace(self._rules, least_percent=least_percent),
             ended_round=ended_round,
             last_invited=self._last_invited,
-            resting={name for name, (_, until) in self._declined.items() if until > ended_round},
+            resting=self._declines.resting(ended_round),
             spent=spent,
             used_up=used_up,
             rng=self._rng,
@@ -143,20 +145,15 @@ class FleetDesk:
         """Note who was invited to round ``number``."""
         self._last_invited.update(dict.fromkeys(cohort, number))
 
-    def replied(self, device: str, number: int, *, accepted: bool) -> None:
-        """Note an answer to round ``number``: who declines again and again is asked less often.
-
-        A device that cannot train would otherwise take every round below its floor. After the first decline
-        it is asked again at once, then after 1, 3 and at most 7 rounds.
-        """
+    def replied(self, device: str, number: int, *, accepted: bool, reason: str = "") -> None:
+        """Note an answer to round ``number``: who declines again and again is asked less often."""
         if not accepted:
-            times = min(self._declined.get(device, (0, 0))[0] + 1, MOST_DECLINES)
-            self._declined[device] = times, number + 2 ** (times - 1) - 1
+            self._declines.declined(device, number, reason)
 
     def took_part(self, devices: tuple[str, ...]) -> None:
         """Note whose reports made a version."""
         for device in devices:
-            self._declined.pop(device, None)
+            self._declines.forget(device)
 
     def rows(self) -> tuple[DeviceRow, ...]:
         """Return every device for a status view."""
@@ -164,6 +161,7 @@ class FleetDesk:
 
     def _row(self, view: DeviceView) -> DeviceRow:
         release = view.text(Reading.RELEASE)
+        declined = self._declines.of(view.name)
         return DeviceRow(
             name=view.name,
             trust="roster" if view.trusted else "guest",
@@ -182,6 +180,9 @@ class FleetDesk:
             last_seen_ms=view.last_seen_ms,
             last_error=view.text(Reading.LAST_ERROR),
             board=view.text(Reading.BOARD),
+            declined=declined.times,
+            declined_for=declined.reason,
+            rests_until=declined.rests_until,
         )
 
     async def _keep(self, view: DeviceView) -> None:

@@ -180,6 +180,17 @@ def test_words_that_look_like_markup_are_shown_as_they_are() -> None:
         assert part in shown
 
 
+def test_who_declines_again_and_again_is_shown_with_its_reason() -> None:
+    row = DeviceRow(
+        "device-01", "roster", online=True, declined=3, declined_for="NoExamplesError: [none]", rests_until=12
+    )
+    view = msgspec.structs.replace(private_view(), devices=(row,), round=9)
+    shown = text_of(status_tables(view, 250))
+    assert "declined 3 in a row (NoExamplesError: [none]), asked again after round 12" in shown
+    again = msgspec.structs.replace(view, round=12)
+    assert "asked again" not in text_of(status_tables(again, 250))
+
+
 def private_view() -> FleetView:
     rows = tuple(
         RoundRow(n, "committed", version=n, devices=4, epsilon=2.0 * n, told={"accuracy": (0.1 * n, 0.05)})
@@ -213,7 +224,7 @@ def private_view() -> FleetView:
 
 
 def text_of(shown: RenderableType) -> str:
-    console = Console(width=160, record=True, file=io.StringIO())
+    console = Console(width=250, record=True, file=io.StringIO())
     console.print(shown)
     return console.export_text()
 

@@ -57,13 +57,31 @@ def invited_while_declining(desk: FleetDesk, rounds: int) -> list[int]:
         assert {"device-01", "device-03"} <= set(cohort)
         if "device-02" in cohort:
             invited.append(number)
-            desk.replied("device-02", number, accepted=False)
+            desk.replied("device-02", number, accepted=False, reason="no\x1b[2J memory")
         desk.replied("device-01", number, accepted=True)
     return invited
 
 
 async def test_who_always_declines_is_asked_less_and_less_often(store: Store) -> None:
-    assert invited_while_declining(desk_with(store, 2), 30) == [1, 2, 4, 8, 16, 24]
+    assert invited_while_declining(desk_with(store, 2), 130) == [1, 2, 4, 8, 16, 32, 64, 96, 128]
+
+
+async def test_an_operator_sees_who_declines_for_what_and_how_long_it_rests(store: Store) -> None:
+    desk = desk_with(store, 2)
+    invited_while_declining(desk, 9)
+    row = next(row for row in desk.rows() if row.name == "device-02")
+    assert (row.declined, row.declined_for, row.rests_until) == (4, "no[2J memory", 15)
+    assert all(other.declined == other.rests_until == 0 for other in desk.rows() if other != row)
+
+
+async def test_who_started_again_is_asked_again_at_once(store: Store) -> None:
+    """What it declined for may be mended."""
+    desk = desk_with(store, 2)
+    invited_while_declining(desk, 8)
+    assert "device-02" not in desk.cohort(9)
+    again = wire_parts.post("device-02").compose(DeviceStatus, online=True, session=b"t" * 8)
+    assert desk.hear_status(again, wire_parts.NOW_MS + 1)[1]
+    assert "device-02" in desk.cohort(9)
 
 
 async def test_who_took_part_is_asked_again_at_once(store: Store) -> None:

@@ -11,7 +11,9 @@ from shoal_codecs.wire.packing import pack, unpack
 class DeviceRow(msgspec.Struct, frozen=True):
     """One device; ``trust`` is ``guest`` for one that is not on the roster and is never invited.
 
-    ``examples`` and ``held_out`` are -1 where the device keeps its counts to itself.
+    ``examples`` and ``held_out`` are -1 where the device keeps its counts to itself. It has ``declined`` that
+    many rounds in a row, the last one ``declined_for`` this reason, and is not asked up to round
+    ``rests_until`` while there are enough others.
     """
 
     name: str
@@ -31,6 +33,9 @@ class DeviceRow(msgspec.Struct, frozen=True):
     last_seen_ms: int = 0
     last_error: str = ""
     board: str = ""
+    declined: int = 0
+    declined_for: str = ""
+    rests_until: int = 0
 
 
 class HubRow(msgspec.Struct, frozen=True):

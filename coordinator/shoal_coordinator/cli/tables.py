@@ -119,8 +119,21 @@ def _device(row: DeviceRow, view: FleetView, *, wide: bool) -> tuple[Text | str,
         f"{row.examples} + {row.held_out}" if row.examples >= 0 else "not told",
         *(resources if wide else ()),
         f"{max(0.0, seen + age):.0f} s ago" if seen >= 0 else "never",
-        Text(row.last_error, style="red"),
+        _trouble(row, view),
     )
+
+
+def _trouble(row: DeviceRow, view: FleetView) -> Text:
+    """Return what is wrong with a device: its last error, and what it declines rounds for."""
+    trouble = Text(row.last_error, style="red")
+    if row.declined:
+        # What it declines for is most often what it gives as its last error, too.
+        reason = "" if row.declined_for == row.last_error else f" ({row.declined_for})"
+        words = f"declined {row.declined} in a row{reason}"
+        if row.rests_until > view.round:
+            words += f", asked again after round {row.rests_until}"
+        trouble.append(f"{'; ' if row.last_error else ''}{words}", style="yellow")
+    return trouble
 
 
 def rounds_table(rows: Sequence[RoundRow], *, with_epsilon: bool, title: str = "rounds") -> Group:
