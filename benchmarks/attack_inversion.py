@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from shoal_codecs.secagg.additive import SeedSum, ShareSum, combine, split
 from shoal_codecs.secagg.prg import fold_masks, self_mask_key
+from shoal_codecs.security.stream_cipher import best_cipher
 from shoal_codecs.updates.base import EncodeContext, to_dense
-from shoal_codecs.updates.keystream import Words
+from shoal_codecs.updates.keystream import StreamKey, Words
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import RingSpec, decode_sum, encode_ring, ring_bits_for
 from shoal_codecs.updates.step import step_from_sum
@@ -95,8 +96,10 @@ def as_masked(update: Vector, pairs: int, rng: np.random.Generator) -> Vector:
     """
     spec = ring_of(update.size, 8, float(np.linalg.norm(update)) * 2)
     words, plan_hash = encode_ring(update, 1, spec, rng), os.urandom(32)
-    opened = [os.urandom(32) for _ in range(pairs)]
-    fold_masks(words, [self_mask_key(os.urandom(32), plan_hash, "victim"), *opened], [], spec.ring_bits)
+    cipher = best_cipher()
+    opened = [StreamKey(cipher, os.urandom(32)) for _ in range(pairs)]
+    own = self_mask_key(os.urandom(32), plan_hash, "victim", cipher)
+    fold_masks(words, [own, *opened], [], spec.ring_bits)
     fold_masks(words, [], opened, spec.ring_bits)
     return _lifted(words, spec)
 

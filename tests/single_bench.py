@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ from shoal_codecs.secagg.single.server_messages import (
 from shoal_codecs.secagg.single.sharing import make_shares, open_delivery
 from shoal_codecs.security.identity import Identity
 from shoal_codecs.security.roster import Party, Roster, RosterBody
+from shoal_codecs.security.stream_cipher import StreamCipher
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.wire.plan import HubOffer, Plan, SinglePlan, encode_plan, plan_hash
 from shoal_codecs.wire.single import (
@@ -135,7 +137,9 @@ def make_cohort(
     """Return a cohort of ``count`` devices; the complete graph unless ``found`` says otherwise."""
     cohort, draw = names(count), secret_bytes(seed)
     identities = {name: Identity(name, draw(32)) for name in cohort}
-    bundles = {name: make_bundle(identities[name], FLEET, draw) for name in cohort}
+    # Pairs of both kinds of devices, and of either.
+    kinds = dict(zip(cohort, cycle(StreamCipher), strict=False))
+    bundles = {name: make_bundle(identities[name], FLEET, draw, kinds[name]) for name in cohort}
     floor = n_min or max(2, round(0.7 * count))
     found = found or complete_neighbourhood(count, corrupt, (count - floor) / count)
     parties = tuple(Party(name, "device", one.public) for name, one in identities.items())

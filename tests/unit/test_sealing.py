@@ -22,6 +22,7 @@ from shoal_codecs.security.sealing import (
     seal,
     unseal,
 )
+from shoal_codecs.security.stream_cipher import StreamCipher, best_cipher, common_cipher
 from wire_parts import identity
 
 PRIVATE, PUBLIC = new_sealing_key()
@@ -118,6 +119,12 @@ def test_a_cipher_nobody_knows_is_named() -> None:
         unseal(PRIVATE, b"\x09" + sealed[1:], b"round 7")
 
 
+def test_two_expand_a_seed_with_aes_only_where_both_would() -> None:
+    chacha, aes = StreamCipher
+    assert common_cipher(aes, aes) is aes
+    assert {common_cipher(chacha, chacha), common_cipher(chacha, aes), common_cipher(aes, chacha)} == {chacha}
+
+
 @pytest.mark.parametrize(
     ("processor", "has"),
     [
@@ -138,5 +145,6 @@ def test_the_cipher_follows_the_processor(
     try:
         assert has_aes() is has
         assert seal(PUBLIC, b"", b"")[:1] == (AES_256_GCM if has else CHACHA20_POLY1305)
+        assert best_cipher() is (StreamCipher.AES_256 if has else StreamCipher.CHACHA20)
     finally:
         has_aes.cache_clear()

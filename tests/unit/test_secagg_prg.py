@@ -77,7 +77,7 @@ def test_stream_goes_on_across_pieces(bits: int, extra: int) -> None:
     item = prg.ring_dtype(bits).itemsize
     count = 2 * PIECE_BYTES // item + extra
     words = prg.expand(SEED, PLAN, "a", 2, count, bits)
-    key = prg.share_key(SEED, PLAN, "a", 2)
+    key = prg.share_key(SEED, PLAN, "a", 2).key
     edge = PIECE_BYTES // item
     blocks = chacha20_block(key, PIECE_BYTES // 64 - 1, bytes(12)) + chacha20_block(
         key, PIECE_BYTES // 64, bytes(12)

@@ -55,6 +55,7 @@ from shoal_codecs.secagg.single.server_messages import (
     VectorStored,
 )
 from shoal_codecs.secagg.single.sharing import open_delivery
+from shoal_codecs.security.stream_cipher import StreamCipher
 from shoal_codecs.updates.errors import RingOverflowError
 from shoal_codecs.updates.ring import RingSpec, decode_sum, encode_ring
 from shoal_codecs.wire.errors import InvalidPlanError
@@ -427,9 +428,9 @@ def test_every_device_at_the_clamp_sums_exactly_through_the_masks(level: float) 
 def test_seeds_have_256_bits(masked: Masked) -> None:
     for short in (b"", bytes(4), bytes(31)):
         with pytest.raises(SeedError):
-            self_mask_key(short, bytes(32), "device-001")
+            self_mask_key(short, bytes(32), "device-001", StreamCipher.CHACHA20)
         with pytest.raises(SeedError):
-            pair_mask_key(short, bytes(32), "device-001", "device-002")
+            pair_mask_key(short, bytes(32), "device-001", "device-002", StreamCipher.CHACHA20)
     seeds = {one.kept.shares.seed for one in masked.devices.values() if one.kept.shares}
     assert {len(seed) for seed in seeds} == {32}
     assert len(seeds) == COUNT
@@ -471,7 +472,7 @@ def test_nothing_else_of_a_bundle_stands_in_two_places(field: str) -> None:
 
 def _signed_again(cohort: Cohort, device: str, **changes: bytes) -> Any:
     changed = msgspec.structs.replace(cohort.bundles[device].prekey, **changes)
-    signed = prekey_signing_bytes(cohort.plan.fleet, device, changed.mask_key, changed.seal_key, changed.draw)
+    signed = prekey_signing_bytes(cohort.plan.fleet, device, changed)
     return msgspec.structs.replace(changed, signature=cohort.identities[device].sign(signed))
 
 

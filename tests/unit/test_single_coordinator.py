@@ -70,7 +70,7 @@ def test_a_key_nobody_can_agree_on_anything_with_is_left_out(point: bytes, field
     """Everybody who drew such a device would fail, and the round with them."""
     one = names(10)[0]
     keys = msgspec.structs.replace(COHORT.bundles[one].prekey, **{field: point})
-    signed = prekey_signing_bytes(FLEET, one, keys.mask_key, keys.seal_key, keys.draw)
+    signed = prekey_signing_bytes(FLEET, one, keys)
     keys = msgspec.structs.replace(keys, signature=COHORT.identities[one].sign(signed))
     desk = PrekeyDesk(COHORT.roster)
     desk.hear(parked(one, keys, COHORT.bundles[one].prekey))

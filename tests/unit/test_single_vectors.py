@@ -3,11 +3,14 @@
 import hashlib
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from chacha20_reference import chacha20_keystream, hkdf_sha256_32
@@ -18,7 +21,8 @@ from shoal_codecs.secagg.single.masking import mask_words
 from shoal_codecs.secagg.single.neighbours import draw_neighbours
 from shoal_codecs.secagg.single.shamir import split_secret
 from shoal_codecs.security.sealing import public_sealing_key
-from shoal_codecs.updates.keystream import Words
+from shoal_codecs.security.stream_cipher import StreamCipher
+from shoal_codecs.updates.keystream import PIECE_BYTES, StreamKey, Words
 from shoal_codecs.wire.plan import encode_plan, plan_hash
 from shoal_codecs.wire.single import (
     MaskOpening,
@@ -34,12 +38,16 @@ from wire_parts import single_plan
 VECTORS = Path(__file__).parents[1] / "vectors" / "single.json"
 PLAN = bytes(range(32, 64))
 ONE, OTHER = b"\x51" * 32, b"\x52" * 32
+CHACHA, AES = StreamCipher
 
 
-def golden() -> dict[str, Any]:
-    """What the vectors must be, computed by the code under test."""
-    secret = agreed_secret(ONE, public_sealing_key(OTHER))
-    plan, cohort = single_plan(), make_cohort(4, corrupt=0.0)
+def masked_zeros(*ciphers: StreamCipher) -> list[int]:
+    """Zeros as the second of three devices masks them whose bundles name ``ciphers``."""
+    cohort = make_cohort(4, corrupt=0.0)
+    prekeys = [
+        msgspec.structs.replace(prekey, cipher=cipher)
+        for prekey, cipher in zip(cohort.prekeys, (*ciphers, CHACHA), strict=True)
+    ]
     words: Words = np.zeros(8, dtype=np.uint16)
     mask_words(
         words,
@@ -50,15 +58,24 @@ def golden() -> dict[str, Any]:
         peers=("device-001", "device-003"),
         plan=cohort.plan,
         plan_hash=PLAN,
-        prekeys=cohort.prekeys,
+        prekeys=prekeys,
     )
+    return list(map(int, words))
+
+
+def golden() -> dict[str, Any]:
+    """What the vectors must be, computed by the code under test."""
+    secret = agreed_secret(ONE, public_sealing_key(OTHER))
+    plan = single_plan()
     return {
         "plan": encode_plan(plan).hex(),
         "plan_hash": plan_hash(encode_plan(plan)).hex(),
         "agreed_secret": secret.hex(),
-        "self_mask_key": self_mask_key(ONE, PLAN, "device-01").hex(),
-        "pair_mask_key": pair_mask_key(secret, PLAN, "device-02", "device-01").hex(),
-        "masked_zeros": words.tolist(),
+        "self_mask_key": self_mask_key(ONE, PLAN, "device-01", CHACHA).key.hex(),
+        "pair_mask_key": pair_mask_key(secret, PLAN, "device-02", "device-01", CHACHA).key.hex(),
+        "masked_zeros": masked_zeros(CHACHA, CHACHA, CHACHA),
+        "masked_zeros_by_aes": masked_zeros(AES, AES, AES),
+        "masked_zeros_by_both": masked_zeros(CHACHA, AES, AES),
         "box_context": box_context(PLAN, "device-01", "device-02").hex(),
         "box": seal_box(secret, PLAN, "device-01", "device-02", bytes(64)).hex(),
         "seed_commitment": seed_commitment(PLAN, "device-01", ONE).hex(),
@@ -77,7 +94,19 @@ def test_bytes_are_those_that_devices_in_the_field_compute(key: str) -> None:
     assert (list(found) if isinstance(found, tuple) else found) == json.loads(VECTORS.read_text())[key]
 
 
-def test_masks_are_those_of_an_independent_computation() -> None:
+def aes_256_keystream(key: bytes, size: int) -> bytes:
+    """The counter mode of SP 800-38D as the other mode of the library has it: counted from 2 on."""
+    stream = b""
+    while len(stream) < size:
+        counter = (len(stream) // PIECE_BYTES).to_bytes(12, "little") + (2).to_bytes(4, "big")
+        stream += Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor().update(bytes(PIECE_BYTES))
+    return stream[:size]
+
+
+@pytest.mark.parametrize(("cipher", "stream"), [(CHACHA, chacha20_keystream), (AES, aes_256_keystream)])
+def test_masks_are_those_of_an_independent_computation(
+    cipher: StreamCipher, stream: Callable[[bytes, int], bytes]
+) -> None:
     def prefixed(name: bytes) -> bytes:
         return len(name).to_bytes(2, "little") + name
 
@@ -85,21 +114,29 @@ def test_masks_are_those_of_an_independent_computation() -> None:
     alone = hkdf_sha256_32(ONE, PLAN, b"shoal/single-self/v1" + prefixed(b"device-01"))
     info = b"shoal/single-pair/v1" + prefixed(b"device-01") + prefixed(b"device-02")
     pair = hkdf_sha256_32(secret, PLAN, info)
-    assert self_mask_key(ONE, PLAN, "device-01") == alone
-    assert pair_mask_key(secret, PLAN, "device-01", "device-02") == pair
+    own = self_mask_key(ONE, PLAN, "device-01", cipher)
+    shared = pair_mask_key(secret, PLAN, "device-01", "device-02", cipher)
+    assert (own, shared) == (StreamKey(cipher, alone), StreamKey(cipher, pair))
     acc: Words = np.arange(50, dtype=np.uint16)
-    fold_masks(acc, [alone], [pair], 12)
-    streams = [np.frombuffer(chacha20_keystream(key, 100), dtype="<u2").astype(int) for key in (alone, pair)]
+    fold_masks(acc, [own], [shared], 12)
+    streams = [np.frombuffer(stream(key, 100), dtype="<u2").astype(int) for key in (alone, pair)]
     assert acc.tolist() == ((np.arange(50) + streams[0] - streams[1]) % 4096).tolist()
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_every_piece_of_aes_has_a_nonce_of_its_own(extra: int) -> None:
+    acc: Words = np.zeros(2 * PIECE_BYTES + extra, dtype=np.uint8)
+    fold_masks(acc, [StreamKey(AES, ONE)], [], 8)
+    assert acc.tobytes() == aes_256_keystream(ONE, acc.size)
 
 
 @pytest.mark.parametrize("bits", [12, 16, 20])
 def test_threads_give_the_same_sum(bits: int) -> None:
     dtype = np.uint16 if bits <= 16 else np.uint32
-    keys = [bytes([place]) * 32 for place in range(9)]
+    keys = [StreamKey((CHACHA, AES)[place % 2], bytes([place]) * 32) for place in range(9)]
     sums = []
     for threads in (1, 2, 3):
-        acc: Words = (np.arange(70_000) % (1 << bits)).astype(dtype)
+        acc: Words = (np.arange(210_000) % (1 << bits)).astype(dtype)
         fold_masks(acc, keys[:5], keys[5:], bits, threads)
         sums.append(acc.tobytes())
     assert len(set(sums)) == 1
@@ -122,7 +159,8 @@ def test_the_mask_of_a_pair_is_gone_from_the_sum_of_both() -> None:
             plan_hash=cohort.plan_hash,
             prekeys=cohort.prekeys,
         )
-        fold_masks(own, [], [self_mask_key(seed, cohort.plan_hash, device)], 16)
+        cipher = cohort.bundles[device].prekey.cipher
+        fold_masks(own, [], [self_mask_key(seed, cohort.plan_hash, device, cipher)], 16)
         assert own.any()
         total += own
     assert not total.any()

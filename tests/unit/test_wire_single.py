@@ -1,11 +1,14 @@
 import hashlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal_codecs.security.stream_cipher import StreamCipher
 from shoal_codecs.wire import hubs, single
 from shoal_codecs.wire.errors import MalformedMessageError
+from shoal_codecs.wire.packing import pack, unpack
 
 COHORT = tuple(f"device-{number:02}" for number in range(1, 14))
 
@@ -33,10 +36,12 @@ def test_the_bits_are_where_the_reference_says() -> None:
 
 
 def test_what_is_signed_names_everything_it_is_about() -> None:
+    prekey, aes = single.Prekey(b"m" * 32, b"s" * 32, b"d" * 32, b""), StreamCipher.AES_256
     seen = {
-        single.prekey_signing_bytes("herd", "device-01", b"m" * 32, b"s" * 32, b"d" * 32),
-        single.prekey_signing_bytes("her", "ddevice-01", b"m" * 32, b"s" * 32, b"d" * 32),
-        single.prekey_signing_bytes("herd", "device-01", b"s" * 32, b"m" * 32, b"d" * 32),
+        single.prekey_signing_bytes("herd", "device-01", prekey),
+        single.prekey_signing_bytes("her", "ddevice-01", prekey),
+        single.prekey_signing_bytes("herd", "device-01", msgspec.structs.replace(prekey, mask_key=b"s" * 32)),
+        single.prekey_signing_bytes("herd", "device-01", msgspec.structs.replace(prekey, cipher=aes)),
         single.consent_bytes(b"M" * 32, b"\x01", b"\x02"),
         single.consent_bytes(b"M" * 32, b"\x01\x02", b""),
         single.consent_bytes(b"N" * 32, b"\x01", b"\x02"),
@@ -46,7 +51,15 @@ def test_what_is_signed_names_everything_it_is_about() -> None:
         hubs.promise_signing_bytes("herd", "hub-2", b"k" * 32, b"c" * 32),
         hubs.never_released_bytes(b"M" * 32),
     }
-    assert len(seen) == 11
+    assert len(seen) == 12
+
+
+def test_a_cipher_that_nobody_knows_makes_no_bundle() -> None:
+    keys = [b"m" * 32, b"s" * 32, b"d" * 32, b"S" * 64]
+    assert unpack(pack([*keys, 2]), single.Prekey).cipher is StreamCipher.AES_256
+    for cipher in (0, 3, -1, 2**40, "2", None):
+        with pytest.raises(msgspec.ValidationError):
+            unpack(pack([*keys, cipher]), single.Prekey)
 
 
 def test_a_promise_binds_key_nonce_and_challenge() -> None:

@@ -6,7 +6,8 @@ keystream (RFC 8439) of that key with counter 0 and a zero nonce, read as little
 16 or 32 bits, the low w bits of each.
 
 Mode ``single`` expands masks alike: the info is another label and, for the mask of one device, its name;
-for the mask of a pair, both names in their order, each after its length.
+for the mask of a pair, both names in their order, each after its length. There the keystream is that of
+AES-256 (`draw_pieces`) where all who mask with it have instructions for that: their key bundles say so.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,8 +25,9 @@ from shoal_codecs.secagg.errors import (
     SeedError,
     ShareLengthError,
 )
+from shoal_codecs.security.stream_cipher import StreamCipher
 from shoal_codecs.updates.bitpack import MAX_BITS, word_dtype
-from shoal_codecs.updates.keystream import BLOCK_BYTES, PIECE_BYTES, ZEROS, Words, stream_cipher
+from shoal_codecs.updates.keystream import PIECE_BYTES, SPARE_BYTES, StreamKey, Words, draw_pieces
 
 SEED_BYTES = 32
 PLAN_HASH_BYTES = 32
@@ -58,36 +60,38 @@ def check_ring_words(words: Words, count: int, bits: int) -> Words:
     return words
 
 
-def share_key(seed: bytes, plan_hash: bytes, device: str, hub_index: int) -> bytes:
-    """Return the 32-byte ChaCha20 key of one device's share for hub `hub_index` (1..65535).
+def share_key(seed: bytes, plan_hash: bytes, device: str, hub_index: int) -> StreamKey:
+    """Return the ChaCha20 key of one device's share for hub `hub_index` (1..65535).
 
     Raises SeedError, PlanHashError, DeviceNameError or HubIndexError.
     """
     if not 1 <= hub_index <= _U16_MAX:
         raise HubIndexError(f"hubs are counted 1..{_U16_MAX}, there is no hub {hub_index}")
-    return _key(seed, plan_hash, LABEL + _name(device) + hub_index.to_bytes(2, "little"))
+    info = LABEL + _name(device) + hub_index.to_bytes(2, "little")
+    return StreamKey(StreamCipher.CHACHA20, _key(seed, plan_hash, info))
 
 
-def self_mask_key(seed: bytes, plan_hash: bytes, device: str) -> bytes:
-    """Return the 32-byte ChaCha20 key of the mask that `device` alone has (mode ``single``).
+def self_mask_key(seed: bytes, plan_hash: bytes, device: str, cipher: StreamCipher) -> StreamKey:
+    """Return the key of the mask that `device` alone has (mode ``single``), expanded with `cipher`.
 
     Raises SeedError, PlanHashError or DeviceNameError.
     """
-    return _key(seed, plan_hash, SELF_LABEL + _name(device))
+    return StreamKey(cipher, _key(seed, plan_hash, SELF_LABEL + _name(device)))
 
 
-def pair_mask_key(secret: bytes, plan_hash: bytes, one: str, other: str) -> bytes:
-    """Return the 32-byte ChaCha20 key of the mask of two devices, whichever is named first (mode ``single``).
+def pair_mask_key(secret: bytes, plan_hash: bytes, one: str, other: str, cipher: StreamCipher) -> StreamKey:
+    """Return the key of the mask of two devices, whichever is named first (mode ``single``).
 
-    `secret`: the 32 bytes that both mask keys agree on. The device whose name sorts first adds the mask,
-    the other subtracts it. Raises SeedError, PlanHashError or DeviceNameError.
+    `secret`: the 32 bytes that both mask keys agree on; `cipher`: what both expand it with. The device
+    whose name sorts first adds the mask, the other subtracts it. Raises SeedError, PlanHashError or
+    DeviceNameError.
     """
     first, second = sorted((one, other))
-    return _key(secret, plan_hash, PAIR_LABEL + _name(first) + _name(second))
+    return StreamKey(cipher, _key(secret, plan_hash, PAIR_LABEL + _name(first) + _name(second)))
 
 
 def fold_masks(
-    acc: Words, added: Iterable[bytes], subtracted: Iterable[bytes], bits: int, threads: int = 1
+    acc: Words, added: Iterable[StreamKey], subtracted: Iterable[StreamKey], bits: int, threads: int = 1
 ) -> None:
     """Add some keys' keystreams to `acc` (uint[count] modulo 2**bits) and subtract others', in place.
 
@@ -158,22 +162,22 @@ def _checked(acc: Words, bits: int) -> np.dtype[np.unsignedinteger]:
     return dtype
 
 
-def _fold(acc: Words, position: int, work: Sequence[tuple[np.ufunc, bytes]], bits: int) -> None:
-    """Fold keystreams, from the place on that `acc` has in the whole vector: a multiple of a cipher block."""
+def _fold(acc: Words, position: int, work: Sequence[tuple[np.ufunc, StreamKey]], bits: int) -> None:
+    """Fold keystreams, from the place on that `acc` has in the whole vector: where a piece begins."""
     dtype = acc.dtype.newbyteorder("<")
     mask = acc.dtype.type((1 << bits) - 1)
     whole = bits == acc.itemsize * 8
-    block = position * acc.itemsize // BLOCK_BYTES
-    streams = [(operation, stream_cipher(key, block)) for operation, key in work]
-    buffer = np.empty(min(PIECE_BYTES, acc.nbytes), dtype=np.uint8)
-    words: Words = buffer.view(dtype)
     step = PIECE_BYTES // acc.itemsize
+    streams = [(operation, draw_pieces(key, position // step)) for operation, key in work]
+    size = min(PIECE_BYTES, acc.nbytes)
+    buffer = np.empty(size + SPARE_BYTES, dtype=np.uint8)
+    words, room = buffer[:size].view(dtype), buffer.data
     for start in range(0, acc.size, step):
         part = acc[start : start + step]
-        zeros, drawn = ZEROS[: part.nbytes], buffer.data[: part.nbytes]
-        for operation, stream in streams:
-            stream.update_into(zeros, drawn)
-            operation(part, words[: part.size], out=part)
+        drawn, nbytes = words[: part.size], part.nbytes
+        for operation, draw in streams:
+            draw(nbytes, room)
+            operation(part, drawn, out=part)
         # High bits of a keystream reach no low bit, so one mask after the operations is enough.
         if not whole:
             np.bitwise_and(part, mask, out=part)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from shoal_codecs.security.stream_cipher import StreamCipher
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import pack, prefixed, unpack
 from shoal_codecs.wire.plan import PREKEY_ID_BYTES
@@ -23,13 +24,15 @@ class Prekey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """A bundle of a device's public keys for one round; used once.
 
     ``mask_key`` and ``seal_key`` are X25519 keys, ``draw`` the commitment to the nonce (32 bytes each) that
-    draws the device's neighbours, ``signature`` the device's over ``prekey_signing_bytes``.
+    draws the device's neighbours, ``signature`` the device's over ``prekey_signing_bytes``. ``cipher`` is
+    what it expands masks with: its own, and those it shares with devices whose bundles say the same.
     """
 
     mask_key: bytes
     seal_key: bytes
     draw: bytes
     signature: bytes
+    cipher: StreamCipher = StreamCipher.CHACHA20
 
 
 class MaskOpening(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -85,15 +88,15 @@ def draw_commitment(nonce: bytes) -> bytes:
     return hashlib.sha256(_DRAW_LABEL + nonce).digest()
 
 
-def prekey_signing_bytes(fleet: str, device: str, mask_key: bytes, seal_key: bytes, draw: bytes) -> bytes:
-    """Return what a device signs for a bundle of its keys."""
-    return _PREKEY_LABEL + prefixed(fleet) + prefixed(device) + mask_key + seal_key + draw
+def prekey_signing_bytes(fleet: str, device: str, prekey: Prekey) -> bytes:
+    """Return what a device signs for a bundle of its keys: all of ``prekey`` but the signature."""
+    keys = prekey.mask_key + prekey.seal_key + prekey.draw + bytes([prekey.cipher])
+    return _PREKEY_LABEL + prefixed(fleet) + prefixed(device) + keys
 
 
 def prekey_id(fleet: str, device: str, prekey: Prekey) -> bytes:
     """Return the id (16 bytes) under which a plan names a bundle of ``device``."""
-    signed = prekey_signing_bytes(fleet, device, prekey.mask_key, prekey.seal_key, prekey.draw)
-    return hashlib.sha256(signed).digest()[:PREKEY_ID_BYTES]
+    return hashlib.sha256(prekey_signing_bytes(fleet, device, prekey)).digest()[:PREKEY_ID_BYTES]
 
 
 def consent_bytes(plan_hash: bytes, alive: bytes, dead: bytes) -> bytes:

@@ -13,6 +13,7 @@ from shoal_codecs.security.errors import BadSignatureError, UnknownPartyError
 from shoal_codecs.security.identity import Identity, verify
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.security.sealing import public_sealing_key
+from shoal_codecs.security.stream_cipher import StreamCipher, best_cipher
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.single import Prekey, draw_commitment, prekey_id, prekey_signing_bytes
 
@@ -28,14 +29,22 @@ class OwnBundle(msgspec.Struct, frozen=True, array_like=True):
     prekey: Prekey
 
 
-def make_bundle(identity: Identity, fleet: str, random: Callable[[int], bytes]) -> OwnBundle:
-    """Return a fresh bundle signed by ``identity``; ``random`` gives bytes nobody can guess."""
+def make_bundle(
+    identity: Identity,
+    fleet: str,
+    random: Callable[[int], bytes],
+    cipher: StreamCipher | None = None,
+) -> OwnBundle:
+    """Return a fresh bundle signed by ``identity``; ``random`` gives bytes nobody can guess.
+
+    ``cipher``: what masks are expanded with; None takes what this processor does best.
+    """
     mask_private, seal_private, nonce = (random(KEY_BYTES) for _ in range(3))
     mask_key, seal_key = public_sealing_key(mask_private), public_sealing_key(seal_private)
-    draw = draw_commitment(nonce)
-    signed = prekey_signing_bytes(fleet, identity.name, mask_key, seal_key, draw)
+    unsigned = Prekey(mask_key, seal_key, draw_commitment(nonce), b"", cipher or best_cipher())
+    signature = identity.sign(prekey_signing_bytes(fleet, identity.name, unsigned))
     return OwnBundle(
-        mask_private, seal_private, nonce, Prekey(mask_key, seal_key, draw, identity.sign(signed))
+        mask_private, seal_private, nonce, msgspec.structs.replace(unsigned, signature=signature)
     )
 
 
@@ -51,7 +60,7 @@ def check_bundle(device: str, prekey: Prekey, fleet: str, roster: Roster) -> Non
             raise BundleSignatureError(
                 f"{device!r} parked keys that are none, or is no device of the roster: leave it out"
             )
-        verify(roster.party(device).key, prekey_signing_bytes(fleet, device, *keys), prekey.signature)
+        verify(roster.party(device).key, prekey_signing_bytes(fleet, device, prekey), prekey.signature)
     except (BadSignatureError, UnknownPartyError) as error:
         raise BundleSignatureError(
             f"the key bundle of {device!r} is not signed by it: leave it out, and see who wrote on its topic"

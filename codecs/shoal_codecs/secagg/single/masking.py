@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from shoal_codecs.secagg.prg import fold_masks, pair_mask_key, self_mask_key
 from shoal_codecs.secagg.single.boxes import agreed_secret
-from shoal_codecs.updates.keystream import Words
+from shoal_codecs.security.stream_cipher import common_cipher
+from shoal_codecs.updates.keystream import StreamKey, Words
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.single import Prekey
 
@@ -34,11 +35,11 @@ def mask_words(
         RingWidthError: words of another width.
     """
     keys = dict(zip(plan.cohort, prekeys, strict=True))
-    added, subtracted = [self_mask_key(seed, plan_hash, device)], list[bytes]()
+    cipher = keys[device].cipher
+    added, subtracted = [self_mask_key(seed, plan_hash, device, cipher)], list[StreamKey]()
     for peer in peers:
-        secret = agreed_secret(mask_private, keys[peer].mask_key)
         side = added if device < peer else subtracted
-        side.append(pair_mask_key(secret, plan_hash, device, peer))
+        side.append(_pair_key(mask_private, device, peer, plan_hash, keys))
     fold_masks(words, added, subtracted, bits)
 
 
@@ -64,12 +65,22 @@ def unmask_sum(
         RingWidthError: words of another width.
     """
     keys = dict(zip(plan.cohort, prekeys, strict=True))
-    added = list[bytes]()
-    subtracted = [self_mask_key(seed, plan_hash, device) for device, seed in seeds.items()]
+    added = list[StreamKey]()
+    subtracted = [
+        self_mask_key(seed, plan_hash, device, keys[device].cipher) for device, seed in seeds.items()
+    ]
     for dead, private in mask_privates.items():
         for peer in edges[dead]:
-            secret = agreed_secret(private, keys[peer].mask_key)
             # The peer has added this mask if its name sorts first.
             side = subtracted if peer < dead else added
-            side.append(pair_mask_key(secret, plan_hash, dead, peer))
+            side.append(_pair_key(private, dead, peer, plan_hash, keys))
     fold_masks(total, added, subtracted, bits, threads)
+
+
+def _pair_key(
+    private: bytes, device: str, peer: str, plan_hash: bytes, keys: Mapping[str, Prekey]
+) -> StreamKey:
+    """Return the key of the mask that ``device``, whose mask key is ``private``, shares with ``peer``."""
+    secret = agreed_secret(private, keys[peer].mask_key)
+    cipher = common_cipher(keys[device].cipher, keys[peer].cipher)
+    return pair_mask_key(secret, plan_hash, device, peer, cipher)
