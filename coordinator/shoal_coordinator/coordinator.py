@@ -139,7 +139,7 @@ class CoordinatorService:
                 return
         else:
             promises = self.hubs.promises()
-            plan, prekeys = None, {}
+            plan, prekeys, chosen = None, {}, cohort
             if organs.opening.settings.mode == "single":
                 prekeys = organs.prekeys.choose(cohort)
                 cohort = tuple(prekeys)
@@ -151,7 +151,8 @@ class CoordinatorService:
                 )
             if plan is not None:
                 await organs.ledger.take_number()
-                organs.fleet.invited(cohort, plan.round)
+                # Also who has no key bundle: the places of others would go to it for ever.
+                organs.fleet.chosen(chosen)
                 organs.bytes.days.opened(organs.clock_ms())
                 organs.announcer.event(
                     "round.opened",

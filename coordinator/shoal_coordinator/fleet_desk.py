@@ -12,8 +12,9 @@ from shoal_codecs.wire.status import DeviceRow
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.declines import Declines
 from shoal_coordinator.registry import DeviceView, Registry
-from shoal_coordinator.selection import SelectionRules, select
+from shoal_coordinator.selection import SelectionRules, able, select
 from shoal_coordinator.store import Store
+from shoal_coordinator.turns import Turns
 
 _KEPT = (Reading.EXAMPLES, Reading.HELD_OUT, Reading.METRICS, Reading.WIDTH)
 _KEY = "device-readings"
@@ -40,7 +41,8 @@ class FleetDesk:
         self._store = store
         self._announcer = announcer
         self._rng = rng
-        self._last_invited: dict[str, int] = {}
+        self._turns = Turns()
+        self._able: frozenset[str] = frozenset()
         self._kept: dict[str, dict[int, int | str]] = {}
         self._versions: dict[bytes, int] = {}
         self._asked_ms: dict[str, int] = {}
@@ -124,12 +126,15 @@ class FleetDesk:
         Raises:
             NotEnoughDevicesError: fewer can take part than the floor.
         """
+        views, resting = self.registry.views(), self._declines.resting(ended_round)
+        excused = {*resting, *spent, *used_up}
+        self._able = able(views, self._rules, ended_round=ended_round, excused=excused)
         return select(
-            self.registry.views(),
+            views,
             replace(self._rules, least_percent=least_percent),
             ended_round=ended_round,
-            last_invited=self._last_invited,
-            resting=self._declines.resting(ended_round),
+            turns=self._turns,
+            resting=resting,
             spent=spent,
             used_up=used_up,
             rng=self._rng,
@@ -141,9 +146,9 @@ class FleetDesk:
         known = view is not None and isinstance(view.readings.get(Reading.WIDTH), int)
         return view.number(Reading.WIDTH) if view is not None and known else FULL
 
-    def invited(self, cohort: tuple[str, ...], number: int) -> None:
-        """Note who was invited to round ``number``."""
-        self._last_invited.update(dict.fromkeys(cohort, number))
+    def chosen(self, cohort: tuple[str, ...]) -> None:
+        """Note that a round was opened for a ``cohort`` as it was returned last."""
+        self._turns.taken(cohort, self._able)
 
     def replied(self, device: str, number: int, *, accepted: bool, reason: str = "") -> None:
         """Note an answer to round ``number``: who declines again and again is asked less often."""

@@ -4,7 +4,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.updates.slices import UNMEASURED
@@ -59,7 +59,7 @@ def select(
     rules: SelectionRules,
     *,
     ended_round: int,
-    last_invited: Mapping[str, int],
+    turns: Mapping[str, int],
     rng: random.Random,
     resting: Collection[str] = (),
     spent: Collection[str] = (),
@@ -67,7 +67,7 @@ def select(
 ) -> tuple[str, ...]:
     """Return the names of the cohort, sorted.
 
-    ``last_invited`` maps a device to the last round it was invited to: who waited longest goes first, and
+    ``turns`` maps a device to the last pass over the fleet in which it had its turn: the lowest go first, and
     ``rng`` decides among equals. ``ended_round`` is the last round that ended. Those who are ``resting`` are
     left out where enough others remain, those who have ``spent`` their privacy budget or ``used_up`` the
     day's bytes in any case.
@@ -97,8 +97,17 @@ def select(
         wanted = min(wanted, max(rules.minimum, math.ceil(rules.cohort_max * rules.over_selection)))
     fit.sort()
     rng.shuffle(fit)
-    fit.sort(key=lambda name: last_invited.get(name, 0))
+    fit.sort(key=lambda name: turns.get(name, 0))
     return tuple(sorted(fit[:wanted]))
+
+
+def able(
+    views: Sequence[DeviceView], rules: SelectionRules, *, ended_round: int, excused: Collection[str] = ()
+) -> frozenset[str]:
+    """Return who can take part in some round now, of whatever width; not those who are ``excused``."""
+    anyhow = replace(rules, least_percent=0)
+    fit = {view.name for view in views if not _unfit(view, anyhow, ended_round)}
+    return frozenset(fit.difference(excused))
 
 
 def _unfit(view: DeviceView, rules: SelectionRules, ended_round: int) -> str:

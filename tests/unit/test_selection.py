@@ -1,5 +1,7 @@
 import math
 import random
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from shoal_codecs.wire.heartbeat import Reading
 from shoal_coordinator.registry import DeviceView
-from shoal_coordinator.selection import NotEnoughDevicesError, SelectionRules, select
+from shoal_coordinator.selection import NotEnoughDevicesError, SelectionRules, able, select
+from shoal_coordinator.turns import Turns
 
 FIT: dict[int, Any] = {Reading.PHASE: "idle", Reading.EXAMPLES: 100, Reading.MEMORY_AVAILABLE: 512}
 
@@ -27,7 +30,7 @@ def chosen(
     ended: int = 5,
 ) -> tuple[str, ...]:
     rng = random.Random(seed)
-    return select(views, rules, ended_round=ended, last_invited=last or {}, rng=rng)
+    return select(views, rules, ended_round=ended, turns=last or {}, rng=rng)
 
 
 RULES = SelectionRules(minimum=1, min_examples=10, min_memory_mib=64)
@@ -84,16 +87,70 @@ def test_more_are_invited_than_are_wanted() -> None:
     assert len(chosen(views, SelectionRules(minimum=15, cohort_max=10))) == 15
 
 
-def test_the_turn_goes_round() -> None:
-    views = [device(f"d-{number}") for number in range(10)]
-    rules = SelectionRules(minimum=1, cohort_max=3)
-    last: dict[str, int] = {}
-    for number in range(1, 31):
-        for name in chosen(views, rules, last=last, seed=number):
-            # Nine others wait at most, three of them are taken in each round.
-            assert number - last.get(name, 0) <= 4
-            last[name] = number
-    assert set(last) == {view.name for view in views}
+def cohorts(views: list[DeviceView], wanted: int, rounds: int, seed: int = 1) -> list[tuple[str, ...]]:
+    """Whom rounds have where everybody is there all the time."""
+    turns, rules, rng = Turns(), SelectionRules(minimum=1, cohort_max=wanted), random.Random(seed)
+    found = []
+    for ended in range(rounds):
+        cohort = select(views, rules, ended_round=ended, turns=turns, rng=rng)
+        turns.taken(cohort, able(views, rules, ended_round=ended))
+        found.append(cohort)
+    return found
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99))
+def test_everybody_has_a_turn_in_each_pass_and_nobody_two(size: int, wanted: int, seed: int) -> None:
+    views = [device(f"d-{number:02}") for number in range(size)]
+    times: Counter[str] = Counter()
+    for cohort in cohorts(views, wanted, 30, seed):
+        assert len(set(cohort)) == min(size, wanted)
+        times.update(cohort)
+        assert max(times.values()) - min(times[view.name] for view in views) <= 1
+
+
+def test_each_pass_has_an_order_of_its_own() -> None:
+    """A hundred devices, of which nobody ever fails, in tens."""
+    views = [device(f"d-{number:02}") for number in range(100)]
+    found = cohorts(views, 10, 30)
+    assert len(set(found)) == 30
+    passes = [found[start : start + 10] for start in (0, 10, 20)]
+    assert all(len({name for cohort in one for name in cohort}) == 100 for one in passes)
+    # Two tens of a hundred share one device on average, and hardly ever five.
+    assert max(len({*one} & {*other}) for one in passes[0] for other in passes[1]) < 6
+
+
+def test_who_was_away_goes_first_and_is_not_owed_what_it_missed() -> None:
+    turns, rules, rng = Turns(), SelectionRules(minimum=1, cohort_max=2), random.Random(1)
+    there = [device(f"d-{number}") for number in range(4)]
+    for ended in range(6):
+        turns.taken(select(there, rules, ended_round=ended, turns=turns, rng=rng), {v.name for v in there})
+    back = [*there, device("late")]
+    invited = []
+    for ended in range(6, 11):
+        cohort = select(back, rules, ended_round=ended, turns=turns, rng=rng)
+        turns.taken(cohort, {view.name for view in back})
+        invited.append("late" in cohort)
+    assert invited[0]
+    assert sum(invited) <= 3
+
+
+def test_a_pass_waits_for_those_whose_width_this_round_does_not_have() -> None:
+    """Else wide devices, which are in narrow rounds too, would be among the first each time."""
+    turns = Turns()
+    views = [device("wide"), device("narrow-1", {Reading.WIDTH: 25}), device("narrow-2", {Reading.WIDTH: 25})]
+    rules = SelectionRules(minimum=1, cohort_max=1, least_percent=100)
+    everybody = able(views, rules, ended_round=0)
+    assert everybody == {"wide", "narrow-1", "narrow-2"}
+    assert able(views, rules, ended_round=0, excused={"wide"}) == {"narrow-1", "narrow-2"}
+    for _ in range(3):
+        turns.taken(chosen(views, rules, last=dict(turns)), everybody)
+    assert dict(turns) == {"wide": 1}
+    narrow = replace(rules, least_percent=25)
+    for _ in range(2):
+        cohort = chosen(views, narrow, last=dict(turns))
+        assert "wide" not in cohort
+        turns.taken(cohort, everybody)
+    assert set(turns.values()) == {1}
 
 
 @given(
@@ -144,14 +201,14 @@ def test_who_keeps_its_counts_to_itself_is_taken_at_its_word(told: str) -> None:
 
 def test_who_has_spent_its_budget_is_not_asked_and_counted() -> None:
     views = [device("a"), device("b"), device("c")]
-    found = select(views, RULES, ended_round=5, last_invited={}, rng=random.Random(1), spent={"b"})
+    found = select(views, RULES, ended_round=5, turns={}, rng=random.Random(1), spent={"b"})
     assert found == ("a", "c")
     with pytest.raises(NotEnoughDevicesError, match="2 out of privacy budget"):
         select(
             views,
             SelectionRules(minimum=3),
             ended_round=5,
-            last_invited={},
+            turns={},
             rng=random.Random(1),
             spent={"a", "b"},
         )
