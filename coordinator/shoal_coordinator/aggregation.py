@@ -38,6 +38,7 @@ from shoal_coordinator.algorithms.base import Algorithm
 from shoal_coordinator.algorithms.errors import AlgorithmStateError
 from shoal_coordinator.algorithms.schedules import CONSTANT, ScheduleSettings
 from shoal_coordinator.algorithms.state import AlgorithmState, decode_state, encode_state
+from shoal_coordinator.coverage import Seen, seen
 from shoal_coordinator.plain_reports import Reports, Share
 from shoal_coordinator.round_errors import AggregationError, NoUsableReportError
 
@@ -127,11 +128,12 @@ def aggregate_sums(
     server: Server = DEFAULT_SERVER,
     source: bytes = b"",
     reports: int = 1,
+    levels: ModelLevels | None = None,
 ) -> Candidate:
     """Open the hubs' ``sums``, add them up and apply the mean to ``base`` (a model blob).
 
     ``private`` is the coordinator's X25519 key, ``source`` the encoded step that a ``global_topk`` plan
-    takes coordinates from, ``reports`` how many devices are in the sums.
+    takes coordinates from, ``reports`` how many devices are in the sums, ``levels`` the task's.
 
     Raises:
         UnsealError: a sum sealed for another key, set, plan or hub.
@@ -144,7 +146,7 @@ def aggregate_sums(
     for offer in plan.hubs:
         clear = unseal(private, sums[offer.hub], sum_context(plan_hash, set_digest, offer.hub))
         words.append(unpack_ring(clear, spec.words, spec.ring_bits))
-    return aggregate_words(plan, base, combine(words, spec.ring_bits), server, source, reports)
+    return aggregate_words(plan, base, combine(words, spec.ring_bits), server, source, reports, levels)
 
 
 def aggregate_words(
@@ -154,10 +156,11 @@ def aggregate_words(
     server: Server = DEFAULT_SERVER,
     source: bytes = b"",
     reports: int = 1,
+    levels: ModelLevels | None = None,
 ) -> Candidate:
     """Apply the mean of the updates whose ring sum is ``words`` (uint[spec.words]) to ``base``, a model blob.
 
-    ``source`` and ``reports`` are as for ``aggregate_sums``.
+    ``source``, ``reports`` and ``levels`` are as for ``aggregate_sums``.
 
     Raises:
         UpdateError: a sum that no set of honest devices adds up to.
@@ -165,8 +168,10 @@ def aggregate_words(
     """
     spec = ring_spec(plan, source)
     total = decode_sum(words, spec)
+    looked_at = seen(plan, levels, spec.selection.indices)
+    looked_at.clear(total.q)
     state = server.state(spec.dimension)
-    step, bounded = _move(plan, total, spec, server, state)
+    step, bounded = _move(plan, total, spec, server, state, looked_at)
     norm = float(np.linalg.norm(total.q.astype(np.float64))) * step_from_sum(total, spec).scale
     start = vector_of(base)
     candidate = _stepped(plan, start, spec.selection, step, bounded=bounded) if step else None
@@ -178,7 +183,7 @@ def aggregate_words(
 
 
 def _move(
-    plan: Plan, total: RingSum, spec: RingSpec, server: Server, state: AlgorithmState
+    plan: Plan, total: RingSum, spec: RingSpec, server: Server, state: AlgorithmState, looked_at: Seen
 ) -> tuple[Step | None, bool]:
     """Return the step that the server makes of a sum, and whether it was shortened.
 
@@ -194,7 +199,7 @@ def _move(
     mean = step.q.astype(np.float64) * step.scale
     if not mean.any():
         return None, bounded
-    moved = server.algorithm.move(mean, server.learning_rate, state, spec.selection.indices, spec.dimension)
+    moved = looked_at.move(server.algorithm, mean, server.learning_rate, state, spec.dimension)
     return quantise(moved, server.level_rms) if moved.any() else None, bounded
 
 
@@ -252,11 +257,13 @@ def aggregate_opened(reports: Reports, base: bytes, server: Server = DEFAULT_SER
     # Late reports have coordinates of their own rounds: then nothing is left out.
     drawn = plan.codec.name in SEEDED and reports.of_one_round
     selection = _drawn(plan) if drawn else None
-    where = selection.indices if selection is not None else None
-    if where is not None:
-        mean = mean[where]
+    indices = selection.indices if selection is not None else None
+    looked_at = seen(plan, reports.levels, indices, reports.devices)
+    if looked_at.drawn is not None:
+        mean = mean[looked_at.drawn]
+    looked_at.clear(mean)
     norm = float(np.linalg.norm(mean))
-    moved = server.algorithm.move(mean, server.learning_rate, state, where, start.size)
+    moved = looked_at.move(server.algorithm, mean, server.learning_rate, state, start.size)
     try:
         step = quantise(moved, server.level_rms) if moved.any() else None
         candidate = _stepped(plan, start, selection, step) if step else None

@@ -61,7 +61,7 @@ class Reports:
         if not shares:
             raise NoUsableReportError("not one usable update: the version stays as it is")
         self.plan = plan
-        self._levels = levels
+        self.levels = levels
         self._shares = tuple(shares)
 
     @classmethod
@@ -80,7 +80,7 @@ class Reports:
 
     def __iter__(self) -> Iterator[PlainUpdate]:
         for one in self._shares:
-            yield open_update(one.plan, one.data, one.device, one.staleness, self._levels)
+            yield open_update(one.plan, one.data, one.device, one.staleness, self.levels)
 
     def rounds(self) -> dict[str, int]:
         """Return, by device, the round that its report is of; of several the last."""
@@ -98,6 +98,11 @@ class Reports:
     def dimension(self) -> int:
         """Length D of an update."""
         return self.plan.codec.dimension
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """Whose reports these are."""
+        return frozenset(one.device for one in self._shares)
 
     def told(self) -> list[PlainUpdate]:
         """Return all reports without their updates."""

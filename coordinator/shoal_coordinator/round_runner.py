@@ -495,7 +495,7 @@ class RoundRunner:
         if self._single is not None and self._collector is not None:
             try:
                 words = self._single.unmasked(self._collector.vector_sum(work.members))
-                return aggregate_words(plan, base, words, server, source, len(work.members))
+                return aggregate_words(plan, base, words, server, source, len(work.members), parts.levels)
             except (SecurityError, SecAggError, UpdateError, WireError, RoundError) as error:
                 # Devices have opened masks on this base and do so once.
                 return unmoved(plan, base, f"{type(error).__name__}: {error}", server)
@@ -515,6 +515,7 @@ class RoundRunner:
                 server,
                 source,
                 len(work.members),
+                parts.levels,
             )
         except (SecurityError, SecAggError, UpdateError) as error:
             return unmoved(plan, base, f"{type(error).__name__}: {error}", server)

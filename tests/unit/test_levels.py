@@ -1,5 +1,6 @@
 """Narrower variants of a task: which device trains which, and how their updates become one."""
 
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -12,17 +13,27 @@ from numpy.testing import assert_allclose, assert_array_equal
 from edge_parts import TASK
 from shoal_codecs.updates.base import EncodeContext
 from shoal_codecs.updates.errors import SliceShapeError
+from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
-from shoal_codecs.updates.slices import ModelLevels
+from shoal_codecs.updates.ring import encode_ring
+from shoal_codecs.updates.slices import ModelLevels, ModelSlice
 from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import CodecPlan, Plan, PrivacyPlan, TrainingPlan
 from shoal_codecs.wire.task import Parameter, TaskBundle, Variant, dimension
 from shoal_codecs.wire.told import PlainShare
-from shoal_coordinator.aggregation import aggregate_reports, vector_bytes, vector_of
+from shoal_coordinator.aggregation import (
+    Server,
+    aggregate_reports,
+    aggregate_words,
+    vector_bytes,
+    vector_of,
+)
 from shoal_coordinator.algorithms.averaging import FedAvg
 from shoal_coordinator.algorithms.choosing import chosen_algorithm
+from shoal_coordinator.algorithms.registry import make_algorithm
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
+from shoal_coordinator.algorithms.state import AlgorithmState, decode_state, encode_state
 from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, RoundSettings
 from shoal_coordinator.level_desk import LevelDesk, level_desk
 from shoal_coordinator.plain_reports import open_update
@@ -194,6 +205,105 @@ def test_a_coordinate_is_the_mean_over_those_that_have_it(trained: list[tuple[in
     level = 0.5 * np.sqrt(np.mean(np.square(wanted[wanted != 0])))
     assert_allclose(found, wanted, rtol=0, atol=level / 2 + 1e-6)
     assert not found[mass == 0].any()
+
+
+UNSEEN = np.setdiff1d(np.arange(15), (HALF_CUT := ModelSlice(FULL, HALF)).positions)
+"""What no device on a variant of BUNDLE has."""
+
+
+def stepped(name: str, mean: Any, old: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """How the server moves at a rate of 1 by the papers' formulas, one coordinate like another."""
+    if name == "fedavgm":
+        velocity = 0.9 * old["velocity"] + mean
+        return velocity, {"velocity": velocity}
+    first = 0.9 * old["first"] + 0.1 * mean
+    square = mean**2
+    second = {
+        "fedadam": 0.99 * old["second"] + 0.01 * square,
+        "fedyogi": old["second"] - 0.01 * square * np.sign(old["second"] - square),
+        "fedadagrad": old["second"] + square,
+    }[name]
+    return first / (np.sqrt(second) + 1e-3), {"first": first, "second": second}
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi", "fedadagrad"])
+def test_momentum_moves_nothing_that_nobody_of_the_round_has(name: str) -> None:
+    """A full round gives every coordinate moments; in the next the widest model is half as wide."""
+    rng, base = np.random.default_rng(3), np.linspace(-1, 1, 15, dtype=np.float32)
+    server = Server(1.0, level_rms=0.01, algorithm=make_algorithm(name))
+    rounds = [plain_plan(), plain_plan(bytes([1, 2, 1])), plain_plan(bytes([0, 2, 1]))]
+    for plan, untouched in zip(rounds, (UNSEEN[:0], UNSEEN, UNSEEN[:0]), strict=True):
+        before = server.state(15).vectors
+        start = {key: before[key].astype(np.float64) for key in before} or {
+            "velocity": np.zeros(15),
+            "first": np.zeros(15),
+            "second": np.full(15, 1e-6),
+        }
+        shares, total, mass = {}, np.zeros(15), np.zeros(15)
+        for device in DEVICES:
+            cut = LEVELS.slice_of(plan.level_of(device))
+            places = np.arange(15) if cut is None else cut.positions
+            update = rng.normal(size=places.size).astype(np.float32)
+            shares[device] = share_of(plan, device, update)
+            total[places] += update
+            mass[places] += 1
+        made = aggregate_reports(plan, vector_bytes(base), shares, server, levels=LEVELS)
+        after = decode_state(made.state, name, 15).vectors
+        moved = vector_of(made.data).astype(np.float64) - base
+        wanted, moments = stepped(name, np.divide(total, mass, out=np.zeros(15), where=mass > 0), start)
+        seen = np.setdiff1d(np.arange(15), untouched)
+        assert_allclose(moved[seen], wanted[seen], rtol=0, atol=0.02 * np.abs(wanted).max())
+        for key, vector in after.items():
+            assert_allclose(vector[seen], moments[key][seen], rtol=1e-5, atol=1e-7)
+        if len(untouched):
+            assert_array_equal(vector_of(made.data)[untouched], base[untouched])
+            assert all((vector[untouched] == before[key][untouched]).all() for key, vector in after.items())
+            assert np.abs(wanted[untouched]).min() > 0
+        base, server = vector_of(made.data), replace(server, memory=made.state)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm"])
+@pytest.mark.parametrize("skellam", [0.0, 30.0])
+def test_what_a_narrow_round_of_unseen_updates_lacks_is_moved_by_neither_momentum_nor_noise(
+    name: str, skellam: float
+) -> None:
+    """Nor by a device that puts more into the sum than its variant has."""
+    about = CodecPlan("randk", 15, 12, 4.0, 127, 16, 100)
+    noised = PrivacyPlan("skellam", skellam, 0, 1e-5) if skellam else None
+    plan = wire_plan(variants=bytes([1, 1, 1]), codec=about, privacy=noised)
+    spec, rng = ring_spec(plan), np.random.default_rng(5)
+    words = np.zeros(spec.words, np.uint32)
+    for number in range(len(DEVICES)):
+        update = HALF_CUT.spread(rng.normal(scale=0.3, size=10).astype(np.float32))
+        update[UNSEEN] = 0.2 * (number == 0)
+        words += encode_ring(update, 50, spec, rng)
+    words = (words & np.uint32(0xFFFF)).astype(np.uint16)
+    velocity = AlgorithmState("fedavgm", {"velocity": np.ones(15, np.float32)})
+    server = Server(0.5, algorithm=make_algorithm(name), memory=encode_state(velocity))
+    base = np.linspace(-1, 1, 15, dtype=np.float32)
+    made = aggregate_words(plan, vector_bytes(base), words.copy(), server, levels=LEVELS)
+    found = vector_of(made.data)
+    assert_array_equal(found[UNSEEN], base[UNSEEN])
+    drawn = np.intersect1d(spec.coordinates, HALF_CUT.positions)
+    assert (found[drawn] != base[drawn]).sum() > drawn.size // 2
+    if name == "fedavgm":
+        after = decode_state(made.state, name, 15).vectors["velocity"]
+        assert_array_equal(after[UNSEEN], 1)
+        assert (after[drawn] != 1).all()
+    # The test would not notice otherwise: all of that is in the sum.
+    wide = aggregate_words(plan, vector_bytes(base), words, server)
+    assert (vector_of(wide.data)[UNSEEN] != base[UNSEEN]).any()
+
+
+def test_noise_of_the_coordinator_s_own_moves_nothing_that_nobody_has() -> None:
+    plan = plain_plan(bytes([1, 1, 1]), privacy=noise())
+    base = np.linspace(-1, 1, 15, dtype=np.float32)
+    context = EncodeContext(dimension=15, kept=15, rng=np.random.default_rng(0))
+    update = HALF_CUT.spread(np.full(10, 0.5, np.float32))
+    shares = {name: pack(PlainShare(10, codec("dense").encode(update, context).payload)) for name in DEVICES}
+    found = vector_of(aggregate_reports(plan, vector_bytes(base), shares, levels=LEVELS).data)
+    assert_array_equal(found[UNSEEN], base[UNSEEN])
+    assert (found[HALF_CUT.positions] != base[HALF_CUT.positions]).any()
 
 
 def test_a_payload_has_the_length_of_its_device_s_variant() -> None:
