@@ -27,6 +27,7 @@ class Announcer:
         self._post = post
         self._pending: dict[str, asyncio.Task[None]] = {}
         self._numbered = 0
+        self._closed = False
 
     def device(self, device: str, kind: type[M], **fields: Any) -> None:
         """Send a message to one device; repetitions of a kind are left out while one waits."""
@@ -61,7 +62,9 @@ class Announcer:
         return self._post.encode(topic, message)
 
     def spawn(self, work: Callable[[], Awaitable[None]], key: str = "") -> None:
-        """Do ``work`` aside; with a ``key``, unless the same still runs."""
+        """Do ``work`` aside, unless this is closed; with a ``key``, unless the same still runs."""
+        if self._closed:
+            return
         if not key:
             self._numbered += 1
             key = f"#{self._numbered}"
@@ -72,7 +75,8 @@ class Announcer:
         task.add_done_callback(lambda _: self._pending.pop(key, None))
 
     async def close(self) -> None:
-        """Forget what was not sent."""
+        """Forget what was not sent, and what anybody may still want to be sent."""
+        self._closed = True
         waiting = list(self._pending.values())
         for task in waiting:
             task.cancel()

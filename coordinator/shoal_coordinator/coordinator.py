@@ -76,25 +76,25 @@ class CoordinatorService:
         organs.link.on_connected(self._connected)
         organs.shelf.on_refill(self._refilled)
         await self._resume()
-        tasks = [
-            asyncio.create_task(organs.link.run()),
+        link = asyncio.create_task(organs.link.run())
+        deciding = [
             asyncio.create_task(self.inbox.run()),
             asyncio.create_task(self.board.run()),
             asyncio.create_task(self._tick()),
         ]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([link, *deciding], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             if self._opening_timer is not None:
                 self._opening_timer.cancel()
+            # First who decides: what they would still begin, nobody would wait for.
+            await _ended(*deciding)
             await self.runner.close()
             await organs.announcer.close()
             await organs.link.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _ended(link)
 
     # --- rounds ---------------------------------------------------------------------------------
 
@@ -547,3 +547,9 @@ class CoordinatorService:
             finished=self._finished,
             levels=organs.levels.models,
         )
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,7 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 from shoal_codecs.wire.blob import describe
 from shoal_codecs.wire.packing import pack, unpack
@@ -29,8 +29,9 @@ from shoal_coordinator.store import (
     Store,
     VersionRecord,
 )
-from shoal_coordinator.store.database import HEAD, MIGRATIONS
+from shoal_coordinator.store.database import HEAD, MIGRATIONS, Database
 from shoal_coordinator.store.errors import (
+    ClosedStoreError,
     DamagedStoreError,
     NewerStoreError,
     StoreConflictError,
@@ -82,6 +83,46 @@ def committed(number: int) -> RoundRow:
 async def reopened(store: Store) -> Store:
     await store.close()
     return await Store.open(store.folder)
+
+
+async def test_to_close_waits_for_the_transaction_under_way_and_leaves_no_connection(tmp_path: Path) -> None:
+    opened = await Database.open(tmp_path / DATABASE)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def write() -> None:
+        async with opened.begin() as connection:
+            await connection.execute(text("CREATE TABLE slow (id INTEGER)"))
+            begun.set()
+            await go_on.wait()
+
+    writing = asyncio.create_task(write())
+    await begun.wait()
+    closed = asyncio.create_task(opened.close())
+    await asyncio.sleep(0.05)
+    assert not closed.done()
+    go_on.set()
+    await asyncio.gather(writing, closed)
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'slow'").fetchone() == (1,)
+    assert open_files(tmp_path) == []
+
+
+async def test_who_comes_after_the_store_was_closed_is_told_so_and_opens_nothing(tmp_path: Path) -> None:
+    opened = await Store.open(tmp_path)
+    await opened.add_first_version(version(0))
+    await opened.close()
+    with pytest.raises(ClosedStoreError, match="is closed: open the store again"):
+        await opened.latest_version()
+    assert open_files(tmp_path) == []
+
+
+def open_files(folder: Path) -> list[str]:
+    """Return what this process has open under ``folder``."""
+    targets = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            targets.append(str(entry.readlink()))
+    return [target for target in targets if target.startswith(str(folder))]
 
 
 async def test_versions_come_back_with_where_they_came_from(store: Store) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from shoal_coordinator.store.errors import (
+    ClosedStoreError,
     DamagedStoreError,
     NewerStoreError,
     StoreConflictError,
@@ -36,6 +37,7 @@ class Database:
         self.path = path
         self._engine = engine
         self._lock = lock
+        self._turn = asyncio.Lock()
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -58,11 +60,14 @@ class Database:
         return cls(path, engine, lock)
 
     async def close(self) -> None:
-        """Close the file and let others open it."""
-        await self._engine.dispose()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        """Close the file, after the transaction under way if there is one, and let others open it."""
+        # The pool forgets a connection that is lent out when it is disposed of, and would make a new one for
+        # whoever comes later: neither would ever be closed.
+        async with self._turn:
+            await self._engine.dispose()
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -72,10 +77,14 @@ class Database:
             StoreConflictError: a change that contradicts what is kept.
             StoreWriteError: the disk did not take it.
             DamagedStoreError: the file is broken.
+            ClosedStoreError: the file was closed before.
         """
         try:
-            async with self._engine.begin() as connection:
-                yield connection
+            async with self._turn:
+                if self._lock < 0:
+                    raise ClosedStoreError(f"{self.path} is closed: open the store again")
+                async with self._engine.begin() as connection:
+                    yield connection
         except IntegrityError as error:
             raise StoreConflictError(
                 f"contradicts what is kept: {error.orig}; nothing was changed"

@@ -27,5 +27,9 @@ class StoreWriteError(StoreError):
     """The disk did not take what was to be kept."""
 
 
+class ClosedStoreError(StoreError):
+    """The store was closed by this process before."""
+
+
 class StoreConflictError(StoreError):
     """What is to be kept contradicts what is kept already."""
