@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,11 +55,35 @@ def load_settings(
     try:
         settings = msgspec.convert(tree, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{error}{source}: see --print-config for every key and its default") from error
+        words = fault_words(error, kind)
+        raise SettingsError(f"{words}{source}: see --print-config for every key and its default") from error
     for endless in _endless(msgspec.to_builtins(settings), ""):
         # TOML has nan and inf, and no bound keeps the first one out.
         raise SettingsError(f"{endless}{source} is no finite number: see --print-config for its default")
     return settings
+
+
+def fault_words(error: msgspec.ValidationError, kind: type) -> str:
+    """Return what ``error`` says of something that is no ``kind``, and which values there are for a key."""
+    text = str(error)
+    found = re.fullmatch(r"Invalid enum value .* - at `\$(.*)`", text, re.DOTALL)
+    if found is None:
+        return text
+    # Here, for it takes memory that an agent whose settings are sound has no use for.
+    from msgspec import inspect  # noqa: PLC0415
+
+    about: Any = inspect.type_info(kind)
+    # A key, or a place in a list or table: `.party[0].role`.
+    for step in re.findall(r"\.\w+|\[", found[1]):
+        if isinstance(about, inspect.StructType):
+            about = {field.encode_name: field.type for field in about.fields}.get(step[1:])
+        elif isinstance(about, inspect.DictType):
+            about = about.value_type
+        elif isinstance(about, inspect.ListType | inspect.VarTupleType):
+            about = about.item_type
+    if not isinstance(about, inspect.LiteralType):
+        return text
+    return f"{text}, where {', '.join(map(str, about.values))} are possible"
 
 
 def print_settings(settings: msgspec.Struct) -> str:

@@ -16,6 +16,7 @@ from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.identity import KEY_BYTES, Identity
 from shoal_codecs.security.pins import SEEN_NAME, SeenRoster, read_seen, write_whole
 from shoal_codecs.security.roster import Party, Role, Roster, RosterBody, open_roster, sign_roster
+from shoal_codecs.settings import fault_words
 from shoal_codecs.wire.errors import InvalidNameError
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.topics import check_name
@@ -69,8 +70,9 @@ def read_roster_file(path: Path) -> WrittenRoster:
         csv.Error,
         msgspec.ValidationError,
     ) as error:
+        words = fault_words(error, _Written) if isinstance(error, msgspec.ValidationError) else error
         raise RosterFileError(
-            f"cannot use {path} ({error}): give every party a name, a role, a key and, for hubs, an operator"
+            f"cannot use {path} ({words}): give every party a name, a role, a key and, for hubs, an operator"
         ) from error
     parties = tuple(_party(line) for line in written.party)
     _check_together(parties)

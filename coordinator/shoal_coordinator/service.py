@@ -358,7 +358,7 @@ def _read_task(path: Path) -> tuple[bytes, TaskBundle]:
         raise TaskFileError(
             f"cannot read the task {path.absolute()} ({error.strerror}): set `task` to a file or a name"
         ) from error
-    return data, decode_task(data)
+    return data, decode_task(data, path)
 
 
 def _late_reports(

@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
     except ShoalError as error:
-        sys.stderr.write(f"shoal-edge: {type(error).__name__}: {error}\n")
+        from shoal_edge.errors import fault_name  # noqa: PLC0415
+
+        sys.stderr.write(f"shoal-edge: {fault_name(error)}: {error}\n")
         if sys.stderr.isatty():
             # Notes name what is the owner's own: files, labels.
             sys.stderr.writelines(f"  {note}\n" for note in getattr(error, "__notes__", ()))

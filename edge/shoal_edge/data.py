@@ -143,9 +143,19 @@ def _check_labels(x: npt.NDArray[Any], y: npt.NDArray[Any], labels: int) -> None
         )
     if y.dtype.kind not in "iu":
         raise ExampleTypeError(f"labels are {y.dtype}, not integers: store label indices")
-    if len(y) and not 0 <= y.min() <= y.max() < labels:
+    refuse_strange_labels(y, labels, "relabel the data")
+
+
+def refuse_strange_labels(y: npt.NDArray[Any], labels: int, remedy: str) -> None:
+    """Raise LabelRangeError where one of ``y`` (integers) is not among the task's ``labels`` indices.
+
+    The error says how many and where the first is, for a person to look it up; the label itself is data.
+    """
+    strange = np.flatnonzero((y < 0) | (y >= labels))
+    if strange.size:
         raise LabelRangeError(
-            f"labels outside 0 to {labels - 1}: the task has {labels} labels, relabel the data"
+            f"{strange.size} of {len(y)} labels are none of the task's, which are 0 to {labels - 1}; the "
+            f"first is that of example {strange[0]}, counted from 0: {remedy}"
         )
 
 

@@ -43,11 +43,12 @@ def _task(settings: EdgeSettings, path: Path | None) -> TaskBundle:
             "this device holds no task yet, and examples are checked for one: name its file with --task"
         )
     try:
-        return decode_task((path or settings.state / "blobs" / held.hex()).read_bytes())
+        data = (path or settings.state / "blobs" / held.hex()).read_bytes()
     except OSError as error:
         raise TaskFileError(
             f"cannot read the task {path or ''} ({error.strerror}): name its file with --task"
         ) from error
+    return decode_task(data, path or "")
 
 
 def _lines(settings: EdgeSettings, bundle: TaskBundle, examples: Examples, *, labels: bool) -> Iterator[str]:

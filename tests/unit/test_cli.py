@@ -98,6 +98,13 @@ def test_a_party_without_its_key_says_so_in_one_line(tmp_path: Path, party: str)
     assert_one_line_fault(done, "BadKeyFileError", "identity.key")
 
 
+def test_a_task_that_is_none_is_named_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "odd.task").write_bytes(b"odd")
+    assert_one_line_fault(
+        shoal("task", "show", "odd.task", folder=tmp_path), "InvalidTaskError: odd.task: no task"
+    )
+
+
 def test_a_fleet_is_enrolled_and_the_second_run_changes_no_key(tmp_path: Path) -> None:
     words = ("fleet", "init", "herd", "--fleet", "herd", "--devices", "2")
     assert shoal(*words, folder=tmp_path).returncode == 0

@@ -76,6 +76,8 @@ def test_a_fault_is_one_line_and_names_the_owners_file_on_a_terminal_only(tmp_pa
     assert said.count("\n") == 1
     code, said = check(table)
     assert (code, "--task" in said) == (2, True)
+    code, said = check(table, "--task", str(tmp_path / "t.csv"))
+    assert (code, f"InvalidTaskError: {tmp_path / 't.csv'}: no task file" in said) == (2, True)
 
 
 def test_the_task_that_the_device_holds_is_checked_for(tmp_path: Path) -> None:

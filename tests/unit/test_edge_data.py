@@ -64,6 +64,19 @@ def test_each_fault_of_a_shard_has_its_name(
         load_shard(tmp_path / "shard.npz", ABOUT, 3)
 
 
+def test_strange_labels_are_counted_and_the_first_is_found_by_its_row_alone(tmp_path: Path) -> None:
+    """The label itself is data, and the text may leave the device."""
+    labels = Y.astype(np.int64).copy()
+    labels[[2, 4]] = 777, -5
+    np.savez(tmp_path / "shard.npz", x=X, y=labels)
+    with pytest.raises(
+        LabelRangeError, match=rf"2 of {len(Y)} labels .* 0 to 2; .*example 2, counted"
+    ) as caught:
+        load_shard(tmp_path / "shard.npz", ABOUT, 3)
+    assert "777" not in str(caught.value)
+    assert "-5" not in str(caught.value)
+
+
 def no_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 

@@ -123,6 +123,9 @@ class Odd(Layer):
 
 UNFED: Any = "int8"
 UNKNOWN: Any = "elu"
+ODD: Any = 8
+HALF: Any = 2.5
+WORD: Any = "much"
 REFUSED: dict[str, tuple[type[AuthoringError], str, dict[str, Any]]] = {
     "a name for no topic": (DescriptionError, "use a-z", {"name": "My task"}),
     "a side of zero": (DescriptionError, "sides", {"input": Input((0, 8, 1))}),
@@ -134,6 +137,31 @@ REFUSED: dict[str, tuple[type[AuthoringError], str, dict[str, Any]]] = {
         DescriptionError,
         "not scaled",
         {"input": Input((8,), dtype="int32", deviation=2), "layers": [Embedding(256, 4)]},
+    ),
+    "a shape that is a number": (DescriptionError, r"Input\(\(8,\)\)", {"input": Input(ODD)}),
+    "a shape of fractions": (DescriptionError, "whole number", {"input": Input((HALF, ODD))}),
+    "a shape without Input": (DescriptionError, r"input is \(8,\).*Input", {"input": (8,)}),
+    "a range in words": (DescriptionError, "maximum is 'much'", {"input": Input((8, 8, 1), maximum=WORD)}),
+    "a number of labels": (DescriptionError, "labels is 3: write", {"labels": 3}),
+    "labels without names": (DescriptionError, "in quotes", {"labels": (0, 1, 2)}),
+    "one layer": (DescriptionError, r"layers is Dense.*Flatten\(\), Dense", {"layers": Dense(3)}),
+    "the name of an optimiser": (DescriptionError, r"optimiser=Sgd\(\)", {"optimiser": "sgd"}),
+    "the name of a loss": (DescriptionError, r"loss=CrossEntropy\(\)", {"loss": "mse"}),
+    "a width alone": (DescriptionError, r"widths=\(0.5", {"widths": 0.5}),
+    "units in words": (
+        LayerSettingError,
+        r"dense1: Dense\(units='much', activation=''\) .*TypeError.*of its kind",
+        {"layers": [Flatten(), Dense(WORD)]},
+    ),
+    "a kernel in words": (
+        LayerSettingError,
+        r"conv1: Conv2D\(filters=2, kernel='much'",
+        {"layers": [Conv2D(2, WORD)]},
+    ),
+    "half a unit": (
+        LayerSettingError,
+        r"dense1: .* gives \(2.5,\): sides are whole",
+        {"layers": [Flatten(), Dense(HALF), Dense(3)]},
     ),
     "no layers": (DescriptionError, "no layer has a parameter", {"layers": []}),
     "no parameters": (DescriptionError, "no layer has a parameter", {"layers": [Flatten()]}),

@@ -1,6 +1,7 @@
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -171,3 +172,32 @@ def test_no_number_is_taken_that_cannot_be_meant(kind: Any) -> None:
         for value in (*less, "1" + "0" * 30) if form is int else (*less, "nan", "inf", "-inf"):
             with pytest.raises(SettingsError, match=key.rpartition(".")[2]):
                 load_settings(kind, None, environment={}, overrides={key: value})
+
+
+def enumerated(
+    kind: type[Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], tuple[Any, ...]]]:
+    """Every key of ``kind`` that takes one of a few values, alone or in a list, with those values."""
+    for name, hint in get_type_hints(kind).items():
+        values = [hint, *get_args(hint)] if get_origin(hint) is tuple else [hint]
+        for one in values:
+            if get_origin(one) is Literal:
+                yield (*path, name), get_args(one)
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            yield from enumerated(hint, (*path, name))
+
+
+@pytest.mark.parametrize("kind", [CoordinatorSettings, HubSettings, EdgeSettings])
+def test_a_value_that_is_none_of_a_few_is_answered_with_those(tmp_path: Path, kind: Any) -> None:
+    found = list(enumerated(kind))
+    assert ("log_level",) in dict(found)
+    for path, values in found:
+        *tables, key = path
+        wrong = "999" if isinstance(values[0], int) else '"sideways"'
+        wrong = f"[{wrong}]" if key == "modes" else wrong
+        (tmp_path / "config.toml").write_text(f"[{'.'.join(tables)}]\n" * bool(tables) + f"{key} = {wrong}\n")
+        with pytest.raises(SettingsError) as caught:
+            load_settings(kind, tmp_path / "config.toml", environment={})
+        listed = ", ".join(map(str, sorted(values)))
+        assert f"`$.{'.'.join(path)}" in str(caught.value)
+        assert f"where {listed} are possible in {tmp_path}" in str(caught.value)

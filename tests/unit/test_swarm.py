@@ -14,6 +14,7 @@ from shoal_codecs.partition import PartitionError
 from shoal_codecs.settings import SettingsError
 from shoal_codecs.wire.task import InputDescription, TargetDescription
 from shoal_coordinator.fleet_init import init_fleet, write_settings
+from shoal_edge.agent import EdgeAgent
 from shoal_edge.config import EdgeSettings
 from shoal_edge.data import Examples
 from shoal_edge.errors import WorkerCrashedError, WorkerRefusedError
@@ -195,6 +196,9 @@ def test_a_source_is_a_file_a_kind_with_a_place_or_a_table(tmp_path: Path, monke
         Path("a.toml").write_text(text)
         with pytest.raises(SettingsError, match=r"a\.toml"):
             data_settings("a.toml")
+    Path("a.toml").write_text('[data]\nkind = "svg"\n')
+    with pytest.raises(SettingsError, match=r"a\.toml.*'svg'.*csv, images, .* are possible"):
+        data_settings("a.toml")
     with pytest.raises(SettingsError, match="No such file"):
         data_settings("b.toml")
 
@@ -230,6 +234,28 @@ async def test_a_set_that_cannot_be_read_starts_no_device(tmp_path: Path) -> Non
     async with asyncio.timeout(20):
         with pytest.raises(WorkerRefusedError, match="nowhere"):
             await swarm.run()
+
+
+def test_a_set_that_cannot_be_read_is_named_by_the_fault_the_worker_met(tmp_path: Path) -> None:
+    init_fleet(tmp_path / "f", "swarm", devices=["device-1"], hubs=["hub-1", "hub-2"])
+    command = (sys.executable, "-m", "shoal_edge", "swarm", "--fleet", "f", "--data", "nowhere.npz")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "shoal-edge: UnreadableDataError: " in done.stderr
+
+
+async def test_a_device_of_a_swarm_that_fails_is_named_by_the_fault_the_worker_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_self: EdgeAgent) -> None:
+        raise WorkerRefusedError("DamagedDataError", "copy it again")
+
+    folder = init_fleet(tmp_path / "f", "swarm", devices=["device-1"], hubs=["hub-1", "hub-2"])["device-1"]
+    settings = [EdgeSettings(name="device-1", fleet="swarm", folder=str(folder))]
+    monkeypatch.setattr(EdgeAgent, "run", refuse)
+    swarm = Swarm(settings, data_settings(str(write_data(tmp_path / "all.npz"))), ShareSettings(), workers=1)
+    with pytest.raises(SwarmFailedError, match="device-1: DamagedDataError: copy it again"):
+        await swarm.run()
 
 
 def test_a_swarm_that_hangs_on_its_way_down_ends_all_the_same() -> None:

@@ -364,14 +364,19 @@ def encode_task(bundle: TaskBundle) -> bytes:
     return TASK_MAGIC + bytes([TASK_FORMAT]) + zlib.compress(pack(bundle), 9)
 
 
-def decode_task(data: bytes) -> TaskBundle:
-    """Decode and check a task file.
+def decode_task(data: bytes, place: object = "") -> TaskBundle:
+    """Decode and check a task file; ``place`` is where a person finds it, for the error's text.
 
     Raises:
         InvalidTaskError: too long, no task, of another format, or parts that contradict each other.
     """
-    bundle = unpack_file(_unzip(data), TaskBundle)
-    check_task(bundle)
+    try:
+        bundle = unpack_file(_unzip(data), TaskBundle)
+        check_task(bundle)
+    except InvalidTaskError as error:
+        if not place:
+            raise
+        raise InvalidTaskError(f"{place}: {error}") from error
     return bundle
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
 
 import msgspec
 
 from shoal_codecs.wire.task import Parameter
 from shoal_coordinator.authoring.dense import Activation
-from shoal_coordinator.authoring.errors import DescriptionError, UnsupportedLayerError
-from shoal_coordinator.authoring.layer import Layer, Run, Shape, Tensor, Tensors
+from shoal_coordinator.authoring.errors import DescriptionError, LayerSettingError, UnsupportedLayerError
+from shoal_coordinator.authoring.layer import Built, Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.scale import Scale
 
+_MOST_CHARACTERS = 200
 MIXING = frozenset({"flatten", "reshape"})
 
 
@@ -94,7 +96,7 @@ def build_model(layers: Iterable[Layer], shape: Shape, *, frozen: bool = False) 
     """
     placed = []
     for layer in _named(layers):
-        built = layer.build(shape)
+        built = _built(layer, shape)
         parameters = tuple(
             msgspec.structs.replace(one, name=f"{layer.name}_{one.name}") for one in built.parameters
         )
@@ -104,6 +106,29 @@ def build_model(layers: Iterable[Layer], shape: Shape, *, frozen: bool = False) 
     if not (model.parameters or frozen):
         raise DescriptionError("no layer has a parameter to train: add a Dense layer at the end")
     return model
+
+
+def _built(layer: Layer, shape: Shape) -> Built:
+    """Return what ``layer`` makes of ``shape``; a setting of a kind that it cannot use is named."""
+    try:
+        built = layer.build(shape)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise LayerSettingError(
+            f"{layer.title}: {_written(layer)} cannot be built on {shape} ({type(error).__name__}: {error}): "
+            "give each setting a value of its kind"
+        ) from error
+    sides: tuple[object, ...] = built.shape
+    if not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
+        raise LayerSettingError(
+            f"{layer.title}: {_written(layer)} gives {built.shape}: sides are whole numbers of at least 1"
+        )
+    return built
+
+
+def _written(layer: Layer) -> str:
+    """Return a layer about as its author wrote it."""
+    settings = (f"{one.name}={getattr(layer, one.name)!r}" for one in fields(layer) if one.name != "name")
+    return f"{type(layer).__name__}({', '.join(settings)[:_MOST_CHARACTERS]})"
 
 
 def narrow_layers(layers: Iterable[Layer], share: float) -> list[Layer]:

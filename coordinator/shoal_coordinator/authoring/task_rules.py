@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, get_args
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, get_args
 
-from shoal_codecs.wire.task import DType
+from shoal_codecs.wire.task import DType, TrainingDefaults
 from shoal_coordinator.authoring.errors import DescriptionError, UnsupportedLayerError
 from shoal_coordinator.authoring.layer import Layer
+from shoal_coordinator.authoring.losses import Loss
 from shoal_coordinator.authoring.model import check_narrow
+from shoal_coordinator.authoring.optimisers import Optimiser
 
 if TYPE_CHECKING:
     from shoal_coordinator.authoring.task import Input, Task
@@ -24,6 +27,7 @@ def check_description(task: Task) -> None:
         DescriptionError, UnsupportedLayerError: what is asked for, and what to ask for instead.
         LayerShapeError, LayerSettingError: layers that do not fit together.
     """
+    _check_kinds(task)
     if not NAME.fullmatch(task.name):
         raise DescriptionError(f"task name {task.name!r}: use a-z, 0-9, . and -, at most 64 of them")
     _check_input(task.input)
@@ -38,6 +42,36 @@ def check_description(task: Task) -> None:
                 f"a width of {share:g}: name shares between 0 and 1, the full one is there"
             )
         check_narrow(task.model, task.narrow(share).model, share)
+
+
+def _check_kinds(task: Task) -> None:
+    """Refuse what is no part of a description at all: Python would say so in its own words, later."""
+    described: dict[str, tuple[object, Any, str]] = {
+        "name": (task.name, str, '"digits"'),
+        "layers": (task.layers, (list, tuple), "[Flatten(), Dense(10)]"),
+        "labels": (task.labels, (list, tuple), '("no", "yes")'),
+        "loss": (task.loss, Loss, "CrossEntropy()"),
+        "optimiser": (task.optimiser, Optimiser, "Sgd()"),
+        "defaults": (task.defaults, TrainingDefaults, "TrainingDefaults(epochs=2)"),
+        "local": (task.local, (list, tuple), '("dense2",)'),
+        "widths": (task.widths, (list, tuple), "(0.5, 0.25)"),
+    }
+    for key, (value, kinds, example) in described.items():
+        if not isinstance(value, kinds):
+            raise DescriptionError(f"{key} is {value!r}: write it like {key}={example}")
+    shape = getattr(task.input, "shape", None)
+    if not isinstance(shape, list | tuple) or not all(isinstance(side, Integral) for side in shape):
+        raise DescriptionError(
+            f"input is {task.input!r}: give Input a whole number for each axis of one example, such as "
+            "Input((8,)) or Input((28, 28, 1))"
+        )
+    for key in ("minimum", "maximum", "mean", "deviation"):
+        if not isinstance(getattr(task.input, key), int | float):
+            raise DescriptionError(f"the input's {key} is {getattr(task.input, key)!r}: give a number")
+    if not all(isinstance(label, str) for label in task.labels):
+        raise DescriptionError(f"labels are {task.labels!r}: give each a name, in quotes")
+    if not all(isinstance(share, int | float) for share in task.widths):
+        raise DescriptionError(f"widths are {task.widths!r}: give shares between 0 and 1")
 
 
 def _check_input(about: Input) -> None:

@@ -32,7 +32,7 @@ def show_task(task: str) -> None:
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableTaskError(f"cannot read {path} ({error.strerror}): name a task file") from error
-    bundle = decode_task(data)
+    bundle = decode_task(data, path)
     preset = bundle.defaults
     abilities = [*bundle.abilities, *(["private"] if bundle.private else [])]
     rows = {

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_codecs.wire.task import InputDescription
-from shoal_edge.data import Examples, check_values
+from shoal_edge.data import Examples, check_values, refuse_strange_labels
 from shoal_edge.sources.errors import DataSettingsError
 from shoal_edge.sources.rows import Array, Indices, Rows, chunks
 from shoal_edge.sources.settings import DataSettings
@@ -19,7 +19,6 @@ from shoal_edge.trainers.errors import (
     ExampleRangeError,
     ExampleShapeError,
     ExampleTypeError,
-    LabelRangeError,
     MissingLabelsError,
     TooFewExamplesError,
 )
@@ -139,11 +138,7 @@ def _targets(found: Found, wanted: Wanted, settings: DataSettings) -> npt.NDArra
         distinct, codes = np.unique(y, return_inverse=True)
         table = _label_table(tuple(map(str, distinct.tolist())), wanted.labels, settings)
         y = table[codes]
-    if len(y) and not 0 <= y.min() <= y.max() < len(wanted.labels):
-        raise LabelRangeError(
-            f"labels that the task does not have: it has {len(wanted.labels)}; map the source's to them in "
-            "the table [data.labels]"
-        )
+    refuse_strange_labels(y, len(wanted.labels), "map the source's to them in the table [data.labels]")
     return y.astype(np.int32)
 
 

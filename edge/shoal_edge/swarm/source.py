@@ -6,7 +6,7 @@ from typing import get_args
 
 import msgspec
 
-from shoal_codecs.settings import SettingsError
+from shoal_codecs.settings import SettingsError, fault_words
 from shoal_edge.sources.settings import DataSettings, Kind
 
 
@@ -31,7 +31,9 @@ def _from_table(file: Path) -> DataSettings:
         settings = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8"))["data"], DataSettings)
     except KeyError as error:
         raise SettingsError(f"{file} has no table [data]: write it as in a device's settings") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{file}, table [data]: {fault_words(error, DataSettings)}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{file} holds no table [data] that can be read: {error}") from error
     if settings.share is not None:
         raise SettingsError(f"{file} sets share: the swarm gives every device its own, leave it out")

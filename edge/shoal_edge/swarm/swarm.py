@@ -11,6 +11,7 @@ import structlog
 from shoal_codecs.errors import ShoalError
 from shoal_edge.agent import EdgeAgent
 from shoal_edge.config import EdgeSettings
+from shoal_edge.errors import fault_name
 from shoal_edge.sources.settings import DataSettings, ShareSettings
 from shoal_edge.swarm.errors import SwarmFailedError
 from shoal_edge.swarm.pool import PooledWorker, WorkerPool
@@ -96,8 +97,8 @@ class Swarm:
             await agent.run()
             fault = "its connection was closed"
         except ShoalError as error:
-            fault = f"{type(error).__name__}: {error}"
-            log.error("device_failed", fault=type(error).__name__, remedy=str(error))  # noqa: TRY400
+            fault = f"{fault_name(error)}: {error}"
+            log.error("device_failed", fault=fault_name(error), remedy=str(error))  # noqa: TRY400
         except Exception as error:  # a defect of one device must not end the others
             fault = f"a defect: {type(error).__name__}"
             log.exception("device_failed", fault=type(error).__name__)

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.stop_on_stdin_eof:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        bundle = decode_task(options.task.read_bytes())
+        bundle = decode_task(options.task.read_bytes(), options.task)
         baseline = pooled_baseline(
             bundle,
             [load_shard(path, bundle.input, len(bundle.labels), minimum=1) for path in options.shards],

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shoal_edge.data import refuse_strange_labels
 from shoal_edge.trainers.base import EvaluationCounts
 from shoal_edge.trainers.errors import (
     ExampleShapeError,
     ExampleTypeError,
-    LabelRangeError,
     MissingLabelsError,
     NonFiniteLossError,
     UnusableModelError,
@@ -152,8 +152,8 @@ class InferenceModel:
         wanted = (len(x), *map(int, self._exit["shape"][1:])) if self.gives_values else (len(x),)
         if y.shape != wanted:
             raise MissingLabelsError(f"targets of shape {y.shape} for {len(x)} examples, expected {wanted}")
-        if not self.gives_values and len(y) and not 0 <= y.min() <= y.max() < self.labels:
-            raise LabelRangeError(f"labels outside 0 to {self.labels - 1}: data of another task")
+        if not self.gives_values:
+            refuse_strange_labels(y, self.labels, "these are data of another task")
 
 
 def squared_errors(answers: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
