@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt, crypto_scalarmult
 
-from shoal_codecs.security import sealing
+from shoal_codecs import processor as this_processor
+from shoal_codecs.processor import has_aes
 from shoal_codecs.security.errors import BadKeyFileError, UnsealError
 from shoal_codecs.security.identity import sealing_public_of
 from shoal_codecs.security.sealing import (
     AES_256_GCM,
     CHACHA20_POLY1305,
     OVERHEAD_BYTES,
-    has_aes,
     new_sealing_key,
     public_sealing_key,
     seal,
@@ -140,7 +140,7 @@ def test_the_cipher_follows_the_processor(
     told = tmp_path / "cpuinfo"
     if processor is not None:
         told.write_text(processor)
-    monkeypatch.setattr(sealing, "_PROCESSOR", told)
+    monkeypatch.setattr(this_processor, "_TOLD", told)
     has_aes.cache_clear()
     try:
         assert has_aes() is has

@@ -7,8 +7,6 @@ ChaCha20-Poly1305 (RFC 8439), which is several times as fast without them; every
 nonce is zero, for every key is used once.
 """
 
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
@@ -18,6 +16,7 @@ from nacl.hash import blake2b
 from nacl.utils import random
 
 from shoal_codecs.buffers import written
+from shoal_codecs.processor import has_aes
 from shoal_codecs.security.errors import UnsealError
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ CHACHA20_POLY1305, AES_256_GCM = b"\x01", b"\x02"
 OVERHEAD_BYTES = CIPHER_BYTES + KEY_BYTES + 16
 _NONCE = bytes(12)
 _HEAD_BYTES = CIPHER_BYTES + KEY_BYTES
-_PROCESSOR = Path("/proc/cpuinfo")
 
 
 def new_sealing_key() -> tuple[bytes, bytes]:
@@ -85,17 +83,6 @@ def unseal(private: bytes, sealed: bytes | memoryview, context: bytes) -> bytes:
         raise UnsealError(
             "sealed for another key or another context, or changed on the way: seal it anew to the plan's key"
         ) from error
-
-
-@cache
-def has_aes() -> bool:
-    """Return whether this processor has instructions for AES, as the Linux kernel tells; else False."""
-    try:
-        lines = _PROCESSOR.read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    # "flags" on x86-64, "Features" on ARM.
-    return any("aes" in line.split() for line in lines if line[:8].lower().startswith(("flags", "features")))
 
 
 def _cipher(cipher: bytes, key: bytes) -> "Cipher":

@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from shoal_codecs.security.sealing import has_aes
+from shoal_codecs.processor import has_aes
 
 
 class StreamCipher(IntEnum):

@@ -39,7 +39,9 @@ from shoal_codecs.updates.errors import (
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.ring_extras import DeviceMetrics, RoundTold, decode_extras, encode_extras
 from shoal_codecs.updates.ring_levels import Chosen, add_noise, check_finite, write_levels
+from shoal_codecs.updates.rounding import Draws
 from shoal_codecs.updates.selection import NO_LEADING, Selection, select_coordinates
+from shoal_codecs.updates.short_levels import MOST_LEVEL_BITS, write_short_levels
 
 MIN_RING_BITS = 2
 
@@ -221,32 +223,10 @@ def encode_ring(
     if examples < 1:
         raise ExampleCountError(f"{examples} examples carry no update; decline the round instead")
     weight = spec.weight_cap if spec.private else min(examples, spec.weight_cap)
-    # Clipping comes after weight and rescale: clipping first would let the rescale multiply the
-    # norm, and with it what one device can do to the sum, by 1/p.
-    chosen = Chosen(update, _travelling(spec))
-    share = weight / spec.weight_cap
-    norm = 0.0
-    # What is known to be short is known to be finite.
-    short = chosen.surely_within(spec.clip_norm / share)
-    if not short:
-        check_finite(update)
-        norm = chosen.norm() * share
-    clipped = norm > spec.clip_norm
-    factor = share * spec.levels_per_unit * (spec.clip_norm / norm if clipped else 1.0)
     # Before the words: making it takes memory of its own for a moment.
     table = skellam_table(spec.noise) if spec.private else None
     words = np.empty(spec.words, dtype=word_dtype(spec.ring_bits))
-    bound = rounded_l2_squared(spec.clip_levels, spec.kept)
-    write_levels(
-        words[: spec.kept],
-        chosen,
-        factor,
-        rng,
-        clamp=spec.clamp,
-        bits=spec.ring_bits,
-        bound=bound if spec.private else math.inf,
-        longest=spec.clip_levels if short else math.inf,
-    )
+    clipped = _write_update(words[: spec.kept], update, weight / spec.weight_cap, spec, rng)
     if table is None:
         for limb in range(spec.limbs):
             weight, words[spec.kept + limb] = divmod(weight, spec.limb_base)
@@ -261,6 +241,36 @@ def encode_ring(
     words[spec.kept :] = extras & ((1 << spec.ring_bits) - 1)
     add_noise(words, table, spec.ring_bits)
     return words
+
+
+def _write_update(
+    words: Words, update: Float32Vector, share: float, spec: RingSpec, rng: np.random.Generator
+) -> bool:
+    """Write the levels of ``share`` times ``update``, clipped, into ``words``; return whether it was."""
+    factor = share * spec.levels_per_unit
+    if spec.kept == spec.dimension and not spec.private and spec.clamp.bit_length() <= MOST_LEVEL_BITS:
+        short = write_short_levels(
+            words, update, factor, Draws(rng), clamp=spec.clamp, bits=spec.ring_bits, bound=spec.clip_levels
+        )
+        # What is known to be short is known to be finite.
+        if short:
+            return False
+    check_finite(update)
+    # Clipping comes after weight and rescale: clipping first would let the rescale multiply the
+    # norm, and with it what one device can do to the sum, by 1/p.
+    chosen = Chosen(update, _travelling(spec))
+    norm = chosen.norm() * share
+    clipped = norm > spec.clip_norm
+    write_levels(
+        words,
+        chosen,
+        factor * (spec.clip_norm / norm if clipped else 1.0),
+        rng,
+        clamp=spec.clamp,
+        bits=spec.ring_bits,
+        bound=rounded_l2_squared(spec.clip_levels, spec.kept) if spec.private else math.inf,
+    )
+    return clipped
 
 
 def _travelling(spec: RingSpec) -> Selection | None:

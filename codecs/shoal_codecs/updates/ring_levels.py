@@ -15,17 +15,13 @@ from shoal_codecs.privacy.noise_table import NoiseTable
 from shoal_codecs.privacy.samplers import noise_pieces
 from shoal_codecs.updates.base import Float32Vector
 from shoal_codecs.updates.errors import NonFiniteUpdateError
-from shoal_codecs.updates.keystream import ZEROS, Words, stream_cipher
-from shoal_codecs.updates.rounding import KEY_BYTES
+from shoal_codecs.updates.keystream import Words
+from shoal_codecs.updates.rounding import DRAW_BITS, Draws
 from shoal_codecs.updates.selection import Selection
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 PIECE = 1 << 16
 _DOT = 1 << 13
-_UNDERFLOW = 2.0**-126
-_FRACTION_BITS = 16
-# Up to levels of so many bits float32, at half the cost of float64, holds a level to 2**-14 or finer.
-_SINGLE_LEVEL_BITS = 9
 # Conditional rounding accepts a draw with probability 1 - exp(-1/2) or more: 64 draws do not fail.
 _DRAWS = 64
 
@@ -42,32 +38,19 @@ class Chosen:
         """How many travel."""
         return self.update.size if self.selection is None else self.selection.indices.size
 
-    def pieces(
-        self, kind: type[np.floating[Any]] = np.float64, factor: float = 1.0
-    ) -> Iterator[tuple[int, Floats]]:
+    def pieces(self, factor: float = 1.0) -> Iterator[tuple[int, Floats]]:
         """Yield (position, rescaled values times ``factor``) of at most ``PIECE``; they share one buffer."""
-        buffer: Floats = np.empty(min(PIECE, self.size), kind)
-        scale = kind(factor)
+        buffer: Floats = np.empty(min(PIECE, self.size))
         for start in range(0, self.size, PIECE):
             part = slice(start, start + PIECE)
             values = buffer[: min(PIECE, self.size - start)]
             if self.selection is None:
-                np.multiply(self.update[part], scale, out=values)
+                np.multiply(self.update[part], factor, out=values, dtype=np.float64)
             else:
                 np.copyto(values, self.update[self.selection.indices[part]])
                 self.selection.rescale(values, part)
-                values *= scale
+                values *= factor
             yield start, values
-
-    def surely_within(self, bound: float) -> bool:
-        """Return True only where the L2 norm is below ``bound``; a third of the cost of the norm itself."""
-        if self.selection is not None:
-            return False
-        pieces = (self.update[start : start + _DOT] for start in range(0, self.update.size, _DOT))
-        with np.errstate(over="ignore"):
-            found = sum(float(np.dot(piece, piece)) for piece in pieces)
-        # Sums of _DOT terms in float32 are off by a share of _DOT * 2**-24 at most, and by what underflows.
-        return (found + self.update.size * _UNDERFLOW) * (1 + _DOT * 2.0**-23) < bound * bound
 
     def norm(self, power: int = 2) -> float:
         """Return the L2 norm, the L1 norm for a ``power`` of 1."""
@@ -99,23 +82,19 @@ def write_levels(
     bits: int,
     bound: float = math.inf,
     power: int = 2,
-    longest: float = math.inf,
 ) -> None:
     """Round ``factor`` times the chosen values, clamped to +-``clamp``, stochastically into ``words``.
 
     ``words``: uint[k] modulo 2**``bits``, overwritten. The whole is rounded again until the sum of its levels
-    to the ``power`` (1 or 2) is at most ``bound`` (Kairouz et al. 2021, section 4.2). ``longest``: no
-    value is further from 0, in levels, where that is known.
+    to the ``power`` (1 or 2) is at most ``bound`` (Kairouz et al. 2021, section 4.2).
     """
     if bound == math.inf:
         power = 0
-    single = longest < math.inf and not power and clamp.bit_length() <= _SINGLE_LEVEL_BITS
-    kind: type[np.floating[Any]] = np.float32 if single else np.float64
-    draws = _Draws(rng, min(PIECE, chosen.size))
+    draws = Draws(rng)
     for _ in range(_DRAWS):
-        if _round_into(words, chosen, factor, draws, clamp, bits, power, kind, longest) <= bound:
+        if _round_into(words, chosen, factor, draws, clamp, bits, power) <= bound:
             return
-    _round_into(words, chosen, factor, None, clamp, bits, power, kind, longest)
+    _round_into(words, chosen, factor, None, clamp, bits, power)
 
 
 def _length(values: Floats, power: int) -> float:
@@ -131,42 +110,34 @@ def _round_into(
     words: Words,
     chosen: Chosen,
     factor: float,
-    draws: "_Draws | None",
+    draws: Draws | None,
     clamp: int,
     bits: int,
     power: int,
-    kind: type[np.floating[Any]],
-    longest: float,
 ) -> float:
     """Round once, towards zero without ``draws``; return the sum of the levels to the ``power`` (0: none).
 
-    In fixed point with ``_FRACTION_BITS`` after the point, to which values are rounded to nearest: as many
+    In fixed point with ``DRAW_BITS`` after the point, to which values are rounded to nearest: as many
     random bits are added, and what is left of the point is the level. No level beyond the clamp comes of
     it, and a whole number stays as it is.
     """
     length = min(PIECE, chosen.size)
     fixed: npt.NDArray[np.signedinteger[Any]] = np.empty(
-        length, np.int32 if clamp.bit_length() + _FRACTION_BITS < 31 else np.int64
+        length, np.int32 if clamp.bit_length() + DRAW_BITS < 31 else np.int64
     )
     level = np.empty(length if power else 0, np.float64)
     mask = None if bits == 8 * words.dtype.itemsize else words.dtype.type((1 << bits) - 1)
-    unit = 1 << _FRACTION_BITS if draws else 1
-    limit = kind(clamp * unit)
-    # Whether every value fits the integers before it is clamped: of those a few are clamped at most, which
-    # is cheaper to look for.
-    fits = (longest + 1) * unit < 2.0 ** (8 * fixed.itemsize - 1)
+    unit = 1 << DRAW_BITS if draws else 1
+    limit = clamp * unit
     total = 0.0
-    for start, values in chosen.pieces(kind, factor * unit):
+    for start, values in chosen.pieces(factor * unit):
         integer = fixed[: values.size]
-        if not fits:
-            np.clip(values, -limit, limit, out=values)
+        np.clip(values, -limit, limit, out=values)
         (np.rint if draws else np.trunc)(values, out=values)
         np.copyto(integer, values, casting="unsafe")
         if draws:
             integer += draws.next(values.size)
-            integer >>= _FRACTION_BITS
-        if fits and (integer.max() > clamp or integer.min() < -clamp):
-            np.clip(integer, -clamp, clamp, out=integer)
+            integer >>= DRAW_BITS
         if power:
             np.copyto(level[: values.size], integer)
             total += _length(level[: values.size], power)
@@ -176,21 +147,6 @@ def _round_into(
         if mask is not None:
             written &= mask
     return total
-
-
-class _Draws:
-    """Uniform numbers of ``_FRACTION_BITS`` bits from a keystream whose key is the generator's."""
-
-    def __init__(self, rng: np.random.Generator, most: int) -> None:
-        self._stream = stream_cipher(rng.bytes(KEY_BYTES))
-        self._numbers = np.empty(most, np.uint16)
-        self._octets = self._numbers.view(np.uint8).data
-
-    def next(self, count: int) -> npt.NDArray[np.uint16]:
-        """Return ``count`` fresh numbers, never more than there is room for, in the same place each time."""
-        size = 2 * count
-        self._stream.update_into(ZEROS[:size], self._octets[:size])
-        return self._numbers[:count]
 
 
 def add_noise(words: Words, table: NoiseTable, bits: int) -> None:

@@ -1,21 +1,45 @@
-"""Chance for stochastic rounding, from a ChaCha20 keystream: four times as fast as drawing floats."""
+"""Chance for stochastic rounding, from a keystream: several times as fast as drawing floats.
+
+It never leaves the device, so each takes the cipher that its processor does best.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.updates.keystream import PIECE_BYTES, ZEROS, stream_cipher
+from shoal_codecs.security.stream_cipher import best_cipher
+from shoal_codecs.updates.keystream import PIECE_BYTES, SPARE_BYTES, StreamKey, draw_pieces
 
-KEY_BYTES = 32
+DRAW_BITS = 16
+_KEY_BYTES = 32
 _WORD = np.dtype(np.uint16)
-_STEP = np.float32(2.0**-16)
+_STEP = np.float32(2.0**-DRAW_BITS)
+
+
+class Draws:
+    """Uniform numbers of ``DRAW_BITS`` bits; the key is the generator's.
+
+    A seeded generator gives the same numbers again, on processors that are best at the same cipher.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._draw = draw_pieces(StreamKey(best_cipher(), rng.bytes(_KEY_BYTES)))
+        self._octets = np.empty(SPARE_BYTES, np.uint8)
+
+    def next(self, count: int) -> npt.NDArray[np.uint16]:
+        """Return ``count`` fresh numbers, in the same place each time."""
+        size = count * _WORD.itemsize
+        if self._octets.size < size + SPARE_BYTES:
+            self._octets = np.empty(size + SPARE_BYTES, np.uint8)
+        for start in range(0, size, PIECE_BYTES):
+            self._draw(min(PIECE_BYTES, size - start), self._octets[start:].data)
+        return self._octets[:size].view(_WORD)
 
 
 class Dither:
-    """Draws of 16 bits; the key is `rng`'s, so that a seeded generator gives the same rounding again."""
+    """Draws as fractions; the key is `rng`'s."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._stream = stream_cipher(rng.bytes(KEY_BYTES))
-        self._bytes = np.empty(0, dtype=np.uint8)
+        self._draws = Draws(rng)
         self._numbers = np.empty(0, dtype=np.float32)
 
     def below(self, fractions: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -25,14 +49,9 @@ class Dither:
         """
         count = fractions.size
         if self._numbers.size < count:
-            self._bytes = np.empty(count * _WORD.itemsize, dtype=np.uint8)
             self._numbers = np.empty(count, dtype=np.float32)
-        size = count * _WORD.itemsize
-        for start in range(0, size, PIECE_BYTES):
-            length = min(PIECE_BYTES, size - start)
-            self._stream.update_into(ZEROS[:length], self._bytes[start : start + length].data)
         numbers = self._numbers[:count]
-        np.copyto(numbers, self._bytes[:size].view(_WORD))
+        np.copyto(numbers, self._draws.next(count))
         # The middle of each draw's interval.
         numbers += np.float32(0.5)
         numbers *= _STEP
