@@ -2,37 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import structlog
 
-from shoal_codecs.secagg.errors import SecAggError
-from shoal_codecs.security.errors import SecurityError
-from shoal_codecs.transport.errors import BlobStorageError
-from shoal_codecs.updates.errors import UpdateError
 from shoal_codecs.wire import messages as wire
-from shoal_codecs.wire.errors import WireError
 from shoal_codecs.wire.hubs import HubPromise
-from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash, plan_signing_bytes
+from shoal_codecs.wire.plan import Plan, encode_plan, plan_hash
 from shoal_codecs.wire.single import Prekey
 from shoal_coordinator import round_steps as on
-from shoal_coordinator.aggregation import (
-    Candidate,
-    Server,
-    aggregate_reports,
-    aggregate_sums,
-    aggregate_words,
-    unmoved,
-)
 from shoal_coordinator.algorithms.stability import middle_loss
-from shoal_coordinator.chains import ModelVersion, with_step
+from shoal_coordinator.candidates import CandidateMaker, Harvest
 from shoal_coordinator.late_reports import LateReports
 from shoal_coordinator.plain import PlainCollector, round_private
 from shoal_coordinator.round import RoundMachine
-from shoal_coordinator.round_errors import AggregationError, RoundError, UnstableRoundError
 from shoal_coordinator.round_parts import Outcome, RunnerParts
+from shoal_coordinator.round_words import RoundWords
 from shoal_coordinator.single_desk import DeviceWord, SingleDesk
 from shoal_coordinator.single_files import SingleFiles
 
@@ -51,6 +36,8 @@ class RoundRunner:
         self._single: SingleDesk | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._computing: asyncio.Task[None] | None = None
+        self._words = RoundWords(parts)
+        self._candidates = CandidateMaker(parts)
 
     @property
     def plan(self) -> Plan | None:
@@ -178,14 +165,7 @@ class RoundRunner:
         """Take a part of a report to an earlier round; answer a whole one with a receipt."""
         stored = await late.take(device, part)
         if stored is not None:
-            self._parts.announcer.receipt(
-                device,
-                wire.Receipt,
-                round=part.round,
-                plan_hash=late.plan_hash(part.round),
-                report_id=stored.report_id,
-                credit=part.count,
-            )
+            self._words.receipt(part, late.plan_hash(part.round), device, stored.report_id)
             await self._count_late()
 
     async def take_report(self, device: str, part: wire.ReportPart) -> None:
@@ -200,14 +180,7 @@ class RoundRunner:
         stored = await collector.take(device, part)
         if stored is None:
             return
-        self._parts.announcer.receipt(
-            device,
-            wire.Receipt,
-            round=machine.facts.plan.round,
-            plan_hash=self.plan_hash,
-            report_id=stored.report_id,
-            credit=part.count,
-        )
+        self._words.receipt(part, self.plan_hash, device, stored.report_id)
         if machine.state is on.RoundState.COLLECTING or single is None:
             await self.feed(on.ReportStored(device))
         if single is not None:
@@ -284,143 +257,61 @@ class RoundRunner:
         self._timer = loop.call_later(delay_s, self._parts.enqueue, work)
 
     async def _perform(self, machine: RoundMachine, action: on.RoundAction) -> None:
-        plan, announcer = machine.facts.plan, self._parts.announcer
-        ends: dict[str, Any] = {"round": plan.round, "plan_hash": self.plan_hash}
+        facts, words = machine.facts, self._words
+        plan = facts.plan
         match action:
             case on.Persist(snapshot):
                 await self._parts.ledger.save(plan.round, snapshot, self._parts.models.candidate)
             case on.AskReveal(hubs):
-                self._ask_reveal(machine, hubs)
+                words.ask_reveal(facts, hubs)
             case on.ProposePlan(hubs):
-                await self._propose(machine, hubs)
+                await self._parts.certificates.propose(facts.plan_bytes)
+                words.propose(facts, hubs)
             case on.PublishPlan(signatures):
-                self._publish_plan(machine, signatures)
+                words.publish_plan(facts, signatures, self._single.prekeys if self._single else ())
             case on.Invite(devices):
                 await self._parts.privacy.invited(plan, self.plan_hash, devices)
-                self._invite(plan, devices)
+                words.invite(plan, self.plan_hash, devices)
             case on.Aggregate():
                 self._computing = asyncio.create_task(self._aggregate(machine, action))
             case on.AskEvaluation(devices):
-                await self._ask_evaluation(machine, devices)
+                self._ask_evaluation(plan, devices)
             case on.Withdraw(hubs, reason):
                 log.warning("round given up", reason=reason, waiting_for=list(hubs))
-                for hub in hubs:
-                    announcer.hub(hub, wire.RoundAborted, **ends, reason=reason)
+                words.withdraw(plan, self.plan_hash, hubs, reason)
             case on.Commit(members, evaluations, unstable):
                 await self._finish(machine, members=members, evaluations=evaluations, unstable=unstable)
             case on.Abort(reason, cohort):
                 await self._finish(machine, reason=reason, cohort=cohort)
 
-    def _ask_reveal(self, machine: RoundMachine, hubs: tuple[str, ...]) -> None:
-        plan, promises = machine.facts.plan, machine.facts.promises
-        for hub in hubs:
-            self._parts.announcer.hub(
-                hub, wire.RevealWanted, task=plan.task, base=plan.base, promises=promises
-            )
-
-    async def _propose(self, machine: RoundMachine, hubs: tuple[str, ...]) -> None:
-        plan, data, book = machine.facts.plan, machine.facts.plan_bytes, self._parts.certificates
-        await book.propose(data)
-        for hub in hubs:
-            self._parts.announcer.hub(
-                hub,
-                wire.PlanProposal,
-                plan=data,
-                signature=self._own_signature(machine),
-                certificates=book.certificates(plan.task, plan.base),
-            )
-
-    def _own_signature(self, machine: RoundMachine) -> bytes:
-        return self._parts.identity.sign(plan_signing_bytes(machine.facts.plan_bytes))
-
-    def _publish_plan(self, machine: RoundMachine, signatures: dict[str, bytes]) -> None:
-        parts, plan = self._parts, machine.facts.plan
-        topic = parts.topics.round(plan.round)
-        signed = {parts.identity.name: self._own_signature(machine), **signatures}
-        payload = parts.announcer.encoded(
-            topic,
-            wire.PlanNotice,
-            plan=machine.facts.plan_bytes,
-            signatures=signed,
-            certificates=parts.certificates.certificates(plan.task, plan.base),
-            prekeys=self._single.prekeys if self._single is not None else (),
-        )
-        parts.announcer.spawn(lambda: parts.shelf.put(topic, payload))
-
-    def _invite(self, plan: Plan, devices: tuple[str, ...]) -> None:
-        models, fleet = self._parts.models, self._parts.fleet
-        for device in devices:
-            self._parts.announcer.device(
-                device,
-                wire.Invitation,
-                round=plan.round,
-                plan_hash=self.plan_hash,
-                task=models.task,
-                model=models.offer(models.newest, fleet.model_held(device)),
-                source=models.source,
-                correction=models.control,
-            )
-
-    async def _ask_evaluation(self, machine: RoundMachine, devices: tuple[str, ...]) -> None:
-        models, fleet = self._parts.models, self._parts.fleet
-        candidate = models.candidate
+    def _ask_evaluation(self, plan: Plan, devices: tuple[str, ...]) -> None:
+        candidate = self._parts.models.candidate
         if candidate is None:
             return
+        self._words.ask_evaluation(plan, candidate, devices)
         for device in devices:
-            held = fleet.model_held(device)
-            # A member has trained on the base, whatever its last heartbeat said.
-            offer = models.offer(candidate, held if held == candidate.model_id else candidate.parent[:8])
-            self._parts.announcer.device(
-                device, wire.Evaluate, round=machine.facts.plan.round, task=models.task, model=offer
-            )
-        for device in devices:
-            if not fleet.is_online(device):
+            if not self._parts.fleet.is_online(device):
                 self._parts.enqueue(partial(self.feed, on.DeviceGone(device)))
 
     # --- candidate and end ----------------------------------------------------------------------
 
     async def _aggregate(self, machine: RoundMachine, work: on.Aggregate) -> None:
-        event: on.RoundEvent
+        harvest = Harvest(machine.facts.plan, self.plan_hash, self._collector, self._single)
+        event: on.RoundEvent | None = None
         fault: Exception | None = None
         try:
-            candidate = await asyncio.to_thread(self._checked, machine, work)
-            self._parts.models.candidate = await self._kept(candidate)
-            self._say_what_is_odd(candidate)
-            await self._learn(machine.facts.plan, candidate)
-            event = on.Aggregated()
-        except (RoundError, UpdateError) as error:
-            event = on.AggregationFailed(f"{type(error).__name__}: {error}")
+            event = await self._candidates.make(harvest, work)
         except Exception as error:  # noqa: BLE001 - raised again where it ends the process
-            # This machine's fault, not the round's: the hubs repeat their sums until it is mended.
+            # The hubs repeat their sums until it is mended.
             fault = error
 
         async def tell() -> None:
             if fault is not None:
                 raise fault
-            if self.machine is machine:
+            if event is not None and self.machine is machine:
                 await self.feed(event)
 
         self._parts.enqueue(tell)
-
-    async def _kept(self, candidate: Candidate) -> ModelVersion:
-        """Write a candidate's files and return it as the version after the newest."""
-        blobs, newest = self._parts.blobs, self._parts.models.newest
-        whole, step, state = [
-            await asyncio.to_thread(blobs.put, data) if data else None
-            for data in (candidate.data, candidate.step, candidate.state)
-        ]
-        if whole is None:
-            raise AggregationError("a version without weights: report this as a defect")
-        version = ModelVersion(
-            newest.number + 1,
-            candidate.digest,
-            whole,
-            newest.digest,
-            step,
-            state=state,
-            update_norm=candidate.update_norm,
-        )
-        return with_step(version, blobs)
 
     async def _part_with(self, collector: PlainCollector, machine: RoundMachine, outcome: Outcome) -> None:
         """Throw a round's reports away, or where rounds are asynchronous go on hearing those still out."""
@@ -439,107 +330,6 @@ class RoundRunner:
         late.adopt(facts.plan, outcome.plan_hash, base, collector, facts.members)
         await late.forget_old(outcome.version.number, self._parts.clock_ms())
 
-    async def _revert(self, plan: Plan, reason: str) -> None:
-        """Put the base, but for a trifle, in the place of a candidate that is no good."""
-        parts = self._parts
-        base = await asyncio.to_thread(parts.blobs.read, parts.models.newest.whole.name)
-        made = await asyncio.to_thread(lambda: unmoved(plan, base, reason, self._server()))
-        self._drop_candidate()
-        parts.models.candidate = await self._kept(made)
-        self._say_what_is_odd(made)
-
-    def _say_what_is_odd(self, candidate: Candidate) -> None:
-        announcer = self._parts.announcer
-        if candidate.fault:
-            announcer.event("round.unmoved", f"the model stays as it is: {candidate.fault}")
-        if candidate.bounded:
-            announcer.event(
-                "round.bounded", "the sum was longer than honest devices can make it; it was shortened"
-            )
-
-    async def _learn(self, plan: Plan, candidate: Candidate) -> None:
-        """Keep what the round's further coordinates tell, and say it with the error that noise adds."""
-        parts, told = self._parts, candidate.told
-        newest = parts.models.newest.number
-        following = await parts.told.learn(newest + 1, plan.codec.clip_norm, told)
-        fields: dict[str, float] = {"round": plan.round, "version": newest}
-        words = []
-        for name, (value, error) in told.by_name().items():
-            fields |= {name: value, f"{name}_error": error}
-            words.append(f"{name} {value:.3f} +- {error:.3f}")
-        if told.clipped is not None:
-            fields["clip_norm"] = following
-        if words:
-            parts.announcer.event("round.told", f"version {newest} with noise: {', '.join(words)}", **fields)
-
-    def _checked(self, machine: RoundMachine, work: on.Aggregate) -> Candidate:
-        """Return the candidate, or in the shared modes the base in its place where it is out of bounds.
-
-        Raises:
-            UnstableRoundError: it is, and the base can be trained on again.
-        """
-        plan, made = machine.facts.plan, self._compute(machine, work)
-        fault = self._parts.stability.norm_fault(made.update_norm)
-        if not fault:
-            return made
-        if not plan.shared:
-            raise UnstableRoundError(fault)
-        base = self._parts.blobs.read(self._parts.models.newest.whole.name)
-        return replace(unmoved(plan, base, fault, self._server()), told=made.told)
-
-    def _compute(self, machine: RoundMachine, work: on.Aggregate) -> Candidate:
-        parts, plan = self._parts, machine.facts.plan
-        base = parts.blobs.read(parts.models.newest.whole.name)
-        source = parts.blobs.read(plan.codec.source.hex()) if plan.codec.source else b""
-        server = self._server()
-        if self._single is not None and self._collector is not None:
-            try:
-                words = self._single.unmasked(self._collector.vector_sum(work.members))
-                return aggregate_words(plan, base, words, server, source, len(work.members), parts.levels)
-            except (SecurityError, SecAggError, UpdateError, WireError, RoundError) as error:
-                # Devices have opened masks on this base and do so once.
-                return unmoved(plan, base, f"{type(error).__name__}: {error}", server)
-        if self._collector is not None:
-            shares = self._collector.shares(work.members)
-            late = parts.late.shares(work.late, parts.models.newest.number) if parts.late else []
-            return aggregate_reports(plan, base, shares, server, parts.levels, late)
-        private = parts.identity.sealing_private()
-        try:
-            return aggregate_sums(
-                plan,
-                self.plan_hash,
-                base,
-                work.set_digest,
-                work.sums,
-                private,
-                server,
-                source,
-                len(work.members),
-                parts.levels,
-            )
-        except (SecurityError, SecAggError, UpdateError) as error:
-            return unmoved(plan, base, f"{type(error).__name__}: {error}", server)
-
-    def _server(self) -> Server:
-        """Return how the model moves from the newest version; blocking."""
-        parts, newest = self._parts, self._parts.models.newest
-        memory = b""
-        if newest.state is not None:
-            try:
-                memory = parts.blobs.read(newest.state.name)
-            except BlobStorageError as error:
-                log.warning("algorithm begins anew", version=newest.number, remedy=str(error))
-        return parts.server.at(newest.number, memory)
-
-    def _drop_candidate(self) -> None:
-        """Forget a candidate whose round was aborted, and its files."""
-        parts, candidate = self._parts, self._parts.models.candidate
-        parts.models.discard()
-        kept = parts.models.newest.state
-        for ref in (candidate.whole, candidate.step, candidate.state) if candidate else ():
-            if ref is not None and ref != kept and not parts.models.uses(ref):
-                parts.blobs.drop(ref.name)
-
     async def _finish(
         self,
         machine: RoundMachine,
@@ -552,10 +342,9 @@ class RoundRunner:
     ) -> None:
         parts, plan = self._parts, machine.facts.plan
         if unstable:
-            await self._revert(plan, unstable)
-        number = plan.round
+            await self._candidates.revert(plan, unstable)
         outcome = Outcome(
-            round=number,
+            round=plan.round,
             plan_hash=self.plan_hash,
             version=parts.models.candidate if members else None,
             members=members,
@@ -565,23 +354,15 @@ class RoundRunner:
             cohort=cohort,
         )
         await parts.ledger.close(outcome)
-        ends: dict[str, Any] = {"round": number, "plan_hash": self.plan_hash}
         # A plan that was never made cannot be given up.
-        for hub in machine.facts.hubs if self.plan_hash else ():
-            if outcome.version is not None:
-                parts.announcer.hub(hub, wire.RoundCommitted, **ends)
-            else:
-                parts.announcer.hub(hub, wire.RoundAborted, **ends, reason=reason)
-        for device in cohort:
-            parts.announcer.device(device, wire.Cancel, **ends, reason=reason)
+        self._words.ended(plan, machine.facts.hubs if self.plan_hash else (), outcome)
         parts.models.lead(None)
         if outcome.version is not None:
             parts.stability.took(outcome.version.update_norm, middle_loss(outcome.evaluations))
             parts.models.promote(outcome.version)
         else:
-            self._drop_candidate()
-        topic = parts.topics.round(number)
-        parts.announcer.spawn(lambda: parts.shelf.remove(topic))
+            self._candidates.drop()
+        self._words.take_plan_down(plan)
         if self._collector is not None:
             await self._part_with(self._collector, machine, outcome)
         if plan.mode == "single":
