@@ -58,6 +58,13 @@ def test_sums_longer_than_a_piece(bits: int) -> None:
     assert total.words().tolist() == by_hand(given_words, bits)
 
 
+def test_a_sum_may_be_asked_for_at_any_time() -> None:
+    given_words, total = shares(11, 99, 5, 4), PackedSum(99, 11)
+    for place, words in enumerate(given_words, start=1):
+        total.add(pack_words(words, 11))
+        assert total.words().tolist() == by_hand(given_words[:place], 11)
+
+
 def test_more_shares_than_there_is_room_for_carries() -> None:
     given_words, total = shares(5, 77, 200, 1), PackedSum(77, 5)
     given_words = [np.full(77, 31, np.uint8) for _ in given_words]

@@ -2,9 +2,12 @@
 
 Words of w bits lie in lanes of 64 bits without gaps. Every second word has w bits of room above it once its
 neighbours are masked out, so that up to 2^w shares add up before a carry reaches the next such word. Three
-running lanes make the sum: of everything, of the even words alone (their difference is the odd ones), and,
-read half a lane later, of the words that lie across the end of a lane.
+running lanes make the sum: of everything; of the even words alone (their difference is the odd ones); and of
+what the words that lie across the end of a lane have in it, moved down to where their carries have room. What
+such a word has in the next lane is the lowest there, which no carry reaches: the first sum has it.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +21,8 @@ from shoal_codecs.updates.keystream import Words
 Lanes = npt.NDArray[np.uint64]
 _LANE = np.dtype("<u8")
 _LANE_BITS = 64
-_HALF_BYTES = 4
-# Lanes at a time: what is read and masked meanwhile stays in the cache.
-_PIECE = 1 << 13
+# Lanes at a time: what is masked meanwhile stays in the cache.
+_PIECE = 1 << 14
 
 
 class PackedSum:
@@ -42,7 +44,10 @@ class PackedSum:
         return self._lanes.nbytes
 
     def add(self, share: Payload) -> None:
-        """Add a device's packed share. Raises ShareLengthError or PayloadContentError."""
+        """Add a device's packed share, which must not change afterwards: it may wait for the next one.
+
+        Raises ShareLengthError or PayloadContentError.
+        """
         if len(share) != self._size:
             raise ShareLengthError(f"the round's shares have {self._size} bytes, got {len(share)}")
         check_padding(share, self.count, self.bits)
@@ -98,74 +103,125 @@ class _Gapless:
 
     def __init__(self, size: int, bits: int) -> None:
         self._size, self._bits = size, bits
-        self._all, self._even, self._across = (np.zeros(-(-size // 8), _LANE) for _ in range(3))
+        count = -(-size // 8)
+        self._all, self._even = np.zeros(count, _LANE), np.zeros(count, _LANE)
+        # Of lane i at i + 1: lane 0 has none before it.
+        self._begun = np.zeros(count + 1, _LANE)
         # The pattern of words and lanes repeats every ``bits`` lanes, in which there are 64 words.
-        times = max(1, min(_PIECE, self._all.size) // bits)
+        times = max(1, min(_PIECE, count) // bits)
         self._piece = times * bits
-        masks = (np.tile(mask, times) for mask in _masks(bits))
-        self._even_mask, self._whole_even, self._whole_odd, self._across_mask = masks
+        self._pattern = _Pattern(*(np.tile(one, times) for one in _pattern(bits)))
         self._buffer = np.empty(self._piece, _LANE)
+        self._waiting: npt.NDArray[np.uint8] | None = None
         self._added = 0
 
     @property
     def nbytes(self) -> int:
-        return 3 * self._all.nbytes
+        return 3 * self._all.nbytes + self._size
 
     def add(self, data: npt.NDArray[np.uint8]) -> None:
-        if self._added == (1 << self._bits) - 1:
-            so_far = self.total()
-            self.clear()
-            self.add(so_far)
-        self._added += 1
-        for start in range(0, self._all.size, self._piece):
-            part = slice(start, start + self._piece)
-            lanes = self._read(data, 8 * start)
-            self._all[part] += lanes
-            lanes &= self._even_mask[: lanes.size]
-            self._even[part] += lanes
-            lanes = self._read(data, 8 * start + _HALF_BYTES)
-            lanes &= self._across_mask[: lanes.size]
-            self._across[part][: lanes.size] += lanes
+        # The sum is longer than the cache: it is read and written for two shares at a time.
+        if self._waiting is None:
+            self._waiting = data
+            return
+        first, self._waiting = self._waiting, None
+        self._take(first, data)
 
     def total(self) -> npt.NDArray[np.uint8]:
-        total, later = np.empty_like(self._all), np.zeros(8 * self._all.size + _HALF_BYTES, np.uint8)
-        for start in range(0, self._all.size, self._piece):
-            part = slice(start, start + self._piece)
-            even = self._even[part]
-            lanes = total[part]
-            np.subtract(self._all[part], even, out=lanes)
-            lanes &= self._whole_odd[: lanes.size]
-            lanes |= even & self._whole_even[: lanes.size]
-            across = self._across[part] & self._across_mask[: lanes.size]
-            later[8 * start + _HALF_BYTES :][: across.nbytes] = across.view(np.uint8)
-        found: npt.NDArray[np.uint8] = total.view(np.uint8)
-        found |= later[: found.size]
-        return found[: self._size]
+        if self._waiting is not None:
+            last, self._waiting = self._waiting, None
+            self._take(last)
+        total = np.empty_like(self._all)
+        for start in range(0, total.size, self._piece):
+            lanes = total[start : start + self._piece]
+            end = start + lanes.size
+            pattern = _Pattern(*(one[: lanes.size] for one in self._pattern))
+            everything, even = self._all[start:end], self._even[start:end]
+            np.subtract(everything, even, out=lanes)
+            lanes &= pattern.whole_odd
+            lanes |= even & pattern.whole_even
+            lanes |= (self._begun[start + 1 : end + 1] << pattern.down) & pattern.begun
+            # What has begun in the lane before goes on here, with its carries.
+            lanes |= ((self._begun[start:end] >> pattern.before) + everything) & pattern.later
+        return total.view(np.uint8)[: self._size]
 
     def clear(self) -> None:
-        for lanes in (self._all, self._even, self._across, self._buffer):
+        for lanes in (self._all, self._even, self._begun, self._buffer):
             lanes.fill(0)
+        self._waiting = None
         self._added = 0
 
-    def _read(self, data: npt.NDArray[np.uint8], start: int) -> Lanes:
-        """Return the lanes of one piece of ``data`` from byte ``start`` on, in the buffer; zeros follow."""
-        found = data[start : start + 8 * self._piece]
-        lanes = self._buffer[: -(-found.size // 8)]
-        octets = lanes.view(np.uint8)
-        octets[: found.size] = found
-        octets[found.size :] = 0
-        return lanes
+    def _take(self, *shares: npt.NDArray[np.uint8]) -> None:
+        """Add one share or two in one pass over the sum."""
+        if self._added + len(shares) >= 1 << self._bits:
+            so_far = self.total()
+            self.clear()
+            self._take(so_far)
+        self._added += len(shares)
+        whole = self._size // 8
+        several = [data[: 8 * whole].view(_LANE) for data in shares]
+        for start in range(0, whole, self._piece):
+            for lanes in several:
+                self._add_lanes(start, lanes[start : start + self._piece])
+        rest = self._size - 8 * whole
+        for data in shares if rest else ():
+            last = np.zeros(8, np.uint8)
+            last[:rest] = data[-rest:]
+            self._add_lanes(whole, last.view(_LANE))
+
+    def _add_lanes(self, start: int, lanes: Lanes) -> None:
+        """Add ``lanes``, at most a piece of them, that lie at lane ``start``."""
+        place, end = start % self._piece, start + lanes.size
+        even_mask, down = (one[place:][: lanes.size] for one in (self._pattern.even, self._pattern.down))
+        found = self._buffer[: lanes.size]
+        # Not `+=` on a part, which writes it once more.
+        everything, even, begun = (
+            self._all[start:end],
+            self._even[start:end],
+            self._begun[start + 1 : end + 1],
+        )
+        np.add(everything, lanes, out=everything)
+        np.add(even, np.bitwise_and(lanes, even_mask, out=found), out=even)
+        np.add(begun, np.right_shift(lanes, down, out=found), out=begun)
 
 
-def _masks(bits: int) -> tuple[Lanes, Lanes, Lanes, Lanes]:
-    """Return which bits of ``bits`` lanes are of even words; of whole even and odd words; of those across.
+class _Pattern(NamedTuple):
+    """Which bits of lanes are of which words.
 
-    The last are for lanes read from the middle of one to the middle of the next.
+    ``even``: of even words; ``whole_even`` and ``whole_odd``: of those that lie in one lane. Of those across
+    the end of a lane: ``begun`` their first bits, which ``down`` moves to the lane's lowest; ``later`` the
+    others, and ``before`` how many went before them.
     """
+
+    even: Lanes
+    whole_even: Lanes
+    whole_odd: Lanes
+    begun: Lanes
+    later: Lanes
+    down: Lanes
+    before: Lanes
+
+
+def _pattern(bits: int) -> _Pattern:
+    """Return the pattern of ``bits`` lanes."""
     place = np.arange(bits * _LANE_BITS)
-    word = place // bits
-    across = word * bits // _LANE_BITS != (word * bits + bits - 1) // _LANE_BITS
-    even = word % 2 == 0
-    chosen = (even, even & ~across, ~even & ~across, np.roll(across, -_LANE_BITS // 2))
-    first, second, third, fourth = (np.packbits(one, bitorder="little").view(_LANE) for one in chosen)
-    return first, second, third, fourth
+    word, lane = place // bits, place // _LANE_BITS
+    first, last = word * bits // _LANE_BITS, (word * bits + bits - 1) // _LANE_BITS
+    even, whole, begun = word % 2 == 0, first == last, (first != last) & (lane == first)
+    later = ~whole & ~begun
+    number = begun.reshape(bits, _LANE_BITS).sum(axis=1)
+    # Where no word begins that goes on, any shift will do: nothing of it is used.
+    down = np.minimum(_LANE_BITS - number, _LANE_BITS - 1)
+    return _Pattern(
+        even=_lanes_of(even),
+        whole_even=_lanes_of(even & whole),
+        whole_odd=_lanes_of(~even & whole),
+        begun=_lanes_of(begun),
+        later=_lanes_of(later),
+        down=down.astype(_LANE),
+        before=np.roll(number, 1).astype(_LANE),
+    )
+
+
+def _lanes_of(chosen: npt.NDArray[np.bool_]) -> Lanes:
+    return np.packbits(chosen, bitorder="little").view(_LANE)
