@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -92,6 +93,28 @@ class Stopwatch:
         began = time.process_time()
         yield
         self.cpu_s -= time.process_time() - began
+
+
+class Disk:
+    """What a party keeps of each device, outside of its memory and of what is measured."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch = watch
+        self._kept: dict[str, mmap.mmap] = {}
+
+    def put(self, device: str, data: memoryview) -> None:
+        """Keep ``data``: were it left where it is, whoever needs memory next would pay for fresh pages."""
+        with self._watch.paused():
+            self._kept[device] = mmap.mmap(-1, len(data))
+            self._kept[device].write(data)
+
+    def get(self, device: str) -> memoryview:
+        """Return what is kept of ``device``."""
+        return memoryview(self._kept[device])
+
+    def devices(self) -> list[str]:
+        """Return whose data there is, in the order of their coming."""
+        return list(self._kept)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from statistics import median
 
 import numpy as np
-from secagg_fleet import COORDINATOR, EXAMPLES, FLEET, HUBS, Costs, Fleet, Stopwatch
+from secagg_fleet import COORDINATOR, EXAMPLES, FLEET, HUBS, Costs, Disk, Fleet, Stopwatch
 
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.secagg.report_opening import Receiver, open_report, open_share
@@ -17,7 +17,7 @@ from shoal_codecs.security.identity import sealing_public_of
 from shoal_codecs.security.sealing import new_sealing_key, seal
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire.messages import ReportPart
-from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan, plan_hash, whole_share_devices
+from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, encode_plan, plan_hash, whole_share_devices
 from shoal_codecs.wire.report import SHARE_SEED_BYTES
 from shoal_coordinator.aggregation import aggregate_sums, vector_bytes, vector_of
 from shoal_coordinator.hub.sums import add_shares, check_whole, whole_bytes
@@ -41,7 +41,7 @@ class Hub:
         self._receiver = Receiver(self._hash, self.name, position, len(plan.hubs), private)
         self._whole, self._whole_bytes = whole_share_devices(plan, position), whole_bytes(plan)
         self._assembler = ReportAssembler(largest_report_bytes(self._whole_bytes, len(plan.hubs)))
-        self._kept: dict[str, memoryview] = {}
+        self._disk = Disk(self.watch)
         self._running = RunningSum(plan)
 
     def take(self, device: str, frames: list[bytes]) -> None:
@@ -59,7 +59,7 @@ class Hub:
                     opened = open_report(data, device, key, self._receiver, size)
                     if device in self._whole:
                         check_whole(self.plan, opened.share)
-                    self._kept[device] = opened.ciphertext
+                    self._disk.put(device, opened.ciphertext)
                     if device in self._whole:
                         self._running.add(device, opened.share)
 
@@ -71,12 +71,13 @@ class Hub:
             return seal(sealing_public_of(key), total, sum_context(self._hash, set_digest, self.name))
 
     def _total(self) -> bytes:
-        added = self._running.total(self._kept.keys() & self._whole, self._opened)
-        shares = ((device, self._opened(device)) for device in self._kept if device not in self._whole)
+        devices = self._disk.devices()
+        added = self._running.total(self._whole.intersection(devices), self._opened)
+        shares = ((device, self._opened(device)) for device in devices if device not in self._whole)
         return add_shares(self.plan, self._hash, self.position, shares, added)
 
     def _opened(self, device: str) -> bytes:
-        return open_share(self._kept[device], device, self._receiver)
+        return open_share(self._disk.get(device), device, self._receiver)
 
 
 def hubs_plan(fleet: Fleet, keys: dict[str, tuple[bytes, bytes]], base: bytes) -> Plan:
@@ -118,13 +119,13 @@ def run_hubs(fleet: Fleet) -> Costs:
     for device in case.reporting:
         update, post, watch = case.update(device), fleet.post(device), Stopwatch()
         with watch.running():
-            shared = ring_shares(update, EXAMPLES, plan_bytes, device, rng)
-            digest = plan_hash(plan_bytes)
-            report = sign_report(post.identity, plan, digest, seal_shares(shared, plan, digest, device))
+            own, digest = decode_plan(plan_bytes), plan_hash(plan_bytes)
+            shared = ring_shares(update, EXAMPLES, own, digest, device, rng)
+            report = sign_report(post.identity, own, digest, seal_shares(shared, own, digest, device))
             frames = {
                 hub: [
                     post.encode(post.topics.report(hub, device), part)
-                    for part in report_messages(post, plan.round, report.parts[hub])
+                    for part in report_messages(post, own.round, report.parts[hub])
                 ]
                 for hub in HUBS
             }

@@ -252,7 +252,7 @@ class Device:
         rng = np.random.default_rng([plan.round, DEVICES.index(self.name)])
         update = rng.normal(scale=0.002, size=plan.codec.dimension).astype(np.float32)
         if plan.mode == "hubs":
-            shared = ring_shares(update, EXAMPLES, data, self.name, rng, metrics=METRICS)
+            shared = ring_shares(update, EXAMPLES, plan, plan_hash(data), self.name, rng, metrics=METRICS)
             if self.poison is not None:
                 # No encoder makes it, and no hub can tell: each sees one share only.
                 words = unpack_ring(shared.plaintexts[0], ring_spec(plan).words, plan.codec.ring_bits)

@@ -19,7 +19,7 @@ from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.ring import RingSpec, encode_ring, packed_ring
 from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire.packing import pack
-from shoal_codecs.wire.plan import Plan, coordinate_seed, decode_plan, plan_hash, whole_share_place
+from shoal_codecs.wire.plan import Plan, coordinate_seed, whole_share_place
 from shoal_codecs.wire.report import SHARE_SEED_BYTES, share_context
 from shoal_codecs.wire.told import NOTHING_TOLD, PlainShare, Told
 from shoal_edge.files import write_durably
@@ -43,7 +43,8 @@ class Shared:
 def ring_shares(
     update: Float32Vector,
     examples: int,
-    plan_bytes: bytes,
+    plan: Plan,
+    digest: bytes,
     device: str,
     rng: np.random.Generator,
     source: bytes = b"",
@@ -52,25 +53,23 @@ def ring_shares(
 ) -> Shared:
     """Return one share per hub of ``update`` (D,), weighted by ``examples``; together they add up to it.
 
-    ``source`` is the encoded step that a ``global_topk`` plan takes coordinates from, ``metrics`` what the
-    device has measured of the base, for plans that ask.
+    ``digest`` is the plan's hash, ``source`` the encoded step that a ``global_topk`` plan takes coordinates
+    from, ``metrics`` what the device has measured of the base, for plans that ask.
     One hub's plaintext is its share in full (``whole_share_place``), every other's the 32-byte seed. In mode
     ``single`` the only plaintext is the vector under ``masks`` (packed).
 
     Raises:
         UpdateError, SecAggError, PrivacyError: an update or a plan that cannot be shared.
     """
-    plan = decode_plan(plan_bytes)
     spec = ring_spec(plan, source)
     words = encode_ring(update, examples, spec, rng, metrics)
     # In place: with the packed share and its ciphertext this is what a report takes of the memory.
     seeds = [os.urandom(SHARE_SEED_BYTES) for _ in plan.hubs[1:]]
     whole = whole_share_place(plan, device)
     if plan.mode == "single":
-        put_masks_on(words, spec.ring_bits, plan_bytes, device, masks)
+        put_masks_on(words, spec.ring_bits, plan, digest, device, masks)
     else:
-        digest, hubs = plan_hash(plan_bytes), len(plan.hubs)
-        split_in_place(words, spec.ring_bits, hubs, seeds, digest, device, whole + 1)
+        split_in_place(words, spec.ring_bits, len(plan.hubs), seeds, digest, device, whole + 1)
     last = words[: spec.kept][-PREVIEW_NUMBERS:]
     packed = packed_ring(words, spec.ring_bits)
     plaintexts = (*seeds[:whole], packed, *seeds[whole:])

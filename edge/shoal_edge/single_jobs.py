@@ -8,7 +8,7 @@ from shoal_codecs.secagg.single.masking import mask_words
 from shoal_codecs.secagg.single.sharing import make_shares, open_delivery
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.wire.packing import pack, unpack
-from shoal_codecs.wire.plan import decode_plan, plan_hash
+from shoal_codecs.wire.plan import Plan, decode_plan, plan_hash
 from shoal_codecs.wire.single import Prekey
 from shoal_edge.single_records import Masks
 
@@ -36,8 +36,11 @@ def boxes_opened(
     return {"neighbourly": pack(found)}
 
 
-def put_masks_on(words: Words, bits: int, plan: bytes, device: str, masks: bytes) -> None:
-    """Mask ``words`` (uint[count] modulo 2**bits) in place with the packed ``Masks``."""
+def put_masks_on(words: Words, bits: int, plan: Plan, digest: bytes, device: str, masks: bytes) -> None:
+    """Mask ``words`` (uint[count] modulo 2**bits) in place with the packed ``Masks``.
+
+    ``digest`` is the hash of ``plan``.
+    """
     given = unpack(masks, Masks)
     mask_words(
         words,
@@ -46,7 +49,7 @@ def put_masks_on(words: Words, bits: int, plan: bytes, device: str, masks: bytes
         mask_private=given.mask_private,
         device=device,
         peers=given.peers,
-        plan=decode_plan(plan),
-        plan_hash=plan_hash(plan),
+        plan=plan,
+        plan_hash=digest,
         prekeys=given.prekeys,
     )

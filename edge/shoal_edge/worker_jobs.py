@@ -166,7 +166,7 @@ class Jobs:
         ``fit_update``; without ``train`` the device moves nothing.
         """
         started = time.perf_counter()
-        promised = decode_plan(plan)
+        promised, digest = decode_plan(plan), plan_hash(plan)
         ready = self._ready(task, task_path, promised.level_of(device), percent)
         own = OwnRound(ready, promised, Path(own_path))
         base = own.base(read_vector(Path(model_path), promised.base))
@@ -203,7 +203,9 @@ class Jobs:
         )
         if promised.shared:
             source = Path(source_path).read_bytes() if source_path else b""
-            shared = ring_shares(update, examples, plan, device, rng, source, fitted.metrics, masks)
+            shared = ring_shares(
+                update, examples, promised, digest, device, rng, source, fitted.metrics, masks
+            )
         else:
             told = fitted.told
             if control is not None:
@@ -213,7 +215,7 @@ class Jobs:
             size = own.size
             shared = clear_share(update, examples, promised, rng, *paths, told, size=size)
         answer: dict[str, Any] = {
-            "ciphertexts": seal_shares(shared, promised, plan_hash(plan), device),
+            "ciphertexts": seal_shares(shared, promised, digest, device),
             **fitted.said,
             **kept,
             "seconds": time.perf_counter() - started,

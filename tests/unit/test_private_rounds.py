@@ -85,7 +85,7 @@ def summed(made: Plan, given: dict[str, Float32Vector], metrics: DeviceMetrics |
     data = encode_plan(made)
     m, rng = plan_hash(data), np.random.default_rng(1)
     shares = {
-        name: ring_shares(update, 40, data, name, rng, metrics=metrics).plaintexts
+        name: ring_shares(update, 40, made, m, name, rng, metrics=metrics).plaintexts
         for name, update in given.items()
     }
     key, sums = sealing_public_of(COORDINATOR.public), {}

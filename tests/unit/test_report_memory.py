@@ -10,7 +10,7 @@ from shoal_codecs.privacy.noise_table import skellam_table
 from shoal_codecs.privacy.plan_noise import device_variance
 from shoal_codecs.security.sealing import new_sealing_key
 from shoal_codecs.updates.plan_ring import ring_spec
-from shoal_codecs.wire.plan import HubOffer, decode_plan, encode_plan, plan_hash
+from shoal_codecs.wire.plan import HubOffer, encode_plan, plan_hash
 from shoal_edge.shares import ring_shares, seal_shares
 from wire_parts import codec_plan, plan, private_plan
 
@@ -32,14 +32,14 @@ def test_a_report_takes_at_most_three_times_the_ring_vector(bits: int, privacy: 
         privacy=privacy,
         hubs=tuple(HubOffer(hub, key, b"\x05" * 32) for hub, key in keys.items()),
     )
-    data, spec = encode_plan(made), ring_spec(made)
+    digest, spec = plan_hash(encode_plan(made)), ring_spec(made)
     if privacy is not None:
         skellam_table(device_variance(made))
     rng = np.random.default_rng(0)
     update = rng.standard_normal(D, np.float32)
     tracemalloc.start()
-    shared = ring_shares(update, 10, data, "device-01", rng)
-    sealed = seal_shares(shared, decode_plan(data), plan_hash(data), "device-01")
+    shared = ring_shares(update, 10, made, digest, "device-01", rng)
+    sealed = seal_shares(shared, made, digest, "device-01")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     vector = spec.words * (2 if bits <= 16 else 4)
