@@ -46,8 +46,8 @@ class Ledger:
 
     ``spent`` says what the version that a plan (its hash) has made costs, None for one without noise;
     ``told`` what the round that made a version told with noise.
-    ``rows`` are the newest finished ones, oldest first; ``upcoming`` is the next round's number and
-    ``last_number`` the last one used.
+    ``rows`` are the newest finished ones, oldest first; ``upcoming`` is the next round's number, which is
+    not used before it is taken, and ``last_number`` the last one used.
     """
 
     def __init__(
@@ -71,16 +71,20 @@ class Ledger:
         self.last_number = 0
 
     async def load(self) -> None:
-        """Read the newest finished rounds and reserve the next number."""
+        """Read the newest finished rounds and the next number."""
         self.rows = await self._store.rounds(KEPT_ROWS)
         self.last_number = self.rows[-1].round if self.rows else 0
-        self.upcoming = await self._store.next_round_number()
+        self.upcoming = await self._store.last_round_number() + 1
 
     async def take_number(self) -> int:
-        """Use ``upcoming`` up and return it; no number is used twice, over restarts too."""
-        number, self.upcoming = self.upcoming, await self._store.next_round_number()
-        self.last_number = number
-        return number
+        """Use ``upcoming`` up and return it; no number is used twice, over restarts too.
+
+        It is on disk before anybody hears of it: two plans of one number would be two truths. What only was
+        ``upcoming`` when a process ended was said to nobody, and is the next one's.
+        """
+        self.last_number = await self._store.next_round_number()
+        self.upcoming = self.last_number + 1
+        return self.last_number
 
     async def target(self) -> int:
         """Return the version that operators have asked for, 0 where none did."""

@@ -196,6 +196,24 @@ async def test_no_round_number_is_given_twice(store: Store) -> None:
     await again.close()
 
 
+async def test_a_number_that_no_round_took_is_the_next_one_s_after_a_restart(store: Store) -> None:
+    """And one that was taken never is, though nothing was stored of its round."""
+    for taken in range(3):
+        for _ in range(2):
+            ledger = Ledger(store, b"t" * 32, lambda: 5, lambda: (0.0, 0.0))
+            await ledger.load()
+            assert ledger.upcoming == taken + 1
+            store = await reopened(store)
+        ledger = Ledger(store, b"t" * 32, lambda: 5, lambda: (0.0, 0.0))
+        await ledger.load()
+        assert await ledger.take_number() == ledger.last_number == taken + 1
+        assert ledger.upcoming == taken + 2
+        # On disk before it is returned.
+        store = await reopened(store)
+        assert await store.last_round_number() == taken + 1
+    await store.close()
+
+
 WRITER = """
 import asyncio, sys
 from pathlib import Path

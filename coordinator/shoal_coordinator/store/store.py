@@ -111,6 +111,10 @@ class Store:
 
     # --- rounds ---------------------------------------------------------------------------------
 
+    async def last_round_number(self) -> int:
+        """Return the round number that was returned last, 0 before the first."""
+        return int(await self.get_value(_ROUND_COUNTER) or b"0")
+
     async def next_round_number(self) -> int:
         """Return a round number that was never returned before, over restarts too."""
         async with self._database.begin() as connection:
