@@ -90,7 +90,7 @@ class EdgeAgent:
         # Before anything else is put into a new folder.
         ledger = open_ledger(state, make=True)
         self.guard = PrivacyGuard(settings.privacy, state, ledger, lambda: int(clock() * 1000))
-        self.store = DeviceStore(state, settings.outbox_cap_bytes)
+        self.store = DeviceStore(state, settings.outbox_cap_bytes, self._tasks_in_use)
         self.blobs = BlobStore(state / "blobs", settings.blobs_cap_bytes)
         self.fetcher = BlobFetcher(
             self.link, topics, self.blobs, chunk_timeout_s=BLOB_SILENCE_S, on_missing=self._want_blob
@@ -158,6 +158,9 @@ class EdgeAgent:
             on_change=self.heartbeats.soon,
             clock=clock,
         )
+
+    def _tasks_in_use(self) -> frozenset[bytes]:
+        return self.releases.tasks()
 
     async def run(self) -> None:
         """Serve until cancelled."""

@@ -7,6 +7,7 @@ the next step; the pointer moves by one rename. A slot counts only if the publis
 the artefact's digest is the one it names.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -110,6 +111,15 @@ class Installer:
         if (digest, size) != (artefact.blob.digest, artefact.blob.size):
             raise DamagedSlotError(f"the artefact in slot {slot} was changed on disk: install a release")
         return Installed(slot, manifest, artefact.kind, place / ARTEFACT)
+
+    def tasks(self) -> frozenset[bytes]:
+        """Return the tasks (digests) of what the slots hold, as far as their manifests can be read."""
+        found = set()
+        for slot in SLOTS:
+            place = self._folder / slot
+            with contextlib.suppress(OSError, OtaError):
+                found.add(self._open((place / MANIFEST).read_bytes(), (place / SIGNATURE).read_bytes()).task)
+        return frozenset(found)
 
     def write(self, slot: str, source: Path, artefact: Artefact, manifest: bytes, signature: bytes) -> None:
         """Fill the idle ``slot`` with the artefact at ``source`` and its description.

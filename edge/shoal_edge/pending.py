@@ -3,10 +3,14 @@
 So a fit that is repeated after a power cut begins where the first one began, and trains nothing twice.
 """
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from shoal_codecs.durable import sync_folder
 from shoal_edge.files import disk_faults
+
+_DIGITS = 16
 
 
 class PendingFile:
@@ -18,7 +22,21 @@ class PendingFile:
 
     def path(self, task: bytes) -> Path:
         """Return where the file of ``task`` is kept."""
-        return self._folder / f"{self._kind}-{task.hex()[:16]}"
+        return self._folder / f"{self._kind}-{task.hex()[:_DIGITS]}"
+
+    def forget_others(self, keep: Collection[bytes]) -> None:
+        """Remove the files of all tasks but those to ``keep``, damaged ones too.
+
+        Raises:
+            StoreError: the disk does not let go of them.
+        """
+        kept = {self.path(task).name for task in keep}
+        names = re.compile(rf"({self._kind}-[0-9a-f]{{{_DIGITS}}})(\..*)?")
+        with disk_faults(self._folder):
+            for path in self._folder.iterdir():
+                found = names.fullmatch(path.name)
+                if found and found[1] not in kept:
+                    path.unlink(missing_ok=True)
 
     def next_path(self, task: bytes, plan_hash: bytes) -> Path:
         """Return where the worker leaves the file that counts once the plan's report is persisted."""

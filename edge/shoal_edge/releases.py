@@ -149,6 +149,10 @@ class ReleaseAgent:
         """What runs, None before the first release."""
         return self._active
 
+    def tasks(self) -> frozenset[bytes]:
+        """Return the tasks (digests) of the release that runs and of the one to go back to; blocking."""
+        return self._slots.tasks()
+
     @property
     def record(self) -> UpdaterRecord:
         """Where the last installation stands."""

@@ -6,6 +6,7 @@ promised. A report is on disk before its base counts as answered, and both befor
 
 import hashlib
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -26,10 +27,11 @@ _RECORD = _RECORD_BODY + 8
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
-    """The vectors on disk, newest first, and the task used last (digests)."""
+    """The vectors on disk, newest first, the task used last, and the one before it (digests)."""
 
     models: tuple[bytes, ...] = ()
     task: bytes = b""
+    earlier: bytes = b""
 
 
 class _Scored(msgspec.Struct, frozen=True, array_like=True):
@@ -56,14 +58,19 @@ def held_state(folder: Path) -> Held:
 class DeviceStore:
     """The device's state in ``folder``; ``outbox_cap_bytes`` bounds the reports that wait.
 
+    ``in_use`` gives further tasks of which nothing may be removed; it is called in a thread.
+
     Raises:
         StoreError: the folder cannot be made or read.
     """
 
-    def __init__(self, folder: Path, outbox_cap_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, outbox_cap_bytes: int, in_use: Callable[[], Collection[bytes]] = frozenset
+    ) -> None:
         self._folder = folder
         self._outbox = folder / "outbox"
         self._cap = outbox_cap_bytes
+        self._in_use = in_use
         self.models = folder / "models"
         try:
             for place in (folder, self._outbox, self.models):
@@ -181,20 +188,30 @@ class DeviceStore:
         return digest in self._held.models and self.model_path(digest).is_file()
 
     def adopt_model(self, digest: bytes, task: bytes, *, keep: frozenset[bytes] = frozenset()) -> None:
-        """Note that the vector is here and the newest; all but three and ``keep`` are dropped."""
+        """Note that the vector is here and the newest; all but three and ``keep`` are dropped.
+
+        With a new task goes what was kept of those before the last.
+        """
         order = (digest, *(held for held in self._held.models if held != digest))
         if (order, task) == (self._held.models, self._held.task):
             return
         kept = tuple(held for place, held in enumerate(order) if place < MODELS_KEPT or held in keep)
-        self._hold(Held(kept, task))
+        before = self._held
+        other = before.task not in {b"", task}
+        self._hold(Held(kept, task, before.task if other else before.earlier))
         with disk_faults(self.models):
             for path in self.models.iterdir():
                 if path.name not in {held.hex() for held in kept}:
                     path.unlink(missing_ok=True)
+        if other:
+            # Not where it is unknown what was held, as with a damaged record: what stays here is made once.
+            for one in (self.residual, self.own, self.control):
+                one.forget_others({task, before.task, *self._in_use()})
 
     def drop_model(self, digest: bytes) -> None:
         """Forget a vector that turned out to be damaged."""
-        self._hold(Held(tuple(held for held in self._held.models if held != digest), self._held.task))
+        models = tuple(held for held in self._held.models if held != digest)
+        self._hold(msgspec.structs.replace(self._held, models=models))
         with disk_faults(self.model_path(digest)):
             self.model_path(digest).unlink(missing_ok=True)
 

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from edge_parts import invitation_to, make_fleet, make_plan, offer_of, write_examples
 from shoal_codecs.wire.plan import encode_plan
+from shoal_coordinator.fleet_init import init_fleet
+from shoal_edge.agent import EdgeAgent
+from shoal_edge.config import EdgeSettings
 from shoal_edge.data import Examples, split_held_out
 from shoal_edge.errors import EvaluationRefusedError, OutboxFullError, StoreError
 from shoal_edge.files import shard_counts, write_durably
@@ -260,6 +263,61 @@ def test_a_residual_counts_once_its_report_is_kept(tmp_path: Path) -> None:
         store.commit_pending(b"t" * 32, b"p" * 32)
         assert path.read_bytes() == b"left over"
     assert not list(tmp_path.glob("*.next"))
+
+
+def kept_files(store: DeviceStore, task: bytes) -> list[Path]:
+    """Make everything that may be left of ``task``."""
+    made = [one.path(task) for one in (store.residual, store.own, store.control)]
+    made += [store.own.next_path(task, b"p" * 32), store.own.path(task).with_suffix(".damaged")]
+    for path in made:
+        path.write_bytes(b"something of its own")
+    return made
+
+
+def there(files: list[list[Path]]) -> list[bool]:
+    assert all(len({path.exists() for path in some}) == 1 for some in files)
+    return [some[0].exists() for some in files]
+
+
+def test_what_was_kept_of_tasks_before_the_last_goes_with_a_new_one(tmp_path: Path) -> None:
+    tasks = [bytes([number]) * 32 for number in range(1, 6)]
+    store = DeviceStore(tmp_path, CAP, lambda: {tasks[0]})
+    other = [tmp_path / "own-broker.conf", tmp_path / "control-"]
+    for path in other:
+        path.write_text("no file of a task")
+    files = [kept_files(store, task) for task in tasks]
+    store.adopt_model(b"m" * 32, tasks[0])
+    # A device without a record of what it held removes nothing: what stays here is made once.
+    assert all(there(files))
+    store.adopt_model(b"n" * 32, tasks[0])
+    assert all(there(files))
+    store.adopt_model(b"o" * 32, tasks[1])
+    assert there(files) == [True, True, False, False, False]
+    files[2:] = [kept_files(store, task) for task in tasks[2:]]
+    store.adopt_model(b"q" * 32, tasks[2])
+    # The first is that of a release in a slot.
+    assert there(files) == [True, True, True, False, False]
+    files[3:] = [kept_files(store, task) for task in tasks[3:]]
+    # Also where the agent started again, and damaged vectors were dropped in between.
+    again = DeviceStore(tmp_path, CAP)
+    again.drop_model(b"q" * 32)
+    again.adopt_model(b"r" * 32, tasks[3])
+    assert there(files) == [False, False, True, True, False]
+    assert all(path.exists() for path in other)
+
+
+def test_an_agent_keeps_what_belongs_to_the_releases_in_its_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = init_fleet(tmp_path, "herd", devices=["device-1"], hubs=["hub-1", "hub-2"])["device-1"]
+    agent = EdgeAgent(EdgeSettings(name="device-1", fleet="herd", folder=str(folder)))
+    tasks = [bytes([number]) * 32 for number in range(1, 5)]
+    monkeypatch.setattr(agent.releases, "tasks", lambda: frozenset({tasks[0]}))
+    files = [kept_files(agent.store, tasks[0])]
+    for task in tasks[1:]:
+        files.append(kept_files(agent.store, task))
+        agent.store.adopt_model(task, task)
+    assert there(files) == [True, False, True, True]
 
 
 def test_a_folder_that_cannot_be_used_says_so(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ TRACED = ("installer.py", "files.py")
 class Release:
     """A signed release whose artefact lies in a file."""
 
-    def __init__(self, folder: Path, version: int, kind: Any = "int8") -> None:
+    def __init__(self, folder: Path, version: int, kind: Any = "int8", task: bytes = bytes(32)) -> None:
         data = bytes([version]) * 300_000
         self.path = folder / f"blob-{version}"
         self.path.write_bytes(data)
@@ -43,7 +43,7 @@ class Release:
                 version=version,
                 model=bytes(32),
                 parent=b"",
-                task=bytes(32),
+                task=task,
                 artefacts=(self.artefact,),
                 provenance=Provenance(),
                 created_ms=1,
@@ -71,6 +71,18 @@ def running(installer: Installer) -> str:
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Release, Release]:
     return Release(tmp_path, 1), Release(tmp_path, 2)
+
+
+def test_the_tasks_of_both_slots_are_told_be_an_artefact_damaged(tmp_path: Path) -> None:
+    installer = installer_in(tmp_path)
+    assert installer.tasks() == frozenset()
+    for version, slot in ((1, "A"), (2, "B")):
+        Release(tmp_path, version, task=bytes([version]) * 32).write(installer, slot)
+        installer.switch(slot)
+    assert installer.tasks() == {b"\1" * 32, b"\2" * 32}
+    (tmp_path / "slots" / "A" / "model.tflite").write_bytes(b"damaged")
+    (tmp_path / "slots" / "B" / "manifest").write_bytes(b"damaged")
+    assert installer.tasks() == {b"\1" * 32}
 
 
 def test_a_release_goes_in_and_the_next_takes_over(tmp_path: Path, two: tuple[Release, Release]) -> None:
