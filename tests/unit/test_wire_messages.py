@@ -28,9 +28,10 @@ from shoal_codecs.wire.framing import (
     decode_message,
     encode_frame,
     encode_message,
+    encode_unsigned,
 )
 from shoal_codecs.wire.heartbeat import changed, merged
-from shoal_codecs.wire.messages import AnyMessage, Heartbeat
+from shoal_codecs.wire.messages import AnyMessage, Heartbeat, ReportPart
 from shoal_codecs.wire.packing import unpack_plain
 from shoal_codecs.wire.plan import coordinate_seed, encode_plan, plan_hash
 from shoal_codecs.wire.report import Report, decode_report, encode_report, report_id, share_context
@@ -283,3 +284,28 @@ def test_a_frame_and_a_report_are_not_copied() -> None:
     assert decode_frame(frame).content.obj is frame
     data = encode_report(Report(memoryview(b"sealed"), (), b""))
     assert decode_report(data, 1).ciphertext.obj is data
+
+
+@given(
+    st.sampled_from([0, 1, 150, 200, 230, 255, 256, 65_450, 65_500, 65_535, 65_536, 300_000]),
+    st.integers(0, 60),
+    st.text(max_size=40),
+)
+def test_a_frame_written_in_one_go_is_the_same_frame(size: int, more: int, sender: str) -> None:
+    # Around the sizes at which MessagePack's heads of the data, and of the content, grow.
+    message = ReportPart(
+        protocol=1,
+        sender=sender,
+        message_id=b"\xc4\x00" * 4,
+        sent_ms=7,
+        round=1,
+        index=0,
+        count=1,
+        data=memoryview(b"\xc0" * (size + more)),
+    )
+    assert encode_unsigned(message) == encode_frame(encode_message(message), None)
+
+
+def test_other_messages_go_unsigned_as_they_are() -> None:
+    beat = next(message for message in every_message() if isinstance(message, Heartbeat))
+    assert encode_unsigned(beat) == encode_frame(encode_message(beat), None)

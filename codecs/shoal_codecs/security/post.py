@@ -19,7 +19,13 @@ from shoal_codecs.wire.errors import (
     ReplayedMessageError,
     SenderMismatchError,
 )
-from shoal_codecs.wire.framing import decode_frame, decode_message, encode_frame, encode_message
+from shoal_codecs.wire.framing import (
+    decode_frame,
+    decode_message,
+    encode_frame,
+    encode_message,
+    encode_unsigned,
+)
 from shoal_codecs.wire.messages import (
     PROTOCOL_VERSION,
     REPEATABLE,
@@ -76,9 +82,9 @@ class Post:
 
     def encode(self, topic: str, message: AnyMessage) -> bytes:
         """Return the frame of ``message`` for ``topic``, signed unless its kind goes unsigned."""
-        content = encode_message(message)
         if isinstance(message, UNSIGNED):
-            return encode_frame(content, None)
+            return encode_unsigned(message)
+        content = encode_message(message)
         place = self.topics.relative(topic)
         signature = self.identity.sign(signing_bytes(self.topics.fleet, place, content))
         return encode_frame(content, signature)

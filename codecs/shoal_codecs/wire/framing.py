@@ -14,10 +14,13 @@ from shoal_codecs.wire.errors import (
     ProtocolVersionError,
     UnknownMessageError,
 )
-from shoal_codecs.wire.messages import PROTOCOL_VERSION, AnyMessage
-from shoal_codecs.wire.packing import TypedDecoder, pack
+from shoal_codecs.wire.messages import PROTOCOL_VERSION, AnyMessage, ReportPart
+from shoal_codecs.wire.packing import TypedDecoder, binary_head, pack
 
 MAX_FRAME_BYTES = 2 * 1024 * 1024
+# An array of two, and nil.
+_FRAME_HEAD, _NO_SIGNATURE = b"\x92", b"\xc0"
+_NO_DATA = memoryview(b"")
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -49,6 +52,17 @@ def encode_message(message: AnyMessage) -> bytes:
 def encode_frame(content: bytes | memoryview, signature: bytes | None) -> bytes:
     """Return the frame around ``content``."""
     return pack(Frame(memoryview(content), signature))
+
+
+def encode_unsigned(message: AnyMessage) -> bytes:
+    """Return the frame of ``message`` without a signature."""
+    if not isinstance(message, ReportPart):
+        return encode_frame(encode_message(message), None)
+    # A report's megabytes are copied once only: they come last, after what the same message has without.
+    data = message.data
+    empty = encode_message(msgspec.structs.replace(message, data=_NO_DATA))
+    head = empty.removesuffix(binary_head(0)) + binary_head(len(data))
+    return b"".join((_FRAME_HEAD, binary_head(len(head) + len(data)), head, data, _NO_SIGNATURE))
 
 
 def decode_frame(payload: bytes) -> Frame:

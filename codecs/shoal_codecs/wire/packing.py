@@ -84,6 +84,15 @@ def _malformed(error: Exception) -> MalformedMessageError:
     )
 
 
+def binary_head(size: int) -> bytes:
+    """Return what stands before ``size`` bytes of binary in MessagePack."""
+    if size < 1 << 8:
+        return b"\xc4" + size.to_bytes(1, "big")
+    if size < 1 << 16:
+        return b"\xc5" + size.to_bytes(2, "big")
+    return b"\xc6" + size.to_bytes(4, "big")
+
+
 def prefixed(text: str) -> bytes:
     """Return ``text`` as UTF-8 after its length in two bytes: what signatures and digests take names in."""
     data = text.encode()
