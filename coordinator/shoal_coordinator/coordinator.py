@@ -15,36 +15,22 @@ from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.plan import decode_plan
 from shoal_codecs.wire.topics import Address
 from shoal_coordinator import round_steps as on
-from shoal_coordinator.commands import (
-    Answer,
-    Command,
-    CreateRelease,
-    ListRounds,
-    RunRounds,
-    ShowPrivacy,
-    SkipVersion,
-    WithdrawRelease,
-    answer_command,
-    round_fields,
-)
 from shoal_coordinator.device_words import check_counts, check_model, check_round, is_present
 from shoal_coordinator.hub_desk import HubDesk, HubWord
 from shoal_coordinator.inbox import Inbox
 from shoal_coordinator.late_reports import settled_beside
+from shoal_coordinator.operator_desk import OperatorDesk
 from shoal_coordinator.organs import Organs
-from shoal_coordinator.round_errors import NothingToSkipError, ReleasesUnavailableError, RoundError
+from shoal_coordinator.round_errors import RoundError
+from shoal_coordinator.round_opener import RoundOpener
 from shoal_coordinator.round_parts import Outcome, RunnerParts, personal_accuracy, totals
 from shoal_coordinator.round_runner import RoundRunner
-from shoal_coordinator.selection import NotEnoughDevicesError
-from shoal_coordinator.skipping import VersionSkipper
 from shoal_coordinator.status_board import StatusBoard, fleet_view
 
 log = structlog.get_logger()
 TICK_S = 1.0
-LATE_LOOK_MS = 500
 REFILL_WORD_S = 2.0
 HUB_WORDS = HubWord.__args__
-SLOW_COMMANDS = frozenset({"privacy.show"})
 
 
 class CoordinatorService:
@@ -54,8 +40,9 @@ class CoordinatorService:
         self.organs = organs
         self.inbox = Inbox(organs.link, organs.post, self._receive)
         self.runner = RoundRunner(self._runner_parts())
-        self.skipper = VersionSkipper(organs)
         self.hubs = HubDesk(organs.roster, self.runner, organs.announcer, organs.certificates)
+        self.opener = RoundOpener(organs, self.runner, self.hubs, self.inbox.put, self._finished)
+        self.operators = OperatorDesk(organs, self.runner, self._look)
         self.board = StatusBoard(
             organs.post.topics.coordinator("status"),
             organs.announcer,
@@ -65,8 +52,6 @@ class CoordinatorService:
         )
         if organs.releases is not None:
             organs.releases.on_change = self.board.changed
-        self._opening_timer: asyncio.TimerHandle | None = None
-        self._ask_again_ms = 0
 
     async def run(self) -> None:
         """Serve until cancelled; the round under way stays stored and goes on at the next start."""
@@ -87,8 +72,7 @@ class CoordinatorService:
             for task in done:
                 task.result()
         finally:
-            if self._opening_timer is not None:
-                self._opening_timer.cancel()
+            self.opener.close()
             # First who decides: what they would still begin, nobody would wait for.
             await _ended(*deciding)
             await self.runner.close()
@@ -117,128 +101,14 @@ class CoordinatorService:
         self._prune()
         self.board.changed()
 
-    async def _consider(self) -> None:
-        """Begin a round if one is due and can begin; else see to it that this is looked at again."""
-        organs = self.organs
-        if self.runner.machine is not None or not organs.link.is_connected:
-            return
-        wait_ms = organs.schedule.wait_ms(organs.models.newest.number, organs.clock_ms())
-        if wait_ms is None:
-            return
-        if wait_ms > 0:
-            self._look_again(wait_ms)
-            return
-        try:
-            used_up = await self._excused()
-            ended, spent = organs.ledger.last_number, organs.privacy.spent()
-            cohort, level = organs.levels.cohort(
-                lambda percent: organs.fleet.cohort(ended, spent, used_up, percent), organs.ledger.upcoming
-            )
-        except NotEnoughDevicesError as error:
-            if await self._waits_for_nobody_new(str(error)):
-                return
-        else:
-            promises = self.hubs.promises()
-            plan, prekeys, chosen = None, {}, cohort
-            if organs.opening.settings.mode == "single":
-                prekeys = organs.prekeys.choose(cohort)
-                cohort = tuple(prekeys)
-            if self._base_is_free():
-                settings = organs.bytes.settings_for(cohort)
-                variants = organs.levels.variants(cohort, level, organs.fleet.percent, settings.codec)
-                plan = organs.opening.plan(
-                    organs.ledger.upcoming, cohort, promises, prekeys, settings, variants
-                )
-            if plan is not None:
-                await organs.ledger.take_number()
-                # Also who has no key bundle: the places of others would go to it for ever.
-                organs.fleet.chosen(chosen)
-                organs.bytes.days.opened(organs.clock_ms())
-                organs.announcer.event(
-                    "round.opened",
-                    f"round {plan.round} opened with {len(cohort)} devices",
-                    round=plan.round,
-                    devices=len(cohort),
-                )
-                kept = tuple(promises[hub.hub] for hub in plan.hubs) if plan.mode == "hubs" else ()
-                organs.prekeys.spend(prekeys)
-                bundles = tuple(prekeys[device] for device in plan.cohort) if plan.mode == "single" else ()
-                await self.runner.open(plan, kept, bundles)
-                return
-        patience_ms = organs.opening.patience_ms()
-        if patience_ms > 0:
-            self._look_again(patience_ms)
-        else:
-            number = await organs.ledger.take_number()
-            await self._not_opened(number, organs.opening.give_up())
-
-    async def _excused(self) -> frozenset[str]:
-        """Return whom not to invite: whose bytes of the day are used up, who works on a late report."""
-        organs = self.organs
-        used_up = frozenset(organs.bytes.spent(organs.roster.names("device"), organs.clock_ms()))
-        if organs.late is None:
-            return used_up
-        await organs.late.forget_old(organs.models.newest.number, organs.clock_ms())
-        return used_up | organs.late.busy
-
-    async def _waits_for_nobody_new(self, too_few: str) -> bool:
-        """Return whether there is nobody new to wait for: others are at work, or nobody can pay.
-
-        ``too_few`` says how many lack.
-        """
-        organs = self.organs
-        if organs.late is not None and organs.late.busy:
-            # Each report that comes frees a device.
-            self._look_again(LATE_LOOK_MS)
-            return True
-        organs.opening.block(too_few)
-        over = organs.privacy.over()
-        if over:
-            await self._budget_spent(over)
-        return bool(over)
-
-    async def _budget_spent(self, reason: str) -> None:
-        """End the rounds: nobody who may come online can pay for another."""
-        organs = self.organs
-        organs.schedule.stop(organs.models.newest.number)
-        await organs.ledger.save_target(organs.schedule.target)
-        organs.announcer.event("privacy.spent", reason)
-        await self._not_opened(await organs.ledger.take_number(), reason)
-
-    def _base_is_free(self) -> bool:
-        """Whether every hub has given up every earlier plan on the newest version; asks those that lack."""
-        organs = self.organs
-        task, base = organs.models.task.digest, organs.models.newest.digest
-        missing = organs.certificates.missing(task, base)
-        if not missing:
-            return True
-        now_ms = organs.clock_ms()
-        if now_ms >= self._ask_again_ms:
-            self._ask_again_ms = now_ms + organs.timings.resend_ms
-            self.hubs.ask_certificates(missing)
-        (number, _), hubs = next(iter(missing.items()))
-        organs.opening.block(
-            f"{', '.join(hubs)} has not certified that round {number} on this version is never released: "
-            "start that hub, or make this version the last word on it with `shoal rounds skip`"
-        )
-        return False
-
     def _prune(self) -> None:
         """Let go of the files of versions that nobody needs any more."""
         organs = self.organs
         newest, first_step = organs.models.newest.number, organs.models.first_step
         organs.announcer.spawn(lambda: organs.pruner.prune(newest, first_step), "prune")
 
-    def _look_again(self, wait_ms: int) -> None:
-        if self._opening_timer is not None:
-            self._opening_timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._opening_timer = loop.call_later(wait_ms / 1000, self.inbox.put, self._consider)
-
-    async def _not_opened(self, number: int, reason: str) -> None:
-        outcome = Outcome(round=number, plan_hash=b"", reason=reason)
-        await self.organs.ledger.close(outcome)
-        await self._finished(outcome)
+    def _look(self) -> None:
+        self.inbox.put(self.opener.consider)
 
     async def _finished(self, outcome: Outcome) -> None:
         """Say how a round ended, and see to the next."""
@@ -278,10 +148,10 @@ class CoordinatorService:
                 loss=loss,
                 seconds=outcome.seconds,
             )
-        await self._skip_if_wanted(outcome)
+        await self.operators.skip_if_wanted(outcome)
         # Where nothing is evaluated in clear, no word of a device follows that would show it.
         self.board.changed()
-        self.inbox.put(self._consider)
+        self._look()
 
     # --- words ----------------------------------------------------------------------------------
 
@@ -303,17 +173,17 @@ class CoordinatorService:
                 await self._release_word(message)
             case wire.Prekeys():
                 self.organs.prekeys.hear(message)
-                await self._consider()
+                await self.opener.consider()
             case wire.SingleShares() | wire.SingleConsent() | wire.SingleUnmask():
                 await self.runner.hear_single(message)
             case wire.HubStatus():
                 await self._hub_status(message)
             case wire.OperatorCommand():
-                await self._command(message)
+                await self.operators.hear(message)
             case _ if isinstance(message, HUB_WORDS) and address.kind == "hubs":
                 await self.hubs.hear(message)
                 if isinstance(message, wire.RoundAbandoned):
-                    await self._consider()
+                    await self.opener.consider()
             case _:
                 log.debug("nothing to do", message=type(message).__name__, sender=message.sender)
 
@@ -357,7 +227,7 @@ class CoordinatorService:
         if self.hubs.hear_status(message):
             word = "online" if message.online else "offline"
             self.organs.announcer.event(f"hub.{word}", f"{message.sender} is {word}", hub=message.sender)
-        await self._consider()
+        await self.opener.consider()
 
     async def _heartbeat(self, message: wire.Heartbeat) -> None:
         organs, device = self.organs, message.sender
@@ -375,7 +245,7 @@ class CoordinatorService:
                 await self.runner.feed(on.DeviceShows(device))
         if organs.releases is not None:
             await organs.releases.device_seen(view)
-        await self._consider()
+        await self.opener.consider()
 
     async def _device_status(self, message: wire.DeviceStatus) -> None:
         organs, device = self.organs, message.sender
@@ -387,7 +257,7 @@ class CoordinatorService:
             event = on.DeviceBack(device) if message.online else on.DeviceGone(device)
             with contextlib.suppress(RoundError):
                 await self.runner.feed(event)
-        await self._consider()
+        await self.opener.consider()
 
     async def _evaluated(self, message: wire.Evaluated) -> None:
         check_counts(message)
@@ -403,80 +273,6 @@ class CoordinatorService:
             own = message.personal[0] if message.personal else None
             counts = on.Evaluation(message.examples, message.correct, message.loss_sum, own)
             await self.runner.feed(on.DeviceEvaluated(message.sender, counts))
-
-    async def _command(self, message: wire.OperatorCommand) -> None:
-        organs = self.organs
-
-        async def perform(command: Command) -> Answer:
-            await organs.commands.admit(message)
-            return await self._perform(command)
-
-        async def answer() -> None:
-            await answer_command(message, perform, organs.announcer, organs.post.topics)
-
-        if message.action in SLOW_COMMANDS:
-            # A second accountant takes its time, and rounds do not wait for it.
-            organs.announcer.spawn(answer)
-        else:
-            await answer()
-
-    async def _perform(self, command: Command) -> Answer:
-        organs = self.organs
-        newest = organs.models.newest.number
-        match command:
-            case RunRounds(count=count):
-                organs.privacy.refuse_rounds(self._rounds_wanted(count))
-                target = organs.schedule.run_more(count, newest)
-                await organs.ledger.save_target(target)
-                self.inbox.put(self._consider)
-                return f"rounds until version {target}", {"target": target, "version": newest}
-            case SkipVersion(reason=reason):
-                return await self._skip(reason)
-            case ListRounds():
-                return f"{len(organs.ledger.rows)} rounds", round_fields(tuple(organs.ledger.rows))
-            case ShowPrivacy(device=device):
-                return await organs.privacy.show(device, organs.fleet.registry.views())
-        if organs.releases is None:
-            raise ReleasesUnavailableError("this coordinator makes no releases: it has no publisher key")
-        match command:
-            case CreateRelease(version=version, name=name, canaries=canaries, allow_older=allow_older):
-                chosen = newest if version < 0 else version
-                release = await organs.releases.create(chosen, name, canaries, allow_older=allow_older)
-                return f"release {release} of version {chosen}", {"release": release, "version": chosen}
-            case WithdrawRelease(release=release, reason=reason):
-                await organs.releases.withdraw(release, reason)
-                return f"release {release} withdrawn", {"release": release}
-
-    async def _skip(self, reason: str) -> Answer:
-        """Skip the present version now, or once the round on it has been given up."""
-        machine = self.runner.machine
-        if machine is None:
-            outcome = await self.skipper.skip(reason)
-            self.inbox.put(self._consider)
-            number = outcome.version.number if outcome.version else 0
-            return f"version {number} follows, like the one before it", {"version": number}
-        number = machine.facts.plan.round
-        if machine.state in {on.RoundState.AGGREGATING, on.RoundState.EVALUATING}:
-            raise NothingToSkipError(f"round {number} is about to make a version: wait for it")
-        self.skipper.wanted = reason
-        await self.runner.feed(on.GivenUp(f"given up by the operator: {reason}"))
-        return (
-            f"round {number} is given up; this version is skipped unless every hub gives the round up",
-            {"round": number},
-        )
-
-    async def _skip_if_wanted(self, outcome: Outcome) -> None:
-        reason, self.skipper.wanted = self.skipper.wanted, ""
-        if reason and outcome.version is None:
-            with contextlib.suppress(NothingToSkipError):
-                await self.skipper.skip(reason)
-
-    def _rounds_wanted(self, count: int) -> int:
-        """Return how many rounds are still to be paid for if ``count`` more are run."""
-        organs = self.organs
-        newest = organs.models.newest.number
-        # The devices of the round under way are charged already.
-        return max(organs.schedule.target, newest) + count - newest - (self.runner.machine is not None)
 
     # --- time and the broker --------------------------------------------------------------------
 
@@ -501,7 +297,7 @@ class CoordinatorService:
             await organs.releases.tick(now_ms)
 
     async def _connected(self, _session_present: bool) -> None:  # noqa: FBT001 - the callback's shape
-        self.inbox.put(self._consider)
+        self._look()
 
     async def _refilled(self, count: int) -> None:
         async def tell() -> None:
