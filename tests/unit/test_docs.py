@@ -5,15 +5,17 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
 import typer.main
 
+from shoal_codecs.ota.own_places import MAGIC, OwnPlace, OwnPlaces
 from shoal_codecs.secagg.hub_floors import HubFloors
 from shoal_codecs.settings import load_settings, print_settings
 from shoal_codecs.transport.settings import LinkSettings
+from shoal_codecs.wire.task import Parameter
 from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
 from shoal_coordinator.algorithms.stability import StabilitySettings
@@ -24,7 +26,7 @@ from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, Relea
 from shoal_coordinator.hub.config import HubSettings
 from shoal_edge.cli import _parser
 from shoal_edge.config import DevicePrivacy, EdgeSettings, PersonalSettings
-from shoal_edge.sources.settings import DataSettings
+from shoal_edge.sources.settings import DataSettings, ShareSettings
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -41,6 +43,7 @@ TABLES = {
     "Hub: `[floors]`": HubFloors,
     "Device": EdgeSettings,
     "Device: `[data]`": DataSettings,
+    "Device: `[data.share]`": ShareSettings,
     "Device: `[privacy]`": DevicePrivacy,
     "Device: `[personal]`": PersonalSettings,
     "Operator": OperatorSettings,
@@ -109,14 +112,23 @@ def test_settings_are_described_key_by_key_with_their_defaults(heading: str) -> 
 def test_every_table_of_the_settings_is_described() -> None:
     parties = (CoordinatorSettings, HubSettings, EdgeSettings, OperatorSettings)
 
-    def below(settings: msgspec.Struct) -> Iterator[type]:
-        for value in msgspec.structs.asdict(settings).values():
-            if isinstance(value, msgspec.Struct):
-                yield type(value)
-                yield from below(value)
+    def below(settings: type) -> Iterator[type]:
+        for hint in get_type_hints(settings).values():
+            # Also where a table may be left out.
+            for kind in (hint, *get_args(hint)):
+                if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+                    yield kind
+                    yield from below(kind)
 
-    inner = {kind for party in parties for kind in below(party())}
+    inner = {kind for party in parties for kind in below(party)}
     assert inner | set(parties) == set(TABLES.values())
+
+
+def test_the_tail_of_a_release_is_described_field_by_field() -> None:
+    section = sections(REFERENCE / "wire.md")["Blobs"]
+    fields = [name for kind in (OwnPlaces, OwnPlace, Parameter) for name in kind.__struct_fields__]
+    for word in (MAGIC.decode(), *fields):
+        assert f"`{word}`" in section
 
 
 def anchors(document: Path) -> set[str]:
