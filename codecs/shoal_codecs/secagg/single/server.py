@@ -6,6 +6,7 @@ and so is what a device would refuse to hear otherwise a second time.
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
 from shoal_codecs.secagg.single.device_messages import Split
@@ -18,6 +19,7 @@ from shoal_codecs.secagg.single.errors import (
 )
 from shoal_codecs.secagg.single.neighbours import drawn_by
 from shoal_codecs.secagg.single.opening_records import Answer
+from shoal_codecs.secagg.single.server_counts import Consents, Drawers, drawers_of
 from shoal_codecs.secagg.single.server_messages import (
     AskOpening,
     ConsentCame,
@@ -77,6 +79,7 @@ class SingleServer:
         self.terms = terms
         self.memory = memory or ServerMemory()
         self.vectors: set[str] = set()
+        self._places = {device: place for place, device in enumerate(terms.plan.cohort)}
         self.holders: dict[str, tuple[str, ...]] = {
             device: self._drawn(device, shares) for device, shares in self.memory.shares.items()
         }
@@ -91,6 +94,10 @@ class SingleServer:
         )
         self.alive = names_in(split.alive, cohort) if split else ()
         self.dead = names_in(split.dead, cohort) if split else ()
+        self._drawers: Drawers = drawers_of(self.holders, self._ordered(self.members))
+        self._consents = Consents(self._drawers, self._single.threshold)
+        for device in self.memory.consents:
+            self._consents.add(device)
         self.state = S.CONSENTING if split else S.MASKING if self.members else S.SHARING
         if self.memory.asked:
             self.state = S.OPENING
@@ -127,7 +134,7 @@ class SingleServer:
                 f"{type(event).__name__} has no place while {self.state.value}: early or late, dropped"
             )
         device = getattr(event, "device", None)
-        if device is not None and device not in self.terms.plan.cohort:
+        if device is not None and device not in self._places:
             raise OutsideCohortError(f"{device!r} is not in the cohort: only invited devices take part")
         actions = self._apply(event, now_ms)
         while (more := self._move(now_ms)) is not None:
@@ -195,6 +202,7 @@ class SingleServer:
         if device in self.memory.consents or self.finished:
             return []
         self.memory.consents[device] = signature
+        self._consents.add(device)
         asking: Actions = [] if self.state is S.CONSENTING else [self._asking(device)]
         return [KeepConsent(device, signature), *asking]
 
@@ -217,9 +225,9 @@ class SingleServer:
         """Go one state on, if what is known calls for it."""
         match self.state:
             case S.SHARING:
-                return self._close(set(self.memory.shares), set(self.terms.plan.cohort), now_ms)
+                return self._close(self.memory.shares.keys(), self._places.keys(), now_ms)
             case S.MASKING:
-                return self._close(self.vectors, set(self.members), now_ms)
+                return self._close(self.vectors, self.members, now_ms)
             # What can be opened is, however late: the devices do it for no other sum on this base.
             case S.OPENING if len(self.memory.answers) > self._tried and self._opens(self.memory.answers):
                 self._tried = len(self.memory.answers)
@@ -232,13 +240,14 @@ class SingleServer:
             case _:
                 return None
 
-    def _close(self, here: set[str], awaited: set[str], now_ms: int) -> Actions | None:
-        """Close a collecting phase when nobody is waited for any more."""
+    def _close(self, here: AbstractSet[str], awaited: AbstractSet[str], now_ms: int) -> Actions | None:
+        """Close a collecting phase when nobody is waited for any more; ``here`` are some of those awaited."""
         plan, sharing = self.terms.plan, self.state is S.SHARING
         what = "devices shared their secrets" if sharing else "masked vectors came"
-        waiting = awaited - here - self._out
-        if len(here) + len(waiting) < plan.n_min:
-            return self._fail(f"{len(here)} {what} and {len(waiting)} may come, the floor is {plan.n_min}")
+        out = sum(1 for device in self._out if device in awaited and device not in here)
+        waiting = len(awaited) - len(here) - out
+        if len(here) + waiting < plan.n_min:
+            return self._fail(f"{len(here)} {what} and {waiting} may come, the floor is {plan.n_min}")
         if len(here) >= min(plan.quorum, len(awaited)) and self._enough_ms is None:
             self._enough_ms = now_ms
         late = now_ms >= (self._single.shares_ms if sharing else self._single.masked_ms)
@@ -249,8 +258,10 @@ class SingleServer:
             return self._fail(f"{len(here)} {what} in time, the floor is {plan.n_min}")
         return self._name_members(here) if sharing else self._name_survivors(here, now_ms)
 
-    def _name_members(self, here: set[str]) -> Actions:
+    def _name_members(self, here: AbstractSet[str]) -> Actions:
         self.members = frozenset(here)
+        self._drawers = drawers_of(self.holders, self._ordered(here))
+        self._consents = Consents(self._drawers, self._single.threshold)
         self.memory.members = bitmap_of(here, self.terms.plan.cohort)
         self._enter(S.MASKING)
         late = tuple(device for device in self.terms.plan.cohort if device not in here)
@@ -258,7 +269,7 @@ class SingleServer:
         dismissed: Actions = [Dismiss(late, "its shares did not come in time")] if late else []
         return [KeepMembers(self.memory.members), *deliveries, *dismissed]
 
-    def _name_survivors(self, here: set[str], now_ms: int) -> Actions:
+    def _name_survivors(self, here: AbstractSet[str], now_ms: int) -> Actions:
         cohort = self.terms.plan.cohort
         self.alive, self.dead = self._ordered(here), self._ordered(self.members - here)
         split = self.memory.split = Split(bitmap_of(self.alive, cohort), bitmap_of(self.dead, cohort))
@@ -269,10 +280,10 @@ class SingleServer:
         return [KeepSplit(split), NameSurvivors(self.alive, split), *dismissed]
 
     def _may_ask(self, now_ms: int) -> bool:
-        ready = [device for device in self.memory.consents if self._signers(device) >= self._single.threshold]
-        if not self._opens(dict.fromkeys(ready)):
-            return False
+        ready = self._consents.ready
         if self._enough_ms is None:
+            if not self._opens(ready):
+                return False
             self._enough_ms = now_ms
         complete = len(ready) == len(self.alive)
         return complete or now_ms >= self._enough_ms + self.terms.plan.patience_ms
@@ -290,8 +301,9 @@ class SingleServer:
             return sum(1 for holder in holders if (one := given[holder]) is None or device in one.shares)
 
         threshold = self._single.threshold
-        return all(device in given or count(device) >= threshold for device in self.alive) and all(
-            count(device) >= threshold for device in self.dead
+        # The dead first: until most have answered, one of them is enough to say no.
+        return all(count(device) >= threshold for device in self.dead) and all(
+            device in given or count(device) >= threshold for device in self.alive
         )
 
     def _say_again(self, now_ms: int) -> Actions:
@@ -323,10 +335,9 @@ class SingleServer:
 
     def _delivery(self, device: str) -> Deliver:
         draws, boxes = {}, {}
-        for sender in self._ordered(self.members - {device}):
-            drawn, shares = self.holders[sender], self.memory.shares[sender]
-            if device in drawn:
-                draws[sender], boxes[sender] = shares.draw, shares.boxes[drawn.index(device)]
+        for sender, place in self._drawers[device]:
+            shares = self.memory.shares[sender]
+            draws[sender], boxes[sender] = shares.draw, shares.boxes[place]
         return Deliver(device, self.memory.members, draws, boxes)
 
     def _asking(self, device: str) -> AskOpening:
@@ -335,12 +346,9 @@ class SingleServer:
         }
         return AskOpening(device, self._split(), shown)
 
-    def _signers(self, device: str) -> int:
-        return sum(map(self.memory.consents.__contains__, self.holders[device]))
-
     def _drawn(self, device: str, shares: PublishedShares) -> tuple[str, ...]:
-        plan, place = self.terms.plan, self.terms.plan.cohort.index(device)
-        return drawn_by(device, shares.draw, self.terms.prekeys[place], plan, self.terms.plan_hash)
+        prekey = self.terms.prekeys[self._places[device]]
+        return drawn_by(device, shares.draw, prekey, self.terms.plan, self.terms.plan_hash)
 
     def _ordered(self, names: Iterable[str]) -> tuple[str, ...]:
         chosen = frozenset(names)
