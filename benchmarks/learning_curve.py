@@ -119,26 +119,36 @@ def run_centralised(
 
 
 async def run_part(
-    part: Part, task: Path, train: Path, test: Path, folder: Path, heard: Callable[[Part, Curve], None]
+    part: Part,
+    task: Path,
+    train: Path,
+    test: Path,
+    folder: Path,
+    heard: Callable[[Part, Curve], None],
+    seed: int = 1,
 ) -> Curve:
     """Run the grid of rates, then the best one on; ``heard`` is told of the best so far after each step.
 
-    What an earlier run left in ``folder`` is gone on with.
+    What an earlier run left in ``folder`` is gone on with. ``seed`` draws the split and the first weights.
     """
     judge = Judge(task, test)
+    if seed != 1:
+        folder /= f"seed-{seed}"
     curves: dict[float, Curve] = {}
     for rate in part.rates:
         place = folder / part.name / f"lr-{rate:g}"
         place.mkdir(parents=True, exist_ok=True)
         curves[rate] = Curve.load(place / "curve.json", rate)
         if len(part.rates) > 1 and curves[rate].last < part.trial:
-            await _run(part, rate, task, train, place, judge, curves[rate], part.trial, lambda _: None)
+            await _run(part, rate, task, train, place, judge, curves[rate], part.trial, lambda _: None, seed)
         print(f"{part.name} lr {rate:g}: {curves[rate].recent():.4f} at {curves[rate].last}", flush=True)
     best = max(part.rates, key=lambda rate: curves[rate].recent() if curves[rate].last <= part.trial else 1.0)
     place = folder / part.name / f"lr-{best:g}"
-    await _run(
-        part, best, task, train, place, judge, curves[best], part.rounds, lambda curve: heard(part, curve)
-    )
+
+    def heard_of(curve: Curve) -> None:
+        heard(part, curve)
+
+    await _run(part, best, task, train, place, judge, curves[best], part.rounds, heard_of, seed)
     return curves[best]
 
 
@@ -152,6 +162,7 @@ async def _run(
     curve: Curve,
     until: int,
     heard: Callable[[Curve], None],
+    seed: int,
 ) -> None:
     if curve.last >= until or curve.reached(part.goal) is not None:
         heard(curve)
@@ -161,6 +172,7 @@ async def _run(
         devices=part.devices,
         data=train,
         partition=part.partition,
+        seed=seed,
         task=task,
         rounds=part.settings | {"learning_rate": rate, "kept_versions": KEPT},
         device=part.device,

@@ -33,6 +33,7 @@ _ROUNDS = {"window_s": ROUND_S, "evaluation_s": 0.0, "longest_chain": 1}
 class FleetPlan:
     """What the fleet shall be; ``rounds`` and ``device`` are settings of coordinator and devices.
 
+    ``seed`` draws the split of the data and the weights to begin with.
     The keys of ``damaged`` devices are open to all, which no agent accepts.
     """
 
@@ -109,7 +110,7 @@ async def local_fleet(plan: FleetPlan) -> AsyncIterator[Fleet]:
         for name in plan.damaged:
             (folders[name] / "identity.key").chmod(0o644)
         rounds = _ROUNDS | {"mode": plan.mode} | plan.rounds
-        coordinator = common | _COORDINATOR | {"rounds": rounds}
+        coordinator = common | _COORDINATOR | {"rounds": rounds, "initial_seed": plan.seed}
         if plan.task is not None:
             coordinator["task"] = str(plan.task.resolve())
         write_settings(folders[COORDINATOR] / "config.toml", coordinator)

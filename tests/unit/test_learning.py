@@ -44,6 +44,34 @@ def test_results_of_a_part_replace_its_own_and_no_others(tmp_path: Path) -> None
     assert all(one["peer_value"] is None and one["ratio"] is None for one in kept["figures"])
 
 
+def test_further_seeds_join_a_part_s_figures_until_its_first_one_is_run_anew(tmp_path: Path) -> None:
+    path = tmp_path / "learning.json"
+    with pytest.raises(SystemExit, match="run its first seed before others"):
+        learning.chosen_rate(path, IID)
+    learning.merge(path, IID, CURVE)
+    assert learning.chosen_rate(path, IID) == 0.1
+    short = Curve(0.1, [(0, 0.1), (1, 0.5)], 1.0)
+    learning.merge(path, IID, short, seed=2)
+    assert "mnist_2nn_iid_rounds_to_97" not in runs(path)
+    assert runs(path)["mnist_2nn_iid_best_accuracy"] == [0.99, 0.5]
+    learning.merge(path, IID, Curve(0.1, [*short.points, (2, 0.6), (3, 0.6), (4, 0.97)], 4.0), seed=2)
+    learning.merge(path, PARTS["mnist-2nn-iid-shared"], CURVE)
+    assert runs(path)["mnist_2nn_iid_rounds_to_97"] == [2.0, 4.0]
+    assert figures(path)["mnist_2nn_iid_rounds_to_97"] == 3
+    kept = json.loads(path.read_text())
+    assert kept["settings"]["mnist-2nn-iid"]["seeds"] == 2
+    assert set(kept["curves"]) == {"mnist-2nn-iid", "mnist-2nn-iid seed 2", "mnist-2nn-iid-shared"}
+    # The first curve gone on with keeps them, another one in its place does not.
+    learning.merge(path, IID, Curve(0.1, [*CURVE.points, (5, 0.98)], 10.0))
+    assert len(runs(path)["mnist_2nn_iid_rounds_to_97"]) == 2
+    learning.merge(path, IID, Curve(0.2, [(0, 0.2), (1, 0.99)], 2.0))
+    assert runs(path)["mnist_2nn_iid_rounds_to_97"] == [1.0]
+
+
+def runs(path: Path) -> dict[str, list[float]]:
+    return {one["figure"]: one["runs"] for one in json.loads(path.read_text())["figures"]}
+
+
 def figures(path: Path) -> dict[str, float]:
     return {one["figure"]: one["value"] for one in json.loads(path.read_text())["figures"]}
 
