@@ -20,7 +20,7 @@ from shoal_codecs.wire.messages import ReportPart
 from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, encode_plan, plan_hash, whole_share_devices
 from shoal_codecs.wire.report import SHARE_SEED_BYTES
 from shoal_coordinator.aggregation import aggregate_sums, vector_bytes, vector_of
-from shoal_coordinator.hub.sums import add_shares, check_whole, whole_bytes
+from shoal_coordinator.hub.sums import add_shares, whole_shares
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.running_sum import RunningSum
 from shoal_edge.reports import report_messages, sign_report
@@ -39,8 +39,8 @@ class Hub:
         self._fleet, self._post = fleet, fleet.post(self.name)
         self._hash = plan_hash(encode_plan(plan))
         self._receiver = Receiver(self._hash, self.name, position, len(plan.hubs), private)
-        self._whole, self._whole_bytes = whole_share_devices(plan, position), whole_bytes(plan)
-        self._assembler = ReportAssembler(largest_report_bytes(self._whole_bytes, len(plan.hubs)))
+        self._whole, self._shares = whole_share_devices(plan, position), whole_shares(plan)
+        self._assembler = ReportAssembler(largest_report_bytes(self._shares.size, len(plan.hubs)))
         self._disk = Disk(self.watch)
         self._running = RunningSum(plan)
 
@@ -55,12 +55,13 @@ class Hub:
                 data = self._assembler.add(device, part.index, part.count, part.data)
                 if data is not None:
                     key = self._fleet.roster.party(device).key
-                    size = self._whole_bytes if device in self._whole else SHARE_SEED_BYTES
+                    whole = device in self._whole
+                    size = self._shares.size if whole else SHARE_SEED_BYTES
                     opened = open_report(data, device, key, self._receiver, size)
-                    if device in self._whole:
-                        check_whole(self.plan, opened.share)
+                    if whole:
+                        self._shares.check(opened.share)
                     self._disk.put(device, opened.ciphertext)
-                    if device in self._whole:
+                    if whole:
                         self._running.add(device, opened.share)
 
     def release(self, set_digest: bytes) -> bytes:

@@ -31,6 +31,7 @@ from shoal_coordinator.hub.live import LiveRound
 from shoal_coordinator.hub.peers import PeerHeads
 from shoal_coordinator.hub.performer import RoundPerformer
 from shoal_coordinator.hub.store import HubStore
+from shoal_coordinator.hub.sums import WholeShares
 
 T = TypeVar("T")
 SECRET = bytes(range(32))
@@ -232,7 +233,7 @@ async def test_a_hub_whose_log_fails_says_nothing_and_stops(store: HubStore, fle
         said.append(message)
 
     signed(store, fleet)
-    live = LiveRound.of(store.rounds()[0], HUBS[0], HubFloors(), 80)
+    live = LiveRound.of(store.rounds()[0], HUBS[0], HubFloors(), WholeShares(40, 16))
     performer = RoundPerformer(fleet.post("hub-1"), store, durably, say, lambda: None)
     await performer.feed(live, Reminded())
     assert len(said) == 1

@@ -1,10 +1,10 @@
 """A report opened where it was sent to: whose it is, what it is called, and the share in it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shoal_codecs.secagg.errors import ShareLengthError
 from shoal_codecs.security.identity import verify
-from shoal_codecs.security.sealing import unseal
+from shoal_codecs.security.sealing import public_sealing_key, unseal
 from shoal_codecs.wire.report import (
     Report,
     ciphertext_digests,
@@ -28,6 +28,11 @@ class Receiver:
     position: int
     hubs: int
     private: bytes
+    public: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out the public half once, not for every report."""
+        object.__setattr__(self, "public", public_sealing_key(self.private) if self.private else b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,8 @@ def open_share(ciphertext: bytes | memoryview, device: str, receiver: Receiver) 
     Raises:
         UnsealError: sealed for another plan, device, hub or key, or changed.
     """
-    return unseal(receiver.private, ciphertext, share_context(receiver.plan_hash, device, receiver.hub))
+    context = share_context(receiver.plan_hash, device, receiver.hub)
+    return unseal(receiver.private, ciphertext, context, receiver.public)
 
 
 def _read(data: bytes | memoryview, receiver: Receiver) -> tuple[Report, tuple[bytes, ...]]:

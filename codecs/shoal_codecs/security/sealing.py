@@ -63,8 +63,8 @@ def seal(public: bytes, plaintext: bytes | memoryview, context: bytes, cipher: b
     return written(len(plaintext) + OVERHEAD_BYTES, write)
 
 
-def unseal(private: bytes, sealed: bytes | memoryview, context: bytes) -> bytes:
-    """Open what was sealed to this key under ``context``.
+def unseal(private: bytes, sealed: bytes | memoryview, context: bytes, public: bytes = b"") -> bytes:
+    """Open what was sealed to this key under ``context``; ``public`` is its other half, where that is known.
 
     Raises:
         UnsealError: another key, another context, changed bytes, or a cipher this party does not know.
@@ -76,7 +76,7 @@ def unseal(private: bytes, sealed: bytes | memoryview, context: bytes) -> bytes:
     cipher, sender = bytes(sealed[:CIPHER_BYTES]), bytes(sealed[CIPHER_BYTES:_HEAD_BYTES])
     if cipher not in {CHACHA20_POLY1305, AES_256_GCM}:
         raise UnsealError(f"sealed with cipher {cipher[0]}, which this party does not know: update it")
-    key = _key(private, sender, sender + public_sealing_key(private) + cipher)
+    key = _key(private, sender, sender + (public or public_sealing_key(private)) + cipher)
     try:
         return _cipher(cipher, key).decrypt(_NONCE, memoryview(sealed)[_HEAD_BYTES:], context)
     except InvalidTag as error:

@@ -47,6 +47,7 @@ from shoal_coordinator.hub.plan_desk import PlanDesk
 from shoal_coordinator.hub.store import KEEP_FINISHED, HubStore, StoredRound
 
 if TYPE_CHECKING:
+    from shoal_coordinator.hub.sums import WholeShares
     from shoal_coordinator.running_sum import RunningSum
 
 log = structlog.get_logger()
@@ -226,7 +227,7 @@ class RoundKeeper:
         size = live.share_bytes(device)
         opened = await asyncio.to_thread(open_report, data, device, key, live.receiver, size)
         if device in live.whole:
-            await asyncio.to_thread(_check_whole, live.plan, opened.share)
+            live.shares.check(opened.share)
         if device == self._settings.preview_device and device in live.whole:
             words = await asyncio.to_thread(_preview_share, live.plan, opened.share)
             log.info("share_preview", round=live.plan.round, device=device, share=words)
@@ -247,7 +248,7 @@ class RoundKeeper:
             return
         if live.running is None:
             held = sum(one.running.nbytes for one in self._rounds.values() if one.running is not None)
-            if held + RUNNING_PER_SHARE * live.whole_bytes > RUNNING_BYTES:
+            if held + RUNNING_PER_SHARE * live.shares.size > RUNNING_BYTES:
                 return
             live.running = await asyncio.to_thread(_running_sum, live.plan)
         await asyncio.to_thread(live.running.add, device, share)
@@ -255,8 +256,8 @@ class RoundKeeper:
     # --- small help -----------------------------------------------------------------------------
 
     async def _live(self, plan: Plan, stored: StoredRound) -> LiveRound:
-        whole_bytes = await asyncio.to_thread(_whole_bytes, plan)
-        return LiveRound.of(stored, self._name, self._settings.floors, whole_bytes)
+        shares = await asyncio.to_thread(_whole_shares, plan)
+        return LiveRound.of(stored, self._name, self._settings.floors, shares)
 
     def _forget_old(self) -> None:
         idle = [key for key, live in self._rounds.items() if live.machine.idle]
@@ -267,10 +268,10 @@ class RoundKeeper:
 # numpy is imported when the first round needs it, and then in a thread.
 
 
-def _whole_bytes(plan: Plan) -> int:
-    from shoal_coordinator.hub.sums import whole_bytes  # noqa: PLC0415 - see above
+def _whole_shares(plan: Plan) -> "WholeShares":
+    from shoal_coordinator.hub.sums import whole_shares  # noqa: PLC0415 - see above
 
-    return whole_bytes(plan)
+    return whole_shares(plan)
 
 
 def _preview_share(plan: Plan, share: bytes) -> list[int]:
@@ -283,9 +284,3 @@ def _running_sum(plan: Plan) -> "RunningSum":
     from shoal_coordinator.running_sum import RunningSum  # noqa: PLC0415 - see above
 
     return RunningSum(plan)
-
-
-def _check_whole(plan: Plan, share: bytes) -> None:
-    from shoal_coordinator.hub.sums import check_whole  # noqa: PLC0415 - see above
-
-    check_whole(plan, share)

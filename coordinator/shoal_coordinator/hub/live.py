@@ -12,6 +12,7 @@ from shoal_codecs.wire.report import SHARE_SEED_BYTES
 from shoal_coordinator.hub.store import StoredRound
 
 if TYPE_CHECKING:
+    from shoal_coordinator.hub.sums import WholeShares
     from shoal_coordinator.running_sum import RunningSum
 
 
@@ -28,7 +29,7 @@ class PeerPieces:
 class LiveRound:
     """One signed plan and everything about it.
 
-    ``whole`` are the devices whose shares this hub gets in full, ``whole_bytes`` is how long such a share is.
+    ``whole`` are the devices whose shares this hub gets in full, ``shares`` tells what these are.
     ``signature`` is this hub's over the plan; ``running`` the sum of what has come since this process began,
     None where there is none.
     """
@@ -37,7 +38,7 @@ class LiveRound:
     plan_hash: bytes
     signature: bytes
     whole: frozenset[str]
-    whole_bytes: int
+    shares: "WholeShares"
     receiver: Receiver
     machine: HubRound
     assembler: ReportAssembler
@@ -45,8 +46,8 @@ class LiveRound:
     running: "RunningSum | None" = None
 
     @classmethod
-    def of(cls, stored: StoredRound, hub: str, floors: HubFloors, whole_bytes: int) -> "LiveRound":
-        """Return the round where the log left it; ``whole_bytes`` is the length of a share in full."""
+    def of(cls, stored: StoredRound, hub: str, floors: HubFloors, shares: "WholeShares") -> "LiveRound":
+        """Return the round where the log left it; ``shares`` are those in full."""
         plan = decode_plan(stored.plan)
         hubs = [offer.hub for offer in plan.hubs]
         position = hubs.index(hub)
@@ -55,15 +56,15 @@ class LiveRound:
             plan_hash=stored.plan_hash,
             signature=stored.signature,
             whole=whole_share_devices(plan, position),
-            whole_bytes=whole_bytes,
+            shares=shares,
             receiver=Receiver(stored.plan_hash, hub, position, len(hubs), stored.private),
             machine=HubRound(terms_of(plan, hub, floors), stored.memory),
-            assembler=_assembler(whole_bytes, len(hubs)),
+            assembler=_assembler(shares.size, len(hubs)),
         )
 
     def share_bytes(self, device: str) -> int:
         """Return how long the share in clear of ``device`` is here."""
-        return self.whole_bytes if device in self.whole else SHARE_SEED_BYTES
+        return self.shares.size if device in self.whole else SHARE_SEED_BYTES
 
     def forget_secrets(self) -> None:
         """Drop the private key, the running sum and whatever parts of reports are still here."""
@@ -72,7 +73,7 @@ class LiveRound:
             self.running.erase()
             self.running = None
         self.projections.clear()
-        self.assembler = _assembler(self.whole_bytes, self.receiver.hubs)
+        self.assembler = _assembler(self.shares.size, self.receiver.hubs)
 
 
 def _assembler(whole_bytes: int, hubs: int) -> ReportAssembler:

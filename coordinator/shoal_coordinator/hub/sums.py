@@ -1,9 +1,11 @@
 """A hub's numbers: how long shares are, whether one can be added, and the sum. Imports numpy."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from shoal_codecs.secagg.packed_sum import PackedSum
 from shoal_codecs.secagg.prg import expand, fold_masks, share_key
+from shoal_codecs.updates.base import Payload
 from shoal_codecs.updates.bitpack import check_padding, packed_size
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.plan_ring import ring_spec
@@ -13,27 +15,38 @@ from shoal_codecs.wire.plan import Plan, whole_share_devices, whole_share_place
 PREVIEW_WORDS = 8
 
 
-def whole_bytes(plan: Plan) -> int:
-    """Return the length of a share in full.
+@dataclass(frozen=True, slots=True)
+class WholeShares:
+    """What a round's shares in full are: ``words`` of ``bits``, packed."""
+
+    words: int
+    bits: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of one."""
+        return packed_size(self.words, self.bits)
+
+    def check(self, share: Payload) -> None:
+        """Refuse a share of the right length that cannot be added.
+
+        Raises:
+            UpdateError: bits set that no encoder sets.
+        """
+        check_padding(share, self.words, self.bits)
+
+
+def whole_shares(plan: Plan) -> WholeShares:
+    """Return what shares in full are in the round of ``plan``.
 
     Raises:
         RingSpecError: the plan's numbers make no ring.
     """
     spec = ring_spec(plan)
-    return packed_size(spec.words, spec.ring_bits)
+    return WholeShares(spec.words, spec.ring_bits)
 
 
-def check_whole(plan: Plan, share: bytes) -> None:
-    """Refuse a share in full, of the right length, that cannot be added.
-
-    Raises:
-        UpdateError: bits set that no encoder sets.
-    """
-    spec = ring_spec(plan)
-    check_padding(share, spec.words, spec.ring_bits)
-
-
-def preview_share(plan: Plan, share: bytes) -> list[int]:
+def preview_share(plan: Plan, share: Payload) -> list[int]:
     """Return the last coordinates' words of a share in full, as a hub sees it."""
     spec = ring_spec(plan)
     words = unpack_ring(share, spec.words, spec.ring_bits)[: spec.kept]
