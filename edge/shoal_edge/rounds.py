@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
 from typing import Any
 
 import structlog
 
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.post import Post
-from shoal_codecs.transport.errors import LinkClosedError
 from shoal_codecs.transport.link import Delivery, Link
 from shoal_codecs.wire.errors import OutOfRoundError
 from shoal_codecs.wire.messages import AnyMessage, Cancel, Evaluate, Invitation, PlanNotice, Receipt, Reply
@@ -19,10 +17,8 @@ from shoal_edge.config import EdgeSettings
 from shoal_edge.errors import (
     PlanMissingError,
     UnexpectedEventError,
-    WorkerCrashedError,
     WorkerError,
     WorkerRefusedError,
-    WorkerTimeLimitError,
     fault_name,
 )
 from shoal_edge.evaluations import Evaluations
@@ -30,7 +26,7 @@ from shoal_edge.models import ModelKeeper
 from shoal_edge.participant import Participant
 from shoal_edge.plan_check import DeviceRules, check_plan, report_bytes_bound
 from shoal_edge.privacy_guard import PrivacyGuard
-from shoal_edge.reports import report_messages, sign_report
+from shoal_edge.report_sender import ReportSender
 from shoal_edge.round_events import (
     Action,
     Cancelled,
@@ -63,14 +59,13 @@ from shoal_edge.round_events import (
 )
 from shoal_edge.single_rounds import SingleRounds
 from shoal_edge.store import DeviceStore
+from shoal_edge.training import Training
 from shoal_edge.width import Width
 from shoal_edge.worker_client import Worker
 
 CLOCK_LOOK_S = 30.0
 """The plan's end is by the wall clock, which may be set meanwhile: looked at this often."""
 PLAN_ID_BYTES = 8
-PROGRESS_LOGGED = 10
-"""Per cent of a fit between two words in the log."""
 REASON_CHARACTERS = 200
 
 log = structlog.get_logger()
@@ -103,14 +98,23 @@ class Rounds:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.participant = Participant()
-        self.progress: int | None = None
-        """How far a fit is, in per cent."""
         self._settings = settings
         self._post = post
         self._link = link
         self._store = store
         self._worker = worker
         self._keeper = keeper
+        self._sender = ReportSender(post, link, settings.resend_s, note_fault)
+        self._training = Training(
+            settings=settings,
+            identity=post.identity,
+            store=store,
+            worker=worker,
+            keeper=keeper,
+            guard=guard,
+            width=width,
+            single=single,
+        )
         self._evaluations = evaluations
         self._guard = guard
         self._width = width
@@ -135,8 +139,11 @@ class Rounds:
         self._invited_at = 0.0
         self._work: asyncio.Task[None] | None = None
         self._fit_work: asyncio.Task[None] | None = None
-        self._sending: asyncio.Task[None] | None = None
-        self._unreceipted: set[str] = set()
+
+    @property
+    def progress(self) -> int | None:
+        """How far a fit is, in per cent; None between fits."""
+        return self._training.progress
 
     # --- what comes in: handlers enqueue and return ---------------------------------------------
 
@@ -176,7 +183,8 @@ class Rounds:
                 await self._handle(await self._next())
         finally:
             self._width.close()
-            tasks = [task for task in (self._work, self._fit_work, self._sending) if task is not None]
+            await self._sender.close()
+            tasks = [task for task in (self._work, self._fit_work) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -259,10 +267,9 @@ class Rounds:
                 self._note_fault("")
             case SendReport(job, report, hubs):
                 await self._debit(job, report)
-                self._unreceipted = set(hubs)
-                self._sending = asyncio.create_task(self._send(job, report))
+                self._sender.send(job, report, hubs)
             case ReceiptTaken(hub):
-                self._unreceipted.discard(hub)
+                self._sender.taken(hub)
             case ForgetRound(plan_hash):
                 await self._forget(plan_hash)
             case EvaluateModel(command):
@@ -364,86 +371,11 @@ class Rounds:
             self.tell(Failed(job.plan_hash, f"a defect of the agent: {type(error).__name__}"))
 
     async def _fetch(self, job: Job) -> Event:
-        task, model = job.invitation.task, job.invitation.model
-        await self._keeper.task(task)
-        local = job.plan.training.local if job.plan else ()
-        await self._keeper.model(model, task, keep=frozenset({model.digest}), local=local)
-        await self._source(job)
-        # Before it is measured a device trains the narrowest model: so this round is not held up for long.
-        await self._width.measure(task.digest, await self._keeper.task(task))
-        await self._control(job)
+        await self._training.fetch(job)
         return ModelReady(job.plan_hash)
 
-    async def _source(self, job: Job) -> str:
-        """Return the path of the step that the plan takes coordinates from, empty where it takes none."""
-        digest = job.plan.codec.source if job.plan else b""
-        return str(await self._keeper.source(digest, job.invitation.source)) if digest else ""
-
-    async def _control(self, job: Job) -> tuple[str, ...]:
-        """Return the paths of the fleet's control, this device's and its next, where the plan has one."""
-        ref, task = job.invitation.correction, job.invitation.task.digest
-        if job.plan is None or not job.plan.training.correction or ref is None:
-            return ()
-        control = self._store.control
-        paths = (await self._keeper.blob(ref), control.path(task), control.next_path(task, job.plan_hash))
-        return tuple(map(str, paths))
-
     async def _fit(self, job: Job) -> Event:
-        task, model, plan = job.invitation.task, job.invitation.model, job.plan
-        if plan is None:
-            raise PlanMissingError("no plan to train by: report this as a defect")
-        silent = self._guard.metrics == "none"
-        ask = partial(
-            self._worker.request,
-            "fit_and_report",
-            self._settings.fit_time_limit_s,
-            self._heard_progress,
-            task=task.digest,
-            task_path=str(await self._keeper.task(task)),
-            model_path=str(self._store.model_path(model.digest)),
-            data_path=str(self._settings.examples_path),
-            data=self._settings.data.packed,
-            plan=job.plan_bytes,
-            source_path=await self._source(job),
-            device=self._post.identity.name,
-            residual_path=str(self._store.residual.path(task.digest)),
-            residual_next_path=str(self._store.residual.next_path(task.digest, job.plan_hash)),
-            own_path=str(self._store.own.path(task.digest)),
-            own_next_path=str(self._store.own.next_path(task.digest, job.plan_hash)),
-            control_paths=await self._control(job),
-            ditto=self._settings.personal.pull(plan.training.ditto),
-            percent=self._width.percent(task.digest),
-            masks=self._single.masks(job) if plan.mode == "single" else b"",
-            preview=self._settings.show_update_preview,
-            hide_faults=silent,
-        )
-        try:
-            answer = await ask()
-        except (WorkerCrashedError, WorkerTimeLimitError) as error:
-            if not silent or plan.privacy is None:
-                raise
-            # A task can be made to end its worker on chosen examples too.
-            log.warning("fit_failed", round=job.round, fault=fault_name(error), remedy=str(error))
-            answer = await ask(train=False)
-        finally:
-            self.progress = None
-        if job.invitation.correction is not None:
-            self._keeper.drop_blob(job.invitation.correction)
-        report = sign_report(self._post.identity, plan, job.plan_hash, answer.pop("ciphertexts"))
-        preview = answer.pop("preview", None)
-        if "fault" in answer:
-            log.warning("trained_nothing", round=job.round, version=model.version, **_rounded(answer))
-        else:
-            log.info("trained", round=job.round, version=model.version, **_rounded(answer))
-        if preview:
-            log.info("update_preview", round=job.round, version=model.version, **preview)
-        return Trained(job.plan_hash, report)
-
-    def _heard_progress(self, done: int, total: int) -> None:
-        percent = 100 * done // max(total, 1)
-        if percent // PROGRESS_LOGGED != (self.progress or 0) // PROGRESS_LOGGED:
-            log.info("training", steps=done, total=total)
-        self.progress = percent
+        return Trained(job.plan_hash, await self._training.fit(job))
 
     async def _debit(self, job: Job, report: SealedReport) -> None:
         """Write down what the round costs: here, where every report passes before a byte of it leaves."""
@@ -451,28 +383,8 @@ class Rounds:
             raise PlanMissingError("a report without its plan: report this as a defect")
         await asyncio.to_thread(self._guard.debit, job.plan, job.plan_hash, report.report_id)
 
-    async def _send(self, job: Job, report: SealedReport) -> None:
-        """Send every hub its part again and again until it has given its receipt."""
-        while self._unreceipted:
-            try:
-                await self._link.wait_connected()
-                await asyncio.gather(*(self._send_to(hub, job, report) for hub in sorted(self._unreceipted)))
-            except LinkClosedError:
-                return
-            except ShoalError as error:
-                self._note_fault(fault_name(error))
-                log.warning("report_not_sent", round=job.round, fault=fault_name(error), remedy=str(error))
-            await asyncio.sleep(self._settings.resend_s)
-
-    async def _send_to(self, hub: str, job: Job, report: SealedReport) -> None:
-        topic = self._post.topics.report(hub, self._post.identity.name)
-        for message in report_messages(self._post, job.round, report.parts[hub]):
-            await self._link.publish(topic, self._post.encode(topic, message))
-
     async def _forget(self, plan_hash: bytes) -> None:
-        if self._sending is not None:
-            self._sending.cancel()
-        self._unreceipted.clear()
+        self._sender.stop()
         self._store.forget_round(plan_hash)
         await self._single.forget(plan_hash)
 
@@ -490,10 +402,6 @@ class Rounds:
         if fault_name(error) != "FitCancelledError":
             self._note_fault(name)
         return Failed(job.plan_hash, text)
-
-
-def _rounded(answer: dict[str, Any]) -> dict[str, Any]:
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in answer.items()}
 
 
 def _forget_failure(task: asyncio.Task[None]) -> None:
