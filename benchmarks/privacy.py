@@ -86,13 +86,17 @@ class Digits:
 
 def settings_of(trial: Trial, clip_norm: float) -> PlanSettings:
     """Return the settings of every plan of ``trial``."""
-    privacy = PrivacySettings(
-        mechanism=trial.mechanism,
-        epsilon=trial.epsilon,
-        rounds=trial.rounds,
-        adaptive_clip=trial.adaptive,
-        metrics=trial.metrics,
-        allow_small_fleet=True,
+    privacy = (
+        PrivacySettings()
+        if trial.mechanism == "none"
+        else PrivacySettings(
+            mechanism=trial.mechanism,
+            epsilon=trial.epsilon,
+            rounds=trial.rounds,
+            adaptive_clip=trial.adaptive,
+            metrics=trial.metrics,
+            allow_small_fleet=True,
+        )
     )
     return PlanSettings(
         fleet="bench",

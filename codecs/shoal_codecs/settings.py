@@ -86,6 +86,12 @@ def fault_words(error: msgspec.ValidationError, kind: type) -> str:
     return f"{text}, where {', '.join(map(str, about.values))} are possible"
 
 
+def changed_keys(settings: msgspec.Struct) -> list[str]:
+    """Return the keys whose values are not the defaults: of the others nobody knows whether they were set."""
+    default = type(settings)()
+    return [key for key in settings.__struct_fields__ if getattr(settings, key) != getattr(default, key)]
+
+
 def print_settings(settings: msgspec.Struct) -> str:
     """Return the settings as TOML, every key with its value, ready to be edited."""
     lines: list[str] = []

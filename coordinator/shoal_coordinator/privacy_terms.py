@@ -10,6 +10,7 @@ import msgspec
 from shoal_codecs.privacy.budget import default_delta, judge_fleet, noise_for, refuse_unless_kept
 from shoal_codecs.privacy.charge import Charge, price_of
 from shoal_codecs.privacy.plan_noise import clip_levels
+from shoal_codecs.settings import changed_keys
 from shoal_codecs.wire.plan import SHARED_MODES, CodecPlan, PrivacyPlan
 from shoal_coordinator.config import PrivacySettings
 from shoal_coordinator.round_errors import InvalidRoundPlanError
@@ -101,11 +102,18 @@ def make_terms(settings: PrivacySettings, mode: str, fleet: int, cohort: int) ->
     ``fleet`` devices are enrolled, ``cohort`` of them wanted in a round.
 
     Raises:
-        InvalidRoundPlanError: a mechanism that the mode does not have, or numbers that are no budget.
+        InvalidRoundPlanError: a mechanism that the mode does not have, none where other keys ask for noise,
+            or numbers that are no budget.
         FleetTooSmallError: so few devices that the model would learn nothing.
         PrivacyNumberError: no devices at all.
     """
     if settings.mechanism == "none":
+        if keys := changed_keys(settings):
+            # Whoever sets a budget must not take rounds without noise for rounds that keep it.
+            raise InvalidRoundPlanError(
+                f"rounds.privacy.{', rounds.privacy.'.join(keys)} without noise protects nobody: set "
+                "rounds.privacy.mechanism to 'auto', or take that out"
+            )
         return None
     shared = mode in SHARED_MODES
     automatic: Mechanism = "skellam" if shared else "central"

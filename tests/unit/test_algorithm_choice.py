@@ -14,6 +14,7 @@ from shoal_codecs.wire.told import PlainShare, Told
 from shoal_coordinator.algorithms.choosing import chosen_algorithm, weight_cap
 from shoal_coordinator.algorithms.errors import IncompatibleAlgorithmError, UnknownAlgorithmError
 from shoal_coordinator.algorithms.registry import ALGORITHMS
+from shoal_coordinator.algorithms.schedules import ScheduleSettings
 from shoal_coordinator.algorithms.settings import AlgorithmSettings
 from shoal_coordinator.config import CoordinatorSettings, PrivacySettings, RoundSettings, shipped
 from shoal_coordinator.plain_reports import open_update
@@ -123,6 +124,24 @@ def test_who_reads_the_keys_is_named(digits: TaskBundle) -> None:
         chosen_algorithm(two, digits)
     with pytest.raises(IncompatibleAlgorithmError, match=r"take it out, or use fedadam or fedyogi$"):
         chosen_algorithm(one, digits)
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "cosine", "sqrt"])
+def test_a_key_of_another_schedule_is_refused_by_name(kind: Any, digits: TaskBundle) -> None:
+    changed: dict[str, Any] = {"warmup": 3, "every": 3, "factor": 0.25, "rounds": 30, "least": 0.25}
+    assert {"kind", *changed} == set(ScheduleSettings.__struct_fields__)
+    for key, value in changed.items():
+        schedule = ScheduleSettings(kind=kind, **{key: value})
+        plain = [ScheduleSettings(kind=kind).at(version) for version in range(200)]
+        asked = RoundSettings(server_schedule=schedule)
+        # Whether the rate hangs on the key decides, and not a table that says so.
+        if [schedule.at(version) for version in range(200)] != plain:
+            assert chosen_algorithm(asked, digits).name == "fedavg"
+        else:
+            with pytest.raises(
+                IncompatibleAlgorithmError, match=rf"{kind} .*rounds\.server_schedule\.{key}: "
+            ):
+                chosen_algorithm(asked, digits)
 
 
 def test_uniform_weights_work_in_every_mode_for_the_cap_is_one_example(digits: TaskBundle) -> None:

@@ -50,6 +50,12 @@ def test_rounds_add_no_noise_unless_asked_to() -> None:
     assert PlanSettings(fleet="field", mode="hubs").privacy is None
 
 
+@pytest.mark.parametrize("changes", [{"epsilon": 2.0}, {"noise_multiplier": 1.0}, {"adaptive_clip": True}])
+def test_a_budget_without_noise_is_refused_by_its_key(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRoundPlanError, match=rf"rounds.privacy.{next(iter(changes))} .*to 'auto'"):
+        make_terms(PrivacySettings(**changes), "hubs", 3, 3)
+
+
 @pytest.mark.parametrize(("mode", "mechanism"), [("hubs", "skellam"), ("plain", "central")])
 def test_the_noise_of_a_plan_keeps_the_budget_and_no_more(mode: str, mechanism: str) -> None:
     plan = planned(terms(mode), mode)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shoal_codecs.settings import changed_keys
 from shoal_codecs.wire.task import TaskBundle
 from shoal_coordinator.algorithms.base import Algorithm
 from shoal_coordinator.algorithms.errors import IncompatibleAlgorithmError
 from shoal_coordinator.algorithms.registry import ALGORITHMS, make_algorithm
-from shoal_coordinator.algorithms.settings import DEFAULT_OPTIONS
+from shoal_coordinator.algorithms.schedules import READ_BY, ScheduleSettings
 
 if TYPE_CHECKING:
     from shoal_coordinator.config import RoundSettings
@@ -38,23 +39,26 @@ def weight_cap(algorithm: Algorithm, cap: int) -> int:
 
 
 def _unread(algorithm: Algorithm) -> str:
-    """Return which keys are set that another algorithm reads, empty where there are none.
+    """Return which keys are set that another algorithm reads, empty where there are none."""
+    keys = [key for key in changed_keys(algorithm.settings) if key not in {"name", *algorithm.options}]
+    readers = [kind.name for kind in ALGORITHMS.values() if set(keys) <= set(kind.options)]
+    return _not_read(f"algorithm {algorithm.name}", "rounds.algorithm", keys, "use", readers)
 
-    A key at its default says nothing: printed settings have them all.
-    """
-    asked, name = algorithm.settings, algorithm.name
-    keys = [
-        key
-        for key in asked.__struct_fields__
-        if key not in {"name", *algorithm.options} and getattr(asked, key) != getattr(DEFAULT_OPTIONS, key)
-    ]
+
+def _unread_schedule(rounds: RoundSettings, table: str) -> str:
+    """Return which keys of a schedule are set that its kind does not read, empty where there are none."""
+    schedule: ScheduleSettings = getattr(rounds, table)
+    keys = [key for key in changed_keys(schedule) if key not in {"kind", *READ_BY[schedule.kind]}]
+    readers = [kind for kind, read in READ_BY.items() if set(keys) <= set(read)]
+    return _not_read(f"a {schedule.kind} schedule", f"rounds.{table}", keys, "set kind to", readers)
+
+
+def _not_read(who: str, table: str, keys: list[str], otherwise: str, readers: list[str]) -> str:
     if not keys:
         return ""
-    readers = [kind.name for kind in ALGORITHMS.values() if set(keys) <= set(kind.options)]
-    return (
-        f"algorithm {name} does not read rounds.algorithm.{', rounds.algorithm.'.join(keys)}: take "
-        f"{'them' if len(keys) > 1 else 'it'} out" + (f", or use {' or '.join(readers)}" if readers else "")
-    )
+    named = ", ".join(f"{table}.{key}" for key in keys)
+    words = f"{who} does not read {named}: take {'them' if len(keys) > 1 else 'it'} out"
+    return words + (f", or {otherwise} {' or '.join(readers)}" if readers else "")
 
 
 def _rules(algorithm: Algorithm, rounds: RoundSettings, bundle: TaskBundle) -> tuple[tuple[bool, str], ...]:
@@ -95,6 +99,8 @@ def _rules(algorithm: Algorithm, rounds: RoundSettings, bundle: TaskBundle) -> t
             f"algorithm {name} has weights of its own: leave rounds.algorithm.weighting at examples",
         ),
         (not (unread := _unread(algorithm)), unread),
+        (not (unread := _unread_schedule(rounds, "device_schedule")), unread),
+        (not (unread := _unread_schedule(rounds, "server_schedule")), unread),
         (
             not mu or "mu" in bundle.abilities,
             (

@@ -44,3 +44,10 @@ class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 CONSTANT = ScheduleSettings()
+READ_BY = {
+    "constant": ("warmup",),
+    "step": ("warmup", "every", "factor", "least"),
+    "cosine": ("warmup", "rounds", "least"),
+    "sqrt": ("warmup", "least"),
+}
+"""The keys that each kind of schedule reads."""
