@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, TypeAlias
 
 import numpy as np
-from secagg_fleet import COORDINATOR, EXAMPLES, FLEET, Costs, Fleet, Stopwatch
+from secagg_fleet import COORDINATOR, EXAMPLES, FLEET, Costs, Disk, Fleet, Stopwatch
 
 from shoal_codecs.secagg.report_opening import Receiver, open_report, open_share
 from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_bytes
@@ -198,7 +198,7 @@ class Server:
         self.share_bytes = packed_size(spec.words, spec.ring_bits)
         self.receiver = Receiver(self.hash, COORDINATOR, 0, 1, private)
         self.assembler = ReportAssembler(largest_report_bytes(self.share_bytes, 1))
-        self.kept: dict[str, memoryview] = {}
+        self.disk = Disk(self.watch)
         self.running = RunningSum(plan)
         self.now_ms = plan.opens_ms + 1000
         self.outcome: tuple[str, ...] = ()
@@ -258,7 +258,7 @@ class Server:
         return mean
 
     def _opened(self, device: str) -> bytes:
-        return open_share(self.kept[device], device, self.receiver)
+        return open_share(self.disk.get(device), device, self.receiver)
 
     def _event(self, device: str, topic: str, frame: bytes) -> Any:
         _, message = self.post.open(topic, frame)
@@ -269,7 +269,7 @@ class Server:
                     return None
                 key = self.fleet.roster.party(device).key
                 opened = open_report(data, device, key, self.receiver, self.share_bytes)
-                self.kept[device] = opened.ciphertext
+                self.disk.put(device, opened.ciphertext)
                 self.running.add(device, opened.share)
                 return sm.VectorStored(device)
             case SingleShares(draw=draw, seed=seed, boxes=boxes):
