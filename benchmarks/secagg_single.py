@@ -277,7 +277,8 @@ class Server:
             case SingleConsent(signature=signature):
                 return sm.ConsentCame(device, signature)
             case SingleUnmask(sealed=sealed):
-                clear = unseal(self.private, sealed, unmask_context(self.hash, device))
+                context = unmask_context(self.hash, device)
+                clear = unseal(self.private, sealed, context, self.plan.hubs[0].key)
                 own, given = decode_opening(clear, self.plan.cohort)
                 return sm.OpeningCame(device, Answer(own, given))
         raise TypeError(type(message))

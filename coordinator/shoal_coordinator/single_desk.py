@@ -139,7 +139,8 @@ class SingleDesk:
             case wire.SingleConsent(signature=signature):
                 await self.handle(ConsentCame(device, signature))
             case wire.SingleUnmask(sealed=sealed):
-                clear = unseal(self._private, sealed, unmask_context(self._plan_hash, device))
+                context, public = unmask_context(self._plan_hash, device), self._plan.hubs[0].key
+                clear = unseal(self._private, sealed, context, public)
                 await self.handle(OpeningCame(device, Answer(*decode_opening(clear, self._plan.cohort))))
 
     async def handle(self, event: ServerEvent) -> None:

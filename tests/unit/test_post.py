@@ -28,11 +28,13 @@ from shoal_codecs.wire.messages import (
     OperatorCommand,
     PlanNotice,
     ReportPart,
+    SingleConsent,
 )
 from shoal_codecs.wire.topics import Topics
 from wire_parts import FLEET, NOW_MS, ROLES, every_message, identity, post
 
 TOPICS = Topics(FLEET)
+CONSENT: dict[str, Any] = {"round": 1, "plan_hash": bytes(32), "signature": b"signed inside"}
 EVENTS = TOPICS.device("device-01", "events")
 PLACES = {
     "devices/device-01/status": {"device-01"},
@@ -158,6 +160,8 @@ def test_a_guest_may_send_heartbeats_and_nothing_else() -> None:
             {"round": 1, "index": 0, "count": 1, "data": b""},
             "devices/device-01/events",
         ),
+        ("device-01", SingleConsent, CONSENT, "devices/device-01/events"),
+        ("device-01", SingleConsent, CONSENT, "rounds/1/single/unmask/device-01"),
         ("coordinator", PlanNotice, {"plan": b"", "signatures": {}}, "devices/device-01/commands"),
         ("coordinator", PlanNotice, {"plan": b"", "signatures": {}}, "coordinator/events"),
         ("coordinator", PlanNotice, {"plan": b"", "signatures": {}}, "hubs/hub-1/control"),
@@ -178,6 +182,8 @@ def test_what_goes_unsigned_is_heard_in_its_place() -> None:
     reports = TOPICS.report("hub-1", "device-01")
     assert hub.open(reports, device.encode(reports, part))[1] == part
     assert hub.open(TOPICS.round(1), coordinator.encode(TOPICS.round(1), notice))[1] == notice
+    consent, place = device.compose(SingleConsent, **CONSENT), TOPICS.single(1, "consent", "device-01")
+    assert coordinator.open(place, device.encode(place, consent))[1] == consent
 
 
 def test_what_is_kept_retained_comes_again_and_is_heard_again() -> None:

@@ -2,7 +2,7 @@
 
 Bytes become a message only when the frame decodes, its sender owns the topic, the roster knows the sender in
 the role the topic asks for, the signature covers the message in this very place, and it was not handled
-before. Heartbeats are telemetry and unsigned; report parts and plans carry their signatures inside.
+before. Heartbeats are telemetry and unsigned; report parts, consents and plans carry their signatures inside.
 """
 
 import os
@@ -35,13 +35,19 @@ from shoal_codecs.wire.messages import (
     Message,
     PlanNotice,
     ReportPart,
+    SingleConsent,
 )
 from shoal_codecs.wire.packing import prefixed
 from shoal_codecs.wire.topics import Address, Topics
 
 M = TypeVar("M", bound=Message)
 REMEMBERED = 20_000
-_UNSIGNED_AT: dict[str, type[Message]] = {"heartbeat": Heartbeat, "reports": ReportPart, "plan": PlanNotice}
+_UNSIGNED_AT: dict[str, type[Message]] = {
+    "heartbeat": Heartbeat,
+    "reports": ReportPart,
+    "consent": SingleConsent,
+    "plan": PlanNotice,
+}
 _SIGN_LABEL = b"shoal/1 message\x00"
 
 

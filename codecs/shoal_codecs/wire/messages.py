@@ -518,7 +518,7 @@ AnyMessage = (
     | OperatorAnswer
 )
 
-UNSIGNED = (Heartbeat, ReportPart, PlanNotice)
+UNSIGNED = (Heartbeat, ReportPart, SingleConsent, PlanNotice)
 """Sent without a frame signature: telemetry that only steers scheduling, and what is signed inside."""
 
 REPEATABLE = (DeviceStatus, HubStatus, CoordinatorStatus, Prekeys)
