@@ -97,7 +97,10 @@ def test_hubs_sign_no_second_plan_on_a_base_whoever_is_left_out_of_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_more_noise_the_less_a_model_tells_of_its_members(trainer: LiteRtTrainer) -> None:
+def test_the_more_noise_the_less_a_model_tells_of_its_members(
+    trainer: LiteRtTrainer, repeatable: None
+) -> None:
+    """Over twelve draws of the noise comparisons moved by .004 to .012: this draw has .027 to spare."""
     plain, little, more, much = (
         float(np.mean([membership_auc(trainer, FIELD, 10, sigma, seed) for seed in range(2)]))
         for sigma in SIGMAS
