@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from shoal_codecs.secagg.additive import SeedSum, ShareSum, combine, split
 from shoal_codecs.secagg.prg import fold_masks, self_mask_key
+from shoal_codecs.secagg.share_seed import new_share_seed
 from shoal_codecs.security.stream_cipher import best_cipher
 from shoal_codecs.updates.base import EncodeContext, to_dense
 from shoal_codecs.updates.keystream import StreamKey, Words
@@ -81,7 +82,7 @@ def as_int8(update: Vector, rng: np.random.Generator) -> Vector:
 def as_hub_share(update: Vector, position: int, rng: np.random.Generator) -> Vector:
     """Return the share of the hub at ``position`` (from 0), lifted as if it were the update."""
     spec = ring_of(update.size, 8, float(np.linalg.norm(update)) * 2)
-    words, plan_hash, seed = encode_ring(update, 1, spec, rng), os.urandom(32), os.urandom(32)
+    words, plan_hash, seed = encode_ring(update, 1, spec, rng), os.urandom(32), new_share_seed()
     if position == 0:
         return _lifted(split(words, spec.ring_bits, HUBS, [seed], plan_hash, "victim"), spec)
     total = SeedSum(spec.words, spec.ring_bits, plan_hash, position + 1)
@@ -112,7 +113,7 @@ def summed(updates: Sequence[Vector], rng: np.random.Generator) -> npt.NDArray[n
     first = ShareSum(spec.words, spec.ring_bits)
     second = SeedSum(spec.words, spec.ring_bits, plan_hash, 2)
     for number, update in enumerate(updates):
-        device, seed = f"device-{number}", os.urandom(32)
+        device, seed = f"device-{number}", new_share_seed()
         words = encode_ring(update, 1, spec, rng)
         first.add(split(words, spec.ring_bits, HUBS, [seed], plan_hash, device))
         second.add(device, seed)

@@ -23,6 +23,7 @@ from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.ring import encode_ring, pack_ring
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan, plan_hash
+from shoal_codecs.wire.report import SHARE_SEED_BYTES
 from shoal_codecs.wire.task import decode_task, initial_weights
 from shoal_coordinator.aggregation import (
     DEFAULT_SERVER,
@@ -40,7 +41,6 @@ from shoal_edge.trainers.base import FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 
 HUBS = ("hub-1", "hub-2")
-SEED_BYTES = 32
 _SET = bytes(32)
 
 
@@ -137,7 +137,7 @@ class Field:
         sums = {hub: seal(key, part, sum_context(digest, _SET, hub)) for hub, part in parts.items()}
         private = self._coordinator.sealing_private()
         candidate = aggregate_sums(plan, digest, base, _SET, sums, private, DEFAULT_SERVER, source)
-        return candidate, len(parts["hub-1"]) + SEED_BYTES
+        return candidate, len(parts["hub-1"]) + SHARE_SEED_BYTES
 
     def _updates(
         self, plan: Plan, base: Float32Vector, rng: np.random.Generator

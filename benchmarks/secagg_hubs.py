@@ -13,6 +13,7 @@ from secagg_fleet import COORDINATOR, EXAMPLES, FLEET, HUBS, Costs, Disk, Fleet,
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.secagg.report_opening import Receiver, open_report, open_share
 from shoal_codecs.secagg.report_parts import ReportAssembler, largest_report_bytes
+from shoal_codecs.secagg.share_seed import open_share_seed
 from shoal_codecs.security.identity import sealing_public_of
 from shoal_codecs.security.sealing import new_sealing_key, seal
 from shoal_codecs.updates.plan_ring import ring_spec
@@ -60,6 +61,8 @@ class Hub:
                     opened = open_report(data, device, key, self._receiver, size)
                     if whole:
                         self._shares.check(opened.share)
+                    else:
+                        open_share_seed(opened.share)
                     self._disk.put(device, opened.ciphertext)
                     if whole:
                         self._running.add(device, opened.share)

@@ -17,6 +17,7 @@ from brokers import running
 from shoal_codecs.secagg.additive import combine, split
 from shoal_codecs.secagg.agreement import sum_context
 from shoal_codecs.secagg.hub_floors import HubFloors
+from shoal_codecs.secagg.share_seed import new_share_seed
 from shoal_codecs.security.identity import Identity, create_identity
 from shoal_codecs.security.post import Post
 from shoal_codecs.security.roster import Party, RosterBody, load_roster, sign_roster
@@ -145,7 +146,7 @@ class Update:
         self.device, self.plan = device, plan
         self.words: Words = rng.integers(0, levels, spec.words).astype(np.uint16)
         digest = plan_hash(encode_plan(plan))
-        shares = [os.urandom(32) for _ in plan.hubs[1:]]
+        shares = [new_share_seed() for _ in plan.hubs[1:]]
         whole = whole_share_place(plan, device) if device in plan.cohort else 0
         first = split(self.words, BITS, len(plan.hubs), shares, digest, device, whole + 1)
         shares.insert(whole, pack_ring(first, BITS))

@@ -4,13 +4,13 @@ Order and names follow the plan (mode ``hubs``, step 5): ring encoding, additive
 its hub's key of this round. Seeds come from the system's generator and are used once.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from shoal_codecs.secagg.additive import split_in_place
+from shoal_codecs.secagg.share_seed import new_share_seed
 from shoal_codecs.security.sealing import seal
 from shoal_codecs.updates.base import EncodeContext, Float32Vector, Indices
 from shoal_codecs.updates.plain_noise import noise_on_device
@@ -20,7 +20,7 @@ from shoal_codecs.updates.ring import RingSpec, encode_ring, packed_ring
 from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.plan import Plan, coordinate_seed, whole_share_place
-from shoal_codecs.wire.report import SHARE_SEED_BYTES, share_context
+from shoal_codecs.wire.report import share_context
 from shoal_codecs.wire.told import NOTHING_TOLD, PlainShare, Told
 from shoal_edge.files import write_durably
 from shoal_edge.single_jobs import put_masks_on
@@ -55,8 +55,8 @@ def ring_shares(
 
     ``digest`` is the plan's hash, ``source`` the encoded step that a ``global_topk`` plan takes coordinates
     from, ``metrics`` what the device has measured of the base, for plans that ask.
-    One hub's plaintext is its share in full (``whole_share_place``), every other's the 32-byte seed. In mode
-    ``single`` the only plaintext is the vector under ``masks`` (packed).
+    One hub's plaintext is its share in full (``whole_share_place``), every other's the seed of its share. In
+    mode ``single`` the only plaintext is the vector under ``masks`` (packed).
 
     Raises:
         UpdateError, SecAggError, PrivacyError: an update or a plan that cannot be shared.
@@ -64,7 +64,7 @@ def ring_shares(
     spec = ring_spec(plan, source)
     words = encode_ring(update, examples, spec, rng, metrics)
     # In place: with the packed share and its ciphertext this is what a report takes of the memory.
-    seeds = [os.urandom(SHARE_SEED_BYTES) for _ in plan.hubs[1:]]
+    seeds = [new_share_seed() for _ in plan.hubs[1:]]
     whole = whole_share_place(plan, device)
     if plan.mode == "single":
         put_masks_on(words, spec.ring_bits, plan, digest, device, masks)

@@ -233,10 +233,13 @@ async def test_reports_that_cannot_be_believed_are_refused_by_name_and_the_round
     await field.report(first, "hub-1", report=other)
     await bench.refusal("BadSignatureError")
 
-    await field.report(Update(fleet, plan, DEVICES[0]).with_shares(fleet, bytes(10), bytes(32)), "hub-1")
+    await field.report(Update(fleet, plan, DEVICES[0]).with_shares(fleet, bytes(10), bytes(33)), "hub-1")
     await bench.refusal("ShareLengthError")
-    await field.report(Update(fleet, plan, DEVICES[0]).with_shares(fleet, bytes(80), bytes(31)), "hub-2")
+    await field.report(Update(fleet, plan, DEVICES[0]).with_shares(fleet, bytes(80), bytes(32)), "hub-2")
     await bench.refusal("ShareLengthError", hub=1)
+    strange = b"\x03" + bytes(32)
+    await field.report(Update(fleet, plan, DEVICES[0]).with_shares(fleet, bytes(80), strange), "hub-2")
+    await bench.refusal("SeedError", hub=1)
 
     await field.report(first, "hub-1", report=msgspec.structs.replace(good, others=()))
     await bench.refusal("MalformedMessageError")

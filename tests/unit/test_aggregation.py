@@ -80,7 +80,7 @@ def hub_words(plan: Plan, given: dict[str, tuple[Vector, int]], source: bytes = 
     rng = np.random.default_rng(1)
     for index, (name, (update, examples)) in enumerate(given.items()):
         words = encode_ring(update, examples, spec, rng)
-        seed = bytes([index + 1]) * 32
+        seed = bytes([1 + index % 2]) + bytes([index + 1]) * 32
         first.add(split(words, spec.ring_bits, 2, [seed], m, name))
         second.add(name, seed)
     return {
@@ -188,7 +188,7 @@ def test_a_device_that_lies_about_its_levels_cannot_move_the_model_far() -> None
     words[spec.kept :] = 1
     first, second = ShareSum(spec.words, spec.ring_bits), SeedSum(spec.words, spec.ring_bits, m, 2)
     for index, name in enumerate(COHORT):
-        seed = bytes([index + 1]) * 32
+        seed = bytes([1 + index % 2]) + bytes([index + 1]) * 32
         first.add(split(words, spec.ring_bits, 2, [seed], m, name))
         second.add(name, seed)
     sums = {

@@ -25,6 +25,7 @@ from shoal_codecs.secagg.norm_bound import (
 from shoal_codecs.secagg.prg import expand
 from shoal_codecs.secagg.projections import pack_projections, project, projection_matrix, short_enough
 from shoal_codecs.secagg.report_opening import Receiver
+from shoal_codecs.secagg.share_seed import new_share_seed
 from shoal_codecs.updates.bitpack import word_dtype
 from shoal_codecs.updates.ring import RingSpec, encode_ring
 from shoal_codecs.wire.messages import HubProjections
@@ -47,7 +48,7 @@ def judged(vectors: list[np.ndarray], bits: int, limit: float, hubs: int = 2) ->
     for place, one in enumerate(vectors):
         matrix = projection_matrix(hashlib.sha256(b"%d" % place).digest(), one.size)
         words = (one & ((1 << bits) - 1)).astype(word_dtype(bits))
-        seeds = [hashlib.sha256(b"%d/%d" % (place, hub)).digest() for hub in range(1, hubs)]
+        seeds = [b"\x02" + hashlib.sha256(b"%d/%d" % (place, hub)).digest() for hub in range(1, hubs)]
         shares = [split(words, bits, hubs, seeds, bytes(32), "d")]
         shares += [expand(seed, bytes(32), "d", at, one.size, bits) for at, seed in enumerate(seeds, 2)]
         for row, share in zip(rows, shares, strict=True):
@@ -99,7 +100,7 @@ def test_projections_of_shares_add_up_to_those_of_the_words(
     rng = np.random.default_rng(seed)
     words = rng.integers(0, 1 << bits, size).astype(word_dtype(bits))
     matrix = projection_matrix(rng.bytes(32), size)
-    seeds = [rng.bytes(32) for _ in range(hubs - 1)]
+    seeds = [new_share_seed() for _ in range(hubs - 1)]
     shares = [split(words, bits, hubs, seeds, bytes(32), "d")]
     shares += [expand(one, bytes(32), "d", at, size, bits) for at, one in enumerate(seeds, 2)]
     whole = [

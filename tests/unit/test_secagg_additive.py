@@ -17,6 +17,7 @@ from shoal_codecs.secagg.prg import ring_dtype
 from shoal_codecs.updates.keystream import Words
 
 PLAN = bytes(range(32))
+SEED = b"\x01" + bytes(32)
 # Critical value of chi-square with 255 degrees of freedom: exceeded with probability 1e-6.
 CHI_SQUARE_255 = 373.0
 
@@ -28,7 +29,7 @@ def chi_square(data: bytes) -> float:
 
 
 def seeds_from(rng: np.random.Generator, hubs: int) -> list[bytes]:
-    return [rng.bytes(32) for _ in range(hubs - 1)]
+    return [bytes([rng.integers(1, 3)]) + rng.bytes(32) for _ in range(hubs - 1)]
 
 
 @settings(deadline=None, max_examples=60)
@@ -61,7 +62,7 @@ def test_hubs_add_up_to_the_sum_of_updates(
 
 def test_split_leaves_its_input_alone() -> None:
     words: Words = np.arange(64, dtype=np.uint16)
-    share = split(words, 12, 2, [bytes(32)], PLAN, "a")
+    share = split(words, 12, 2, [SEED], PLAN, "a")
     assert words.tolist() == list(range(64))
     assert not np.array_equal(share, words)
 
@@ -104,20 +105,20 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(HubCountError):
         split(words, 12, 1, [], PLAN, "a")
     with pytest.raises(HubCountError):
-        split(words, 12, 3, [bytes(32)], PLAN, "a")
+        split(words, 12, 3, [SEED], PLAN, "a")
     with pytest.raises(SeedError):
-        split(words, 12, 3, [bytes(32), bytes(32)], PLAN, "a")
+        split(words, 12, 3, [SEED, SEED], PLAN, "a")
     with pytest.raises(SeedError):
-        split(words, 12, 2, [bytes(31)], PLAN, "a")
+        split(words, 12, 2, [SEED[:-1]], PLAN, "a")
     with pytest.raises(RingWidthError):
-        split(words.astype(np.uint32), 12, 2, [bytes(32)], PLAN, "a")
+        split(words.astype(np.uint32), 12, 2, [SEED], PLAN, "a")
     with pytest.raises(RingWidthError):
-        split(words + np.uint16(4096), 12, 2, [bytes(32)], PLAN, "a")
+        split(words + np.uint16(4096), 12, 2, [SEED], PLAN, "a")
     with pytest.raises(RingWidthError):
         ShareSum(8, 33)
     for whole in (0, 3):
         with pytest.raises(HubIndexError):
-            split(words, 12, 2, [bytes(32)], PLAN, "a", whole)
+            split(words, 12, 2, [SEED], PLAN, "a", whole)
 
 
 def test_a_refused_share_changes_nothing() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aes_reference import aes_256_keystream
 from chacha20_reference import chacha20_block, chacha20_keystream, hkdf_sha256_32
 from shoal_codecs.secagg import prg
 from shoal_codecs.secagg.errors import (
@@ -21,14 +22,16 @@ from shoal_codecs.secagg.errors import (
 from shoal_codecs.updates.keystream import PIECE_BYTES, Words
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "share_prg.json").read_text(encoding="utf-8"))
-SEED, PLAN = bytes(range(32)), bytes(range(32, 64))
+CHACHA, AES = b"\x01", b"\x02"
+SEED, PLAN = CHACHA + bytes(range(32)), bytes(range(32, 64))
 
 
 def reference(seed: bytes, plan: bytes, device: str, hub: int, count: int, bits: int) -> list[int]:
     name = device.encode()
     info = b"shoal/hub-share/v1" + len(name).to_bytes(2, "little") + name + hub.to_bytes(2, "little")
     size = 1 if bits <= 8 else 2 if bits <= 16 else 4
-    stream = chacha20_keystream(hkdf_sha256_32(seed, plan, info), count * size)
+    expand = {CHACHA: chacha20_keystream, AES: aes_256_keystream}[seed[:1]]
+    stream = expand(hkdf_sha256_32(seed[1:], plan, info), count * size)
     return [int.from_bytes(stream[at : at + size], "little") % 2**bits for at in range(0, count * size, size)]
 
 
@@ -47,6 +50,7 @@ def test_reference_key_derivation_is_the_one_of_the_rfc() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
+    cipher=st.sampled_from([CHACHA, AES]),
     seed=st.binary(min_size=32, max_size=32),
     plan=st.binary(min_size=32, max_size=32),
     device=st.text(min_size=1, max_size=20),
@@ -55,13 +59,14 @@ def test_reference_key_derivation_is_the_one_of_the_rfc() -> None:
     bits=st.integers(2, 32),
 )
 def test_matches_an_independent_computation(
-    seed: bytes, plan: bytes, device: str, hub: int, count: int, bits: int
+    cipher: bytes, seed: bytes, plan: bytes, device: str, hub: int, count: int, bits: int
 ) -> None:
+    seed = cipher + seed
     words = prg.expand(seed, plan, device, hub, count, bits)
     assert words.tolist() == reference(seed, plan, device, hub, count, bits)
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda v: f"w{v['bits']}-hub{v['hub']}")
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda v: f"w{v['bits']}-hub{v['hub']}-cipher{v['seed'][:2]}")
 def test_committed_vectors(vector: dict[str, str | int]) -> None:
     seed, plan = bytes.fromhex(str(vector["seed"])), bytes.fromhex(str(vector["plan_hash"]))
     device, hub, bits = str(vector["device"]), int(vector["hub"]), int(vector["bits"])
@@ -102,8 +107,9 @@ def test_every_input_changes_the_share() -> None:
         prg.expand(seed, plan, device, hub, 64, 16).tobytes()
         for seed, plan, device, hub in (
             (SEED, PLAN, "a", 2),
-            (PLAN, PLAN, "a", 2),
-            (SEED, SEED, "a", 2),
+            (CHACHA + PLAN, PLAN, "a", 2),
+            (AES + SEED[1:], PLAN, "a", 2),
+            (SEED, SEED[1:], "a", 2),
             (SEED, PLAN, "b", 2),
             (SEED, PLAN, "a", 3),
             # Without the length, this name would run into the hub's index.
@@ -114,8 +120,9 @@ def test_every_input_changes_the_share() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(SeedError):
-        prg.expand(SEED[:-1], PLAN, "a", 2, 4, 12)
+    for seed in (b"", SEED[:-1], SEED[1:], SEED + b"\x00", b"\x00" + SEED[1:], b"\x03" + SEED[1:]):
+        with pytest.raises(SeedError):
+            prg.expand(seed, PLAN, "a", 2, 4, 12)
     with pytest.raises(PlanHashError):
         prg.expand(SEED, PLAN + b"\x00", "a", 2, 4, 12)
     for device in ("", "x" * 70_000, "\ud800"):

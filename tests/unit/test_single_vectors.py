@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from aes_reference import aes_256_keystream
 from chacha20_reference import chacha20_keystream, hkdf_sha256_32
 from shoal_codecs.secagg.prg import fold_masks, pair_mask_key, self_mask_key
 from shoal_codecs.secagg.single.boxes import agreed_secret, open_box, seal_box
@@ -92,15 +92,6 @@ def golden() -> dict[str, Any]:
 def test_bytes_are_those_that_devices_in_the_field_compute(key: str) -> None:
     found = golden()[key]
     assert (list(found) if isinstance(found, tuple) else found) == json.loads(VECTORS.read_text())[key]
-
-
-def aes_256_keystream(key: bytes, size: int) -> bytes:
-    """The counter mode of SP 800-38D as the other mode of the library has it: counted from 2 on."""
-    stream = b""
-    while len(stream) < size:
-        counter = (len(stream) // PIECE_BYTES).to_bytes(12, "little") + (2).to_bytes(4, "big")
-        stream += Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor().update(bytes(PIECE_BYTES))
-    return stream[:size]
 
 
 @pytest.mark.parametrize(("cipher", "stream"), [(CHACHA, chacha20_keystream), (AES, aes_256_keystream)])

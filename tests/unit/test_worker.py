@@ -36,7 +36,7 @@ from shoal_codecs.updates.step import Step, apply_step, step_from_sum
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.packing import unpack_plain
 from shoal_codecs.wire.plan import PrivacyPlan, TrainingPlan, coordinate_seed, encode_plan, plan_hash
-from shoal_codecs.wire.report import share_context
+from shoal_codecs.wire.report import SHARE_SEED_BYTES, share_context
 from shoal_codecs.wire.step import ModelStep, encode_step, initial_step
 from shoal_codecs.wire.task import encode_task
 from shoal_edge.errors import (
@@ -118,7 +118,7 @@ async def test_both_shares_add_up_to_the_update(worker: WorkerClient, device: De
     spec = ring_spec(plan)
     first = unpack_ring(opened(answer, data, "hub-1", 0), spec.words, spec.ring_bits)
     seed = opened(answer, data, "hub-2", 1)
-    assert len(seed) == 32
+    assert len(seed) == SHARE_SEED_BYTES
     second = expand(seed, plan_hash(data), DEVICE, 2, spec.words, spec.ring_bits)
     total = decode_sum(combine([first, second], spec.ring_bits), spec)
     assert total.weight == answer["examples"] == 48

@@ -1,4 +1,4 @@
-"""Additive sharing between two or more hubs: one share in full, a 32-byte seed for each other hub.
+"""Additive sharing between two or more hubs: one share in full, a seed for each other hub.
 
 All but one share, whichever they are, are uniform and independent of the update; all together add
 up to it. Hubs never see words of each other: each adds what it got and releases one sum.
@@ -33,7 +33,7 @@ def split(
     """Return the share of hub `whole`: `words` minus what the seeds of the other hubs expand to.
 
     `words`: uint[count] modulo 2**bits, unchanged; `split_in_place` needs no second vector. `seeds`:
-    32 fresh random bytes for each other hub of 1..`hubs`, in their order, never used again. `plan_hash`: 32
+    a `new_share_seed` for each other hub of 1..`hubs`, in their order, never used again. `plan_hash`: 32
     bytes. Raises HubCountError, HubIndexError, SeedError, PlanHashError, DeviceNameError or RingWidthError.
     """
     share = words.copy()

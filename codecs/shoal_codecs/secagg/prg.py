@@ -1,9 +1,9 @@
-"""The generator that turns a hub's 32-byte seed into its share.
+"""The generator that turns a hub's seed into its share.
 
-key = HKDF-SHA256 (RFC 5869) of the seed, salt = plan hash M, info = label, u16 length of the device
-name, the name in UTF-8, u16 hub index, both integers little-endian; the share is the ChaCha20
-keystream (RFC 8439) of that key with counter 0 and a zero nonce, read as little-endian words of 8,
-16 or 32 bits, the low w bits of each.
+key = HKDF-SHA256 (RFC 5869) of the seed's 32 random bytes, salt = plan hash M, info = label, u16 length of
+the device name, the name in UTF-8, u16 hub index, both integers little-endian; the share is the keystream
+(`draw_pieces`) of that key with the cipher that the seed names, ChaCha20 or AES-256, read as little-endian
+words of 8, 16 or 32 bits, the low w bits of each.
 
 Mode ``single`` expands masks alike: the info is another label and, for the mask of one device, its name;
 for the mask of a pair, both names in their order, each after its length. There the keystream is that of
@@ -25,6 +25,7 @@ from shoal_codecs.secagg.errors import (
     SeedError,
     ShareLengthError,
 )
+from shoal_codecs.secagg.share_seed import open_share_seed
 from shoal_codecs.security.stream_cipher import StreamCipher
 from shoal_codecs.updates.bitpack import MAX_BITS, word_dtype
 from shoal_codecs.updates.keystream import PIECE_BYTES, SPARE_BYTES, StreamKey, Words, draw_pieces
@@ -61,14 +62,15 @@ def check_ring_words(words: Words, count: int, bits: int) -> Words:
 
 
 def share_key(seed: bytes, plan_hash: bytes, device: str, hub_index: int) -> StreamKey:
-    """Return the ChaCha20 key of one device's share for hub `hub_index` (1..65535).
+    """Return the key of one device's share for hub `hub_index` (1..65535); `seed` is a `new_share_seed`.
 
     Raises SeedError, PlanHashError, DeviceNameError or HubIndexError.
     """
     if not 1 <= hub_index <= _U16_MAX:
         raise HubIndexError(f"hubs are counted 1..{_U16_MAX}, there is no hub {hub_index}")
     info = LABEL + _name(device) + hub_index.to_bytes(2, "little")
-    return StreamKey(StreamCipher.CHACHA20, _key(seed, plan_hash, info))
+    cipher, secret = open_share_seed(seed)
+    return StreamKey(cipher, _key(secret, plan_hash, info))
 
 
 def self_mask_key(seed: bytes, plan_hash: bytes, device: str, cipher: StreamCipher) -> StreamKey:

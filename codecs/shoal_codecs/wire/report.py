@@ -8,8 +8,8 @@ from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import TypedDecoder, pack, prefixed
 
-SHARE_SEED_BYTES = 32
-"""Of a share in clear at each hub but the one that gets it in full."""
+SHARE_SEED_BYTES = 1 + 32
+"""Of a share in clear at each hub but the one that gets it in full: a cipher's number, then random bytes."""
 _SIGN_LABEL = b"shoal/1 report\x00"
 _ID_LABEL = b"shoal/1 report id\x00"
 _SEAL_LABEL = b"shoal/1 share\x00"

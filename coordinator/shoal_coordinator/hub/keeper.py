@@ -23,6 +23,7 @@ from shoal_codecs.secagg.hub_messages import (
     Tick,
 )
 from shoal_codecs.secagg.report_opening import name_report, open_report
+from shoal_codecs.secagg.share_seed import open_share_seed
 from shoal_codecs.security.post import Post
 from shoal_codecs.wire.messages import (
     Agreement,
@@ -187,8 +188,8 @@ class RoundKeeper:
         Raises:
             UnknownRoundError, UninvitedReportError, LateReportError, SecondReportError, ReportPartError:
                 it does not belong here and now.
-            MalformedMessageError, BadSignatureError, UnsealError, ShareLengthError, UpdateError: the report
-                is not one of this device for this plan.
+            MalformedMessageError, BadSignatureError, UnsealError, ShareLengthError, SeedError, UpdateError:
+                the report is not one of this device for this plan.
         """
         async with self._performer.lock:
             live = next((one for one in self._rounds.values() if one.plan.round == part.round), None)
@@ -228,6 +229,8 @@ class RoundKeeper:
         opened = await asyncio.to_thread(open_report, data, device, key, live.receiver, size)
         if device in live.whole:
             live.shares.check(opened.share)
+        else:
+            open_share_seed(opened.share)
         if device == self._settings.preview_device and device in live.whole:
             words = await asyncio.to_thread(_preview_share, live.plan, opened.share)
             log.info("share_preview", round=live.plan.round, device=device, share=words)
