@@ -290,6 +290,11 @@ async def test_a_repeated_command_does_nothing_after_a_restart_either(
                 assert view.target == 3
 
 
+def declined(view: FleetView) -> dict[str, str]:
+    """Who has declined since it last took part, and for what."""
+    return {row.name: row.declined_for for row in view.devices if row.declined}
+
+
 async def test_a_round_below_its_floor_is_aborted_and_the_next_runs(
     mosquitto: BrokerHandle, tmp_path: Path
 ) -> None:
@@ -302,9 +307,11 @@ async def test_a_round_below_its_floor_is_aborted_and_the_next_runs(
         assert view.rounds[0].outcome == "aborted"
         assert "the floor is 4" in view.rounds[0].reason
         await eventually(lambda: bool(devices[DEVICES[2]].all(wire.Cancel)))
+        await operator.until(lambda view: declined(view) == dict.fromkeys(DEVICES[:2], "busy"), 30)
         for name in DEVICES[:2]:
             devices[name].accepts = True
         view = await operator.until(until_version(1), 30)
+        await operator.until(lambda view: not declined(view), 30)
     assert view.rounds[-1].outcome == "committed"
     assert view.rounds[-1].devices == len(DEVICES)
 
