@@ -93,6 +93,10 @@ class Worker(ABC):
         )
 
 
+LEAVING_DAMAGE = frozenset({"FitMemoryError"})
+"""Faults after which a worker is not asked again: an interpreter whose planning failed spoils its memory."""
+
+
 class WorkerClient(Worker):
     """Starts, asks and ends the worker; ``idle_s`` seconds without a request end it."""
 
@@ -146,6 +150,8 @@ class WorkerClient(Worker):
                 raise await self._crash(do) from error
             finally:
                 self._schedule_end()
+            if answer.get("fault") in LEAVING_DAMAGE:
+                await self._kill()
         if "fault" in answer:
             raise WorkerRefusedError(str(answer["fault"]), str(answer["text"]))
         return dict(answer["ok"])

@@ -13,6 +13,7 @@ from shoal_coordinator.authoring.errors import ConversionError, GradientMismatch
 from shoal_coordinator.authoring.graphs import TrainableGraph
 from shoal_coordinator.authoring.model import Model
 from shoal_coordinator.authoring.reference import example_batch, private_reference_of, reference_of
+from shoal_coordinator.authoring.rewriting import rewritten
 from shoal_coordinator.authoring.task import Task
 from shoal_coordinator.deployable.check import check_deployable
 
@@ -48,7 +49,7 @@ def author(task: Task) -> TaskBundle:
 def _trainable(task: Task, batch: Any, private: Any) -> bytes:
     graph = TrainableGraph(task)
     try:
-        model = convert(graph, graph.signatures)
+        model = rewritten(convert(graph, graph.signatures))
     except ConversionError as error:
         raise ConversionError(f"{_blamed(unconvertible_layers(task))}{error}") from error
     try:

@@ -16,6 +16,7 @@ from shoal_coordinator.authoring.compression_ops import BuiltinCompression
 from shoal_coordinator.authoring.image_ops import BuiltinImages
 from shoal_coordinator.authoring.int8_weights import Int8Weights
 from shoal_coordinator.authoring.sequence_ops import BuiltinSequences
+from shoal_coordinator.authoring.steps import positive
 from shoal_coordinator.authoring.token_ops import BuiltinTokens
 
 Tensor = Any
@@ -28,6 +29,11 @@ class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTok
 
     def __init__(self, *, products: bool = False) -> None:
         self.products = products
+
+    def mean_error(self, losses: Tensor, y: Tensor) -> Tensor:
+        """See ``Ops``."""
+        del losses
+        return 1.0 / tf.cast(tf.reshape(tf.shape(y)[:1], (1, 1)), tf.float32)
 
     def for_constants(self) -> BuiltinOps:
         """Return those without products: fast kernels convolve with constants."""
@@ -111,33 +117,34 @@ class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTok
 
     def expand(self, x: Tensor, axis: int) -> Tensor:
         """See ``Ops``."""
+        back = (-1, *x.shape[1:])
 
+        # A reshape, which the fast kernels have.
         @tf.custom_gradient
         def expand(x: Tensor) -> Any:
-            return tf.expand_dims(x, axis), lambda dy: tf.squeeze(dy, [axis])
+            return tf.reshape(x, (*back[:axis], 1, *back[axis:])), lambda dy: tf.reshape(dy, back)
 
         return expand(x)
 
     def batch_norm(self, x: Tensor, g: Tensor, b: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Ops``."""
-        flat = tf.reshape(x, (-1, x.shape[-1]))
-        mean = tf.reduce_mean(flat, axis=0)
-        centred = flat - mean
-        variance = tf.reduce_mean(centred * centred, axis=0)
+        places = tuple(range(len(x.shape) - 1))
+        mean = tf.reduce_mean(x, axis=places)
+        centred = x - mean
+        variance = tf.reduce_mean(centred * centred, axis=places)
         inverse = tf.math.rsqrt(variance + epsilon)
 
         @tf.custom_gradient
         def batch_norm(x: Tensor, g: Tensor, b: Tensor) -> Any:
-            unit = (tf.reshape(x, (-1, x.shape[-1])) - mean) * inverse
+            unit = (x - mean) * inverse
 
             def gradient(dy: Tensor) -> Any:
-                error = tf.reshape(dy, (-1, x.shape[-1]))
-                along = tf.reduce_mean(error * unit, axis=0)
-                dx = (error - tf.reduce_mean(error, axis=0) - unit * along) * (g * inverse)
-                of_g = tf.reduce_sum(error * unit, axis=0)
-                return tf.reshape(dx, (-1, *x.shape[1:])), of_g, tf.reduce_sum(error, axis=0)
+                along = tf.reduce_mean(dy * unit, axis=places)
+                level = tf.reduce_mean(dy, axis=places)
+                dx = (dy - level - unit * along) * (g * inverse)
+                return dx, tf.reduce_sum(dy * unit, axis=places), tf.reduce_sum(dy, axis=places)
 
-            return tf.reshape(unit * g + b, (-1, *x.shape[1:])), gradient
+            return unit * g + b, gradient
 
         return batch_norm(x, g, b), tf.stop_gradient(mean), tf.stop_gradient(variance)
 
@@ -204,11 +211,13 @@ class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTok
         """See ``Ops``."""
         kept = _kept(x, axes)
         share = 1.0 / math.prod(x.shape[axis] for axis in axes)
+        spread = [side if axis in axes else 1 for axis, side in enumerate(x.shape)]
 
         @tf.custom_gradient
         def mean(x: Tensor) -> Any:
             def gradient(dy: Tensor) -> Tensor:
-                return tf.ones_like(x) * tf.reshape(dy * share, kept)
+                # Laid out by a product, which the fast kernels have.
+                return tf.reshape(dy * share, kept) * tf.ones(spread, tf.float32)
 
             return tf.reduce_mean(x, axes), gradient
 
@@ -223,7 +232,7 @@ class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTok
             top = tf.reduce_max(x, axes)
 
             def gradient(dy: Tensor) -> Tensor:
-                equal = tf.cast(tf.equal(x, tf.reshape(top, kept)), tf.float32)
+                equal = 1.0 - positive(tf.reshape(top, kept) - x)
                 return equal * tf.reshape(dy / tf.reduce_sum(equal, axes), kept)
 
             return top, gradient
@@ -293,7 +302,8 @@ def _multiply(a: Tensor, b: Tensor) -> Any:
 
 
 def _over_all_but_channels(x: Tensor) -> Tensor:
-    return tf.reduce_sum(tf.reshape(x, (-1, x.shape[-1])), axis=0)
+    # To the interpreter another shape is a copy.
+    return tf.reduce_sum(x, axis=tuple(range(len(x.shape) - 1)))
 
 
 @tf.custom_gradient
@@ -306,10 +316,18 @@ def _multiply_channels(x: Tensor, g: Tensor) -> Any:
     return x * g, lambda dy: (dy * g, _over_all_but_channels(dy * x))
 
 
+def _error_before(dy: Tensor, w: Tensor) -> Tensor:
+    """Return ``dy`` (n, units) times the transposed ``w`` (inputs, units).
+
+    As the turned product, transposed: what stands right is packed anew at each step, and ``w`` is large.
+    """
+    return tf.transpose(tf.raw_ops.BatchMatMulV2(x=w, y=dy, adj_y=True))
+
+
 @tf.custom_gradient
 def _matmul(x: Tensor, w: Tensor) -> Any:
     def gradient(dy: Tensor) -> Any:
-        return tf.matmul(dy, w, transpose_b=True), tf.matmul(x, dy, transpose_a=True)
+        return _error_before(dy, w), tf.matmul(x, dy, transpose_a=True)
 
     return tf.matmul(x, w), gradient
 
@@ -317,24 +335,21 @@ def _matmul(x: Tensor, w: Tensor) -> Any:
 @tf.custom_gradient
 def _dense(x: Tensor, w: Tensor, b: Tensor) -> Any:
     def gradient(dy: Tensor) -> Any:
-        return (
-            tf.matmul(dy, w, transpose_b=True),
-            tf.matmul(x, dy, transpose_a=True),
-            tf.reduce_sum(dy, axis=0),
-        )
+        return _error_before(dy, w), tf.matmul(x, dy, transpose_a=True), tf.reduce_sum(dy, axis=0)
 
     return tf.matmul(x, w) + b, gradient
 
 
 @tf.custom_gradient
 def _relu(x: Tensor) -> Any:
-    return tf.nn.relu(x), lambda dy: dy * tf.cast(x > 0, tf.float32)
+    y = tf.nn.relu(x)
+    return y, lambda dy: dy * positive(y)
 
 
 @tf.custom_gradient
 def _relu6(x: Tensor) -> Any:
-    inside = tf.logical_and(x > 0, x < 6)
-    return tf.nn.relu6(x), lambda dy: dy * tf.cast(inside, tf.float32)
+    y = tf.nn.relu6(x)
+    return y, lambda dy: dy * (positive(y) * positive(6.0 - y))
 
 
 @tf.custom_gradient

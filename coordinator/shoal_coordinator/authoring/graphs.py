@@ -18,7 +18,7 @@ NOISE = "noise_"
 class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
     """The signatures of a trainable file; any number of examples a call.
 
-    Everything begins at zero: devices always set the weights, and a file of zeros packs well.
+    Nothing has a first value in the file (``rewriting``): devices always set the weights, which sets all.
     """
 
     def __init__(self, task: Task) -> None:
@@ -80,7 +80,16 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         return {name: variable.read_value() for name, variable in self._weights.items()}
 
     def _train(self, given: Tensors) -> Tensors:
-        return self._trained(given, lambda gradient, _name, _weight: gradient)
+        if not self._task.optimiser.PLAIN:
+            return self._trained(given, lambda gradient, _name, _weight: gradient)
+        # The errors times the rate, and not every parameter's gradient: they are far fewer.
+        weights = self._read()
+        run = Run(self._ops, training=True, seed=given.get("seed"))
+        losses, steps = gradients_of(self._task, run, weights, given["x"], given["y"], given["lr"])
+        after = {name: weights[name] - one for name, one in steps.items()}
+        for name, value in {**after, **run.moved}.items():
+            self._weights[name].assign(value)
+        return {"loss_sum": _total(losses)}
 
     def _train_pulled(self, given: Tensors) -> Tensors:
         """Train with a pull on every gradient; apart, for it takes a large model's time and memory."""

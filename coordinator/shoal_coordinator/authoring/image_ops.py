@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from shoal_coordinator.authoring import conv_products
+from shoal_coordinator.authoring.steps import positive
 from shoal_coordinator.authoring.windows import Window, padded, patches, shifted, spread
 
 Tensor = Any
@@ -116,11 +117,14 @@ class BuiltinImages:
             y = tf.nn.max_pool2d(x, size, size, "VALID")
 
             def gradient(dy: Tensor) -> Tensor:
-                kept = x[:, : whole[0], : whole[1]]
-                equal = tf.cast(tf.equal(kept, _enlarged(y, size)), tf.float32)
+                kept = x if whole == tuple(x.shape[1:3]) else x[:, : whole[0], : whole[1]]
+                off = _beside(y, size) - _side_by_side(kept, size)
+                equal = 1.0 - positive(off)
                 # Equal ones share the gradient.
-                many = tf.nn.avg_pool2d(equal, size, size, "VALID") * float(math.prod(size))
-                return _filled(equal * _enlarged(dy / many, size), x)
+                sides = (-1, *kept.shape[1:])
+                many = tf.nn.avg_pool2d(tf.reshape(equal, sides), size, size, "VALID")
+                share = dy / (many * float(math.prod(size)))
+                return _filled(tf.reshape(equal * _beside(share, size), sides), x)
 
             return y, gradient
 
@@ -148,7 +152,7 @@ def _depthwise_weights(x: Tensor, dy: Tensor, window: Window) -> Tensor:
         products = [x * one for one in reversed(shifted(spread(dy, window), about))]
     else:
         products = [one * dy for one in shifted(x, window)]
-    rows = [tf.reduce_sum(tf.reshape(one, (-1, channels)), axis=0, keepdims=True) for one in products]
+    rows = [tf.reduce_sum(one, axis=(0, 1, 2)) for one in products]
     return tf.reshape(tf.concat(rows, axis=0), (*window.size, channels))
 
 
@@ -188,6 +192,18 @@ def _enlarged(y: Tensor, size: Pair) -> Tensor:
     """Return each entry ``size`` times beside itself."""
     sides = (y.shape[1] * size[0], y.shape[2] * size[1])
     return tf.compat.v1.image.resize_nearest_neighbor(y, sides)
+
+
+def _beside(y: Tensor, size: Pair) -> Tensor:
+    """Return ``y`` (n, high, wide, c) as (n, high, 1, wide, size x c), to go with each row of a window."""
+    row = tf.concat([y] * size[1], axis=-1) if size[1] > 1 else y
+    return tf.reshape(row, (-1, y.shape[1], 1, y.shape[2], size[1] * y.shape[3]))
+
+
+def _side_by_side(x: Tensor, size: Pair) -> Tensor:
+    """Return ``x`` as (n, places down, size, places across, size x c)."""
+    high, wide = x.shape[1] // size[0], x.shape[2] // size[1]
+    return tf.reshape(x, (-1, high, size[0], wide, size[1] * x.shape[3]))
 
 
 def _filled(kept: Tensor, x: Tensor) -> Tensor:

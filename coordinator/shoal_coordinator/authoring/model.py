@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from numbers import Integral
 
 import msgspec
@@ -14,10 +15,13 @@ from shoal_codecs.wire.task import Parameter
 from shoal_coordinator.authoring.dense import Activation
 from shoal_coordinator.authoring.errors import DescriptionError, LayerSettingError, UnsupportedLayerError
 from shoal_coordinator.authoring.layer import Built, Layer, Run, Shape, Tensor, Tensors
+from shoal_coordinator.authoring.pooling import MaxPool
 from shoal_coordinator.authoring.scale import Scale
 
 _MOST_CHARACTERS = 200
 MIXING = frozenset({"flatten", "reshape"})
+# Equal entries behind them, from others that were not, get no gradient.
+_KEEPING_ORDER = frozenset({"relu", "relu6"})
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,15 @@ class Model:
         """Full names of the parameters that training moves without a gradient."""
         return frozenset(f"{one.name}_{name}" for one in self.placed for name in one.layer.MOVES)
 
+    @property
+    def _pooled_first(self) -> tuple[Placed, ...]:
+        order = list(self.placed)
+        for place, (one, after) in enumerate(pairwise(self.placed)):
+            growing = isinstance(one.layer, Activation) and one.layer.function in _KEEPING_ORDER
+            if growing and isinstance(after.layer, MaxPool):
+                order[place : place + 2] = [after, one]
+        return tuple(order)
+
     def forward(self, run: Run, p: Tensors, x: Tensor) -> Tensor:
         """Return the last layer's output for ``x`` (n, ...) with parameters ``p`` by full names."""
         output = x
@@ -79,8 +92,12 @@ class Model:
         return output
 
     def walk(self, run: Run, p: Tensors, x: Tensor) -> Iterable[tuple[Placed, Tensor]]:
-        """Yield each layer with its output, in order."""
-        for one in self.placed:
+        """Yield each layer with its output, in order.
+
+        Where nothing fuses activations, a max pool comes before the one it follows: the largest entry stays
+        the largest, and fewer are left.
+        """
+        for one in self._pooled_first if run.ops.products else self.placed:
             run.layer = one.name
             x = one.layer.forward(run, one.own(p), x)
             yield one, x

@@ -21,6 +21,16 @@ class Ops(Protocol):
     dtype: Any
     """float32 or float64."""
 
+    products: bool
+    """Whether convolutions are products of matrices, which nothing fuses an activation into."""
+
+    def mean_error(self, losses: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient of the mean of ``losses`` (n, 1): (n, 1), or (1, 1) for all; ``y`` (n, ...).
+
+        Of the targets' number and not of the losses': what depends on the input alone is there beforehand.
+        """
+        ...
+
     def for_constants(self) -> Ops:
         """Return the operations for layers whose weights are constants."""
         ...

@@ -26,6 +26,8 @@ class Optimiser:
     """State (1,) that all weights share."""
     ALONG_GRADIENT: ClassVar[bool] = True
     """Whether the first step is lr times the gradient."""
+    PLAIN: ClassVar[bool] = False
+    """Whether every step is, and there is no state."""
 
     def count(self, counters: State) -> State:
         """Return the counters of this step."""
@@ -43,6 +45,7 @@ class Sgd(Optimiser):
     """w - lr g."""
 
     KIND: ClassVar[str] = "sgd"
+    PLAIN: ClassVar[bool] = True
 
     def step(
         self, ops: Ops, weight: Tensor, gradient: Tensor, lr: Tensor, state: State

@@ -19,8 +19,14 @@ Tensor = Any
 class PlainOps(PlainImages, PlainCompression, PlainSequences, PlainTokens):
     """Operations whose gradients are TensorFlow's automatic ones; see ``ops.Ops`` for each."""
 
+    products = False
+
     def __init__(self, dtype: Any = tf.float64) -> None:
         self.dtype = dtype
+
+    def mean_error(self, losses: Tensor, y: Tensor) -> Tensor:
+        """See ``Ops``."""
+        return tf.ones_like(losses) / tf.cast(tf.shape(y)[0], losses.dtype)
 
     def for_constants(self) -> PlainOps:
         """See ``Ops``."""

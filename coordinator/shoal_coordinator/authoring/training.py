@@ -27,9 +27,9 @@ class Stepped:
 
 
 def gradients_of(
-    task: Task, run: Run, weights: Tensors, x: Tensor, y: Tensor
+    task: Task, run: Run, weights: Tensors, x: Tensor, y: Tensor, factor: Tensor = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return each example's loss (n, 1) and the mean loss's gradient by parameter.
+    """Return each example's loss (n, 1) and the mean loss's gradient by parameter, times a ``factor`` (1,).
 
     Raises:
         UnsupportedLayerError: a parameter that the loss does not depend on.
@@ -38,7 +38,8 @@ def gradients_of(
     with tf.GradientTape() as tape:
         tape.watch(list(trained.values()))
         losses = task.training_losses(run, weights, x, y)
-    share = tf.ones_like(losses) / tf.cast(tf.shape(losses)[:1], losses.dtype)
+    share = run.ops.mean_error(losses, y)
+    share = share if factor is None else share * factor
     return losses, _all(tape.gradient(losses, trained, output_gradients=share))
 
 

@@ -19,6 +19,10 @@ class Window:
     stride: Pair
     padding: str
     sides: Pair
+    around: tuple[Pair, Pair] | None = None
+    """Zeros before and after each axis, where ``padding`` does not say them."""
+    turned: bool = False
+    """Whether the kernel's entries are met in reverse."""
 
     @property
     def counts(self) -> Pair:
@@ -28,10 +32,12 @@ class Window:
     @property
     def pads(self) -> tuple[Pair, Pair]:
         """Zeros before and after, along height and width; what a kernel never reaches counts as negative."""
-        return self._pads(0), self._pads(1)
+        return self.around or (self._pads(0), self._pads(1))
 
     def _count(self, axis: int) -> int:
         side, size, stride = self.sides[axis], self.size[axis], self.stride[axis]
+        if self.around is not None:
+            return (side + sum(self.around[axis]) - size) // stride + 1
         return -(-side // stride) if self.padding == "same" else (side - size) // stride + 1
 
     def _pads(self, axis: int) -> Pair:
@@ -48,25 +54,64 @@ def padded(x: Tensor, window: Window) -> Tensor:
 
 def shifted(x: Tensor, window: Window) -> list[Tensor]:
     """Return what each entry of the kernel meets, row by row, (n, *counts, c) each."""
-    whole, (high, wide) = padded(x, window), window.counts
-    down, across = window.stride
-    return [
-        whole[:, i : i + (high - 1) * down + 1 : down, j : j + (wide - 1) * across + 1 : across]
-        for i in range(window.size[0])
-        for j in range(window.size[1])
-    ]
+    across = [_met(column, 1, window) for column in _met(x, 2, window)]
+    return [column[row] for row in range(window.size[0]) for column in across]
+
+
+def met_across(x: Tensor, window: Window) -> Tensor:
+    """Return what a row of the kernel meets on each row of ``x``, (n, h, places, entries of a row)."""
+    return _joined(x, 2, window)
 
 
 def patches(x: Tensor, window: Window) -> Tensor:
     """Return what the kernel meets at each place, (n, *counts, entries of the kernel)."""
-    met = shifted(x, window)
-    return tf.concat(met, axis=-1) if len(met) > 1 else met[0]
+    # Row by row: of an image of few channels one entry alone is too little to copy at a time.
+    return _joined(met_across(x, window), 1, window)
 
 
-def spread(dy: Tensor, window: Window) -> Tensor:
-    """Return the error with zeros for skipped places and around, as the turned kernel runs over it."""
+def _joined(x: Tensor, axis: int, window: Window) -> Tensor:
+    """Return what a side of the kernel meets along ``axis``, joined as channels."""
+    parts = _met(x, axis, window)
+    return tf.concat(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+
+def _met(x: Tensor, axis: int, window: Window) -> list[Tensor]:
+    """Return what each entry of a side of the kernel meets along ``axis``, at all its places."""
+    size, step, count = (one[axis - 1] for one in (window.size, window.stride, window.counts))
+    before, after = (max(one, 0) for one in window.pads[axis - 1])
+    # Whole steps, and as many as the last entry's last place needs.
+    steps = (size - 1) // step + count
+    after += max(0, steps * step - before - after - x.shape[axis])
+    if before or after:
+        pads = [[0, 0]] * 4
+        pads[axis] = [before, after]
+        x = tf.pad(x, pads)
+    front = (slice(None),) * axis
+    if step > 1:
+        # Steps as an axis of their own: fast kernels cut what lies together.
+        x = x[(*front, slice(0, steps * step))]
+        high, wide, channels = x.shape[1:]
+        sides = (high, wide // step, step * channels) if axis == 2 else (high // step, step * wide, channels)
+        x = tf.reshape(x, (-1, *sides))
+    parts = [_cut(x, axis, i // step, count, i % step, step) for i in range(size)]
+    return parts[::-1] if window.turned else parts
+
+
+def _cut(x: Tensor, axis: int, start: int, count: int, place: int, step: int) -> Tensor:
+    """Return ``count`` steps along ``axis`` from ``start``, of each the entry at ``place``."""
+    if count == x.shape[axis] and step == 1:
+        return x
+    inner = x.shape[axis + 1] // step
+    front = (slice(None),) * axis
+    return x[(*front, slice(start, start + count), slice(place * inner, (place + 1) * inner))]
+
+
+def opened(dy: Tensor, window: Window) -> Tensor:
+    """Return the error with zeros for skipped places."""
     down, across = window.stride
     high, wide, channels = dy.shape[1:]
+    if (down, across) == (1, 1):
+        return dy
     if down > 1:
         dy = tf.pad(tf.reshape(dy, (-1, high, 1, wide * channels)), [[0, 0], [0, 0], [0, down - 1], [0, 0]])
         high *= down
@@ -75,9 +120,19 @@ def spread(dy: Tensor, window: Window) -> Tensor:
         wide *= across
     dy = tf.reshape(dy, (-1, high, wide, channels))
     # Each last place brought its own zeros.
-    dy = dy[:, : high - down + 1, : wide - across + 1]
-    pads = [
-        [size - 1 - before, size - 1 - after]
+    return dy[:, : high - down + 1, : wide - across + 1]
+
+
+def turned_on(error: Tensor, window: Window) -> Window:
+    """Return how the turned kernel lies on the opened ``error``."""
+    around = tuple(
+        (size - 1 - before, size - 1 - after)
         for size, (before, after) in zip(window.size, window.pads, strict=True)
-    ]
-    return tf.pad(dy, [[0, 0], *pads, [0, 0]]) if any(map(any, pads)) else dy
+    )
+    return Window(window.size, (1, 1), "valid", tuple(error.shape[1:3]), around, turned=True)  # type: ignore[arg-type]
+
+
+def spread(dy: Tensor, window: Window) -> Tensor:
+    """Return the error with zeros for skipped places and around, as the turned kernel runs over it."""
+    error = opened(dy, window)
+    return padded(error, turned_on(error, window))

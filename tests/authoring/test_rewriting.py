@@ -1,0 +1,133 @@
+"""What is changed in a converted model, and that what is cut, laid out and moved is what a kernel meets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+
+from shoal_coordinator.authoring import Conv2D, Dense, Flatten, Input, MaxPool, Task, conv_products
+from shoal_coordinator.authoring.convert import convert
+from shoal_coordinator.authoring.graphs import TrainableGraph
+from shoal_coordinator.authoring.rewriting import rewritten
+from shoal_coordinator.authoring.windows import Window, shifted
+
+TASK = Task(
+    name="small",
+    input=Input((12, 12, 1), deviation=255),
+    labels=("a", "b", "c"),
+    layers=[Conv2D(4, 5, activation="relu"), MaxPool(2), Flatten(), Dense(8, activation="relu"), Dense(3)],
+)
+
+
+@pytest.fixture(scope="module")
+def converted() -> bytes:
+    graph = TrainableGraph(TASK)
+    return convert(graph, graph.signatures)
+
+
+def _kinds(model: bytes, signature: str) -> list[int]:
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    (index,) = (one.subgraphIndex for one in tree.signatureDefs if one.signatureKey.decode() == signature)
+    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in tree.operatorCodes]
+    return [codes[one.opcodeIndex] for one in tree.subgraphs[index].operators]
+
+
+def test_a_rewritten_model_trains_as_the_converted_one(converted: bytes) -> None:
+    rng = np.random.default_rng(3)
+    weights = {one.name: rng.normal(0, 0.3, one.shape).astype(np.float32) for one in TASK.model.parameters}
+    x = rng.integers(0, 256, (6, 12, 12, 1)).astype(np.float32)
+    y = rng.integers(0, 3, 6).astype(np.int32)
+    after = []
+    for model in (converted, rewritten(converted)):
+        interpreter = Interpreter(model_content=model, num_threads=1)
+        interpreter.get_signature_runner("set_weights")(**weights)
+        train = interpreter.get_signature_runner("train")
+        losses = [train(x=x, y=y, lr=np.array([0.1], np.float32))["loss_sum"] for _ in range(3)]
+        after.append((losses, interpreter.get_signature_runner("get_weights")()))
+    np.testing.assert_allclose(after[0][0], after[1][0], rtol=1e-5)
+    for name, wanted in after[0][1].items():
+        assert not np.allclose(wanted, weights[name])
+        np.testing.assert_allclose(after[1][1][name], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_products_with_weights_are_batched_ones_and_variables_have_no_first_values(converted: bytes) -> None:
+    kinds = schema.BuiltinOperator
+    model = rewritten(converted)
+    assert kinds.FULLY_CONNECTED in _kinds(converted, "train")
+    for signature in ("train", "evaluate", "infer"):
+        left = set(_kinds(model, signature))
+        assert not left & {kinds.FULLY_CONNECTED, kinds.CALL_ONCE}
+    assert len(converted) - len(model) > 4 * TASK.model.parameters[2].size
+    assert rewritten(model) == model
+
+
+def test_what_only_the_input_decides_comes_first(converted: bytes) -> None:
+    kinds = schema.BuiltinOperator
+    first = _kinds(rewritten(converted), "train")
+    assert first[0] in {kinds.SHAPE, kinds.ONE_HOT}
+    assert first.index(kinds.ONE_HOT) < first.index(kinds.READ_VARIABLE)
+
+
+def test_constant_weights_stay_with_the_kernels_for_them() -> None:
+    module = tf.Module()
+    kernel = tf.constant(np.ones((4, 3), np.float32))
+    called = tf.function(
+        lambda x: {"y": tf.matmul(x, kernel)}, input_signature=[tf.TensorSpec((None, 4), name="x")]
+    )
+    model = convert(module, {"called": called.get_concrete_function()})
+    assert schema.BuiltinOperator.FULLY_CONNECTED in _kinds(rewritten(model), "called")
+
+
+def test_a_graph_that_others_follow_keeps_its_place(converted: bytes) -> None:
+    tree: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(converted, 0))
+    firsts = tree.subgraphs.pop()
+    tree.subgraphs.insert(0, firsts)
+    for one in tree.signatureDefs:
+        one.subgraphIndex += 1
+    for graph in tree.subgraphs:
+        for operator in graph.operators:
+            if isinstance(operator.builtinOptions, schema.CallOnceOptionsT):
+                operator.builtinOptions.initSubgraphIndex = 0
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(tree.Pack(builder), b"TFL3")
+    model = rewritten(bytes(builder.Output()))
+    assert _kinds(model, "train") == _kinds(rewritten(converted), "train")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (5, 5), (1, 9), (4, 2), (7, 7)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (3, 2)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_products_and_their_gradients_are_those_of_the_patches(
+    size: tuple[int, int], stride: tuple[int, int], padding: str
+) -> None:
+    rng = np.random.default_rng(1)
+    for sides in ((8, 9), (7, 12), (4, 5), (3, 3)):
+        if padding == "valid" and (size[0] > sides[0] or size[1] > sides[1]):
+            continue
+        window = Window(size, stride, padding, sides)
+        x = tf.constant(rng.normal(size=(2, *sides, 3)))
+        w = tf.constant(rng.normal(size=(*size, 3, 4)))
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            pads = [[0, 0], *[[max(one, 0) for one in both] for both in window.pads], [0, 0]]
+            whole, (high, wide) = tf.pad(x, pads), window.counts
+            ends = (high - 1) * stride[0] + 1, (wide - 1) * stride[1] + 1
+            met = [
+                whole[:, i : i + ends[0] : stride[0], j : j + ends[1] : stride[1]]
+                for i in range(size[0])
+                for j in range(size[1])
+            ]
+            y = tf.tensordot(tf.concat(met, -1), tf.reshape(w, (-1, 4)), 1)
+        dy = tf.constant(rng.normal(size=y.shape))
+        dx, dw = tape.gradient(y, [x, w], output_gradients=dy)
+        np.testing.assert_allclose(conv_products.convolve(x, w, window), y, atol=1e-10)
+        np.testing.assert_allclose(conv_products.of_input(dy, w, window), dx, atol=1e-10)
+        np.testing.assert_allclose(conv_products.of_weights(x, dy, window), dw, atol=1e-10)
+        for found, wanted in zip(shifted(x, window), met, strict=True):
+            np.testing.assert_array_equal(found, wanted)
