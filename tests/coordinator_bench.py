@@ -264,7 +264,9 @@ class Device:
         if plan.mode == "plain" and self.poison is not None:
             poisoned = np.full(plan.codec.dimension, self.poison, "<f4").tobytes()
             shared = type(shared)((pack([EXAMPLES, poisoned]),))
-        return self.sealed(plan, data, seal_shares(shared, plan, plan_hash(data), self.name))
+        return self.sealed(
+            plan, data, [bytes(one) for one in seal_shares(shared, plan, plan_hash(data), self.name)]
+        )
 
     def sealed(self, plan: Plan, data: bytes, ciphertexts: list[bytes]) -> dict[str, bytes]:
         hashes = tuple(digest_of(one) for one in ciphertexts)

@@ -17,7 +17,7 @@ LONG_PART_BYTES = 256 * 1024
 
 
 def sign_report(
-    identity: Identity, plan: Plan, plan_hash: bytes, ciphertexts: Sequence[bytes]
+    identity: Identity, plan: Plan, plan_hash: bytes, ciphertexts: Sequence[bytes | memoryview]
 ) -> SealedReport:
     """Return the report of ``ciphertexts`` (one per hub, in plan order), signed once for all hubs."""
     digests = tuple(map(digest_of, ciphertexts))

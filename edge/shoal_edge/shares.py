@@ -11,7 +11,7 @@ import numpy as np
 
 from shoal_codecs.secagg.additive import split_in_place
 from shoal_codecs.secagg.share_seed import new_share_seed
-from shoal_codecs.security.sealing import seal
+from shoal_codecs.security.sealing import OVERHEAD_BYTES, seal_into
 from shoal_codecs.updates.base import EncodeContext, Float32Vector, Indices
 from shoal_codecs.updates.plain_noise import noise_on_device
 from shoal_codecs.updates.plan_ring import ring_spec
@@ -120,12 +120,15 @@ def clear_share(
     return Shared((pack(PlainShare(count, encoded.payload, told)),))
 
 
-def seal_shares(shared: Shared, plan: Plan, digest: bytes, device: str) -> list[bytes]:
+def seal_shares(shared: Shared, plan: Plan, digest: bytes, device: str) -> list[memoryview]:
     """Return each hub's ciphertext in plan order, bound to plan (and its hash ``digest``), device and hub."""
-    return [
-        seal(hub.key, plaintext, share_context(digest, device, hub.hub))
-        for hub, plaintext in zip(plan.hubs, shared.plaintexts, strict=True)
-    ]
+    sealed = []
+    for hub, plaintext in zip(plan.hubs, shared.plaintexts, strict=True):
+        # Megabytes, of which none has to be zeroed before.
+        room = np.empty(len(plaintext) + OVERHEAD_BYTES, np.uint8).data
+        seal_into(room, hub.key, plaintext, share_context(digest, device, hub.hub))
+        sealed.append(room)
+    return sealed
 
 
 def _tail(spec: RingSpec) -> Indices:

@@ -52,15 +52,24 @@ def seal(public: bytes, plaintext: bytes | memoryview, context: bytes, cipher: b
     Raises:
         UnsealError: ``public`` is no usable key.
     """
+    return written(
+        len(plaintext) + OVERHEAD_BYTES, lambda room: seal_into(room, public, plaintext, context, cipher)
+    )
+
+
+def seal_into(
+    room: memoryview, public: bytes, plaintext: bytes | memoryview, context: bytes, cipher: bytes = b""
+) -> None:
+    """Seal as ``seal`` does, into ``room``, which is ``OVERHEAD_BYTES`` longer than ``plaintext``.
+
+    Raises:
+        UnsealError: ``public`` is no usable key.
+    """
     private, sender = new_sealing_key()
     cipher = cipher or (AES_256_GCM if has_aes() else CHACHA20_POLY1305)
     key = _key(private, public, sender + public + cipher)
-
-    def write(buffer: memoryview) -> None:
-        buffer[:_HEAD_BYTES] = cipher + sender
-        _cipher(cipher, key).encrypt_into(_NONCE, plaintext, context, buffer[_HEAD_BYTES:])
-
-    return written(len(plaintext) + OVERHEAD_BYTES, write)
+    room[:_HEAD_BYTES] = cipher + sender
+    _cipher(cipher, key).encrypt_into(_NONCE, plaintext, context, room[_HEAD_BYTES:])
 
 
 def unseal(private: bytes, sealed: bytes | memoryview, context: bytes, public: bytes = b"") -> bytes:
