@@ -8,14 +8,15 @@ MOST_CHARACTERS = 120
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """A device's declines in a row, the last ``reason``, and the last round that it is left out of."""
+    """The rounds in a row that a device declined, why and which one last, and the last it is left out of."""
 
     times: int
     reason: str
+    number: int
     rests_until: int
 
 
-NEVER = Declined(0, "", 0)
+NEVER = Declined(0, "", 0, 0)
 
 
 class Declines:
@@ -33,12 +34,13 @@ class Declines:
         return self._declined.get(device, NEVER)
 
     def declined(self, device: str, number: int, reason: str) -> None:
-        """Note that a device does not take part in round ``number``."""
-        times = self.of(device).times + 1
+        """Note that a device does not take part in round ``number``, however often it says so."""
+        before = self.of(device)
+        times = before.times + (number != before.number)
         rest = 2 ** min(times - 1, MOST_DOUBLED) - 1
         # What a screen shows cannot move its cursor.
         words = "".join(filter(str.isprintable, reason[:MOST_CHARACTERS]))
-        self._declined[device] = Declined(times, words, number + rest)
+        self._declined[device] = Declined(times, words, number, number + rest)
 
     def forget(self, device: str) -> None:
         """Note that a device took part, or started again: what was wrong may be mended."""

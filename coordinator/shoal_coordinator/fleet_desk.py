@@ -116,19 +116,28 @@ class FleetDesk:
         ended_round: int,
         spent: Collection[str] = (),
         used_up: Collection[str] = (),
-        least_percent: int = 100,
+        least_percent: int = FULL,
+        *,
+        narrowest: int = FULL,
+        unbundled: Collection[str] = (),
     ) -> tuple[str, ...]:
         """Return whom to invite to the next round; ``ended_round`` is the last that ended.
 
         Those who have ``spent`` their privacy budget, or ``used_up`` their bytes of the day, are not asked,
-        nor those that do not take ``least_percent`` of the model's width.
+        nor those that do not take ``least_percent`` of the model's width, nor, in mode ``single``, those
+        that are ``unbundled``. No round asks for less of the width than ``narrowest``.
 
         Raises:
             NotEnoughDevicesError: fewer can take part than the floor.
         """
         views, resting = self.registry.views(), self._declines.resting(ended_round)
-        excused = {*resting, *spent, *used_up}
-        self._able = able(views, self._rules, ended_round=ended_round, excused=excused)
+        # Whoever is in no round now has no turn that a pass could wait for.
+        self._able = able(
+            views,
+            replace(self._rules, least_percent=narrowest),
+            ended_round=ended_round,
+            excused={*resting, *spent, *used_up, *unbundled},
+        )
         return select(
             views,
             replace(self._rules, least_percent=least_percent),
@@ -137,6 +146,7 @@ class FleetDesk:
             resting=resting,
             spent=spent,
             used_up=used_up,
+            unbundled=unbundled,
             rng=self._rng,
         )
 

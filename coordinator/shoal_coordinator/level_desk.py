@@ -31,6 +31,11 @@ class LevelDesk:
         self._used = used
         self._mixed = mixed
 
+    @property
+    def narrowest(self) -> int:
+        """How many per cent of the width a device must take to be in any round at all."""
+        return min(self.models.percents) if self._used else FULL
+
     def cohort(self, choose: Choose, number: int) -> tuple[tuple[str, ...], int]:
         """Return whom to invite to round ``number``, and the one level they train; -1: each its own.
 
@@ -41,7 +46,7 @@ class LevelDesk:
         if not self._used:
             return choose(FULL), 0
         if self._mixed:
-            return choose(min(percents)), -1
+            return choose(self.narrowest), -1
         order = sorted(range(len(percents)), key=lambda level: -percents[level])
         start = number % len(order)
         last: NotEnoughDevicesError | None = None

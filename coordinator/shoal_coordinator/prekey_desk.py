@@ -44,6 +44,15 @@ class PrekeyDesk:
                 chosen[device] = bundle
         return chosen
 
+    def unbundled(self) -> frozenset[str]:
+        """Return the devices that have parked no bundle that is left."""
+        parked, used = self._parked, self._used
+        return frozenset(
+            device
+            for device in self._devices
+            if all(bundle in used.get(device, ()) for bundle in parked.get(device, ()))
+        )
+
     def spend(self, bundles: Mapping[str, Prekey]) -> None:
         """Note that a plan uses these, by device; those that take part park others."""
         for device, bundle in bundles.items():

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from shoal_codecs.wire.single import Prekey
 from shoal_coordinator.hub_desk import HubDesk
@@ -35,6 +36,10 @@ class RoundOpener:
         self._timer: asyncio.TimerHandle | None = None
         self._ask_again_ms = 0
 
+    @property
+    def _single(self) -> bool:
+        return self._organs.opening.settings.mode == "single"
+
     def close(self) -> None:
         """Look no more."""
         if self._timer is not None:
@@ -54,9 +59,17 @@ class RoundOpener:
         try:
             used_up = await self._excused()
             ended, spent = organs.ledger.last_number, organs.privacy.spent()
-            cohort, level = organs.levels.cohort(
-                lambda percent: organs.fleet.cohort(ended, spent, used_up, percent), organs.ledger.upcoming
+            # They would have the first turns, for ever, and no round would open with the others.
+            unbundled = organs.prekeys.unbundled() if self._single else frozenset[str]()
+            choose = partial(
+                organs.fleet.cohort,
+                ended,
+                spent,
+                used_up,
+                narrowest=organs.levels.narrowest,
+                unbundled=unbundled,
             )
+            cohort, level = organs.levels.cohort(choose, organs.ledger.upcoming)
         except NotEnoughDevicesError as error:
             if await self._waits_for_nobody_new(str(error)):
                 return
@@ -75,7 +88,7 @@ class RoundOpener:
         organs = self._organs
         promises, chosen = self._hubs.promises(), cohort
         prekeys: dict[str, Prekey] = {}
-        if organs.opening.settings.mode == "single":
+        if self._single:
             prekeys = organs.prekeys.choose(cohort)
             cohort = tuple(prekeys)
         if not self._base_is_free():
@@ -86,7 +99,7 @@ class RoundOpener:
         if plan is None:
             return False
         await organs.ledger.take_number()
-        # Also who has no key bundle: the places of others would go to it for ever.
+        # Also who has a key bundle that is none: the places of others would go to it for ever.
         organs.fleet.chosen(chosen)
         organs.bytes.days.opened(organs.clock_ms())
         organs.announcer.event(

@@ -4,7 +4,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.updates.slices import UNMEASURED
@@ -13,6 +13,7 @@ from shoal_coordinator.registry import DeviceView
 
 OUT_OF_BUDGET = "out of privacy budget"
 OUT_OF_BYTES = "out of bytes for today"
+WITHOUT_BUNDLE = "without a key bundle"
 
 
 class NotEnoughDevicesError(ShoalError):
@@ -64,13 +65,14 @@ def select(
     resting: Collection[str] = (),
     spent: Collection[str] = (),
     used_up: Collection[str] = (),
+    unbundled: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the names of the cohort, sorted.
 
     ``turns`` maps a device to the last pass over the fleet in which it had its turn: the lowest go first, and
     ``rng`` decides among equals. ``ended_round`` is the last round that ended. Those who are ``resting`` are
     left out where enough others remain, those who have ``spent`` their privacy budget or ``used_up`` the
-    day's bytes in any case.
+    day's bytes, or are ``unbundled`` in mode ``single``, in any case.
 
     Raises:
         NotEnoughDevicesError: fewer can take part than ``rules.minimum``.
@@ -82,6 +84,7 @@ def select(
             _unfit(view, rules, ended_round)
             or (view.name in spent and OUT_OF_BUDGET)
             or (view.name in used_up and OUT_OF_BYTES)
+            or (view.name in unbundled and WITHOUT_BUNDLE)
         )
         if reason:
             passed_over[reason] += 1
@@ -104,9 +107,11 @@ def select(
 def able(
     views: Sequence[DeviceView], rules: SelectionRules, *, ended_round: int, excused: Collection[str] = ()
 ) -> frozenset[str]:
-    """Return who can take part in some round now, of whatever width; not those who are ``excused``."""
-    anyhow = replace(rules, least_percent=0)
-    fit = {view.name for view in views if not _unfit(view, anyhow, ended_round)}
+    """Return who can take part in some round now, if not in this one; not those who are ``excused``.
+
+    ``rules`` have the ``least_percent`` of the narrowest round there is.
+    """
+    fit = {view.name for view in views if not _unfit(view, rules, ended_round)}
     return frozenset(fit.difference(excused))
 
 

@@ -1,6 +1,8 @@
 """A device that declines again and again is asked less often; a reply to no open round is refused."""
 
+import os
 import random
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,13 +10,15 @@ from typing import Any, cast
 import pytest
 
 import wire_parts
+from shoal_codecs.secagg.single.bundles import make_bundle
 from shoal_codecs.wire.errors import OutOfRoundError
 from shoal_codecs.wire.heartbeat import Reading
-from shoal_codecs.wire.messages import DeviceStatus, Reply
+from shoal_codecs.wire.messages import DeviceStatus, Prekeys, Reply
 from shoal_codecs.wire.plan import encode_plan, plan_hash
 from shoal_coordinator.announcer import Announcer
 from shoal_coordinator.device_words import check_round
 from shoal_coordinator.fleet_desk import FleetDesk
+from shoal_coordinator.prekey_desk import PrekeyDesk
 from shoal_coordinator.registry import Registry
 from shoal_coordinator.round_runner import RoundRunner
 from shoal_coordinator.selection import NotEnoughDevicesError, SelectionRules
@@ -38,9 +42,9 @@ async def store(tmp_path: Path) -> Any:
     await opened.close()
 
 
-def desk_with(store: Store, minimum: int) -> FleetDesk:
+def desk_with(store: Store, minimum: int, most: int = 0) -> FleetDesk:
     registry = Registry(wire_parts.roster(), 5.0)
-    rules = SelectionRules(minimum=minimum)
+    rules = SelectionRules(minimum=minimum, cohort_max=most)
     desk = FleetDesk(registry, rules, store, cast("Announcer", Silent()), random.Random(1))
     for device in DEVICES:
         status = wire_parts.post(device).compose(DeviceStatus, online=True, session=b"s" * 8)
@@ -82,6 +86,50 @@ async def test_who_started_again_is_asked_again_at_once(store: Store) -> None:
     again = wire_parts.post("device-02").compose(DeviceStatus, online=True, session=b"t" * 8)
     assert desk.hear_status(again, wire_parts.NOW_MS + 1)[1]
     assert "device-02" in desk.cohort(9)
+
+
+async def test_one_round_is_declined_once_however_often_a_device_says_so(store: Store) -> None:
+    """Who comes back in a round is invited to it again, and declines it again."""
+    desk = desk_with(store, 2)
+    for reason in ("first", "second", "third"):
+        desk.replied("device-02", 4, accepted=False, reason=reason)
+    row = next(row for row in desk.rows() if row.name == "device-02")
+    assert (row.declined, row.declined_for, row.rests_until) == (1, "third", 4)
+    assert "device-02" in desk.cohort(4)
+
+
+async def test_a_pass_does_not_wait_for_a_device_that_no_round_is_narrow_enough_for(store: Store) -> None:
+    """With `widths` off, say: whose turn it is was then left to chance for good."""
+    desk = desk_with(store, 1, most=1)
+    desk.registry.note("device-02", Reading.WIDTH, 50)
+    times = Counter[str]()
+    for ended in range(20):
+        cohort = desk.cohort(ended)
+        desk.chosen(cohort)
+        times.update(cohort)
+    assert times == {"device-01": 10, "device-03": 10}
+
+
+async def test_devices_without_key_bundles_keep_no_round_from_opening(store: Store) -> None:
+    """They never had a turn, so that they were first each time, and too few were left of each cohort."""
+    desk, prekeys = desk_with(store, 2, most=2), PrekeyDesk(wire_parts.roster())
+    assert prekeys.unbundled() >= set(DEVICES)
+    with pytest.raises(NotEnoughDevicesError, match="3 without a key bundle"):
+        desk.cohort(0, unbundled=prekeys.unbundled())
+    for device in ("device-01", "device-03"):
+        bundles = tuple(
+            make_bundle(wire_parts.identity(device), wire_parts.FLEET, os.urandom).prekey for _ in range(8)
+        )
+        message = wire_parts.post(device).compose(Prekeys, bundles=bundles)
+        prekeys.hear(message)
+    for ended in range(8):
+        cohort = desk.cohort(ended, unbundled=prekeys.unbundled())
+        chosen = prekeys.choose(cohort)
+        assert tuple(chosen) == ("device-01", "device-03")
+        prekeys.spend(chosen)
+        desk.chosen(cohort)
+    # Each bundle serves one round.
+    assert prekeys.unbundled() >= set(DEVICES)
 
 
 async def test_who_took_part_is_asked_again_at_once(store: Store) -> None:

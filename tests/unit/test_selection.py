@@ -139,13 +139,14 @@ def test_a_pass_waits_for_those_whose_width_this_round_does_not_have() -> None:
     turns = Turns()
     views = [device("wide"), device("narrow-1", {Reading.WIDTH: 25}), device("narrow-2", {Reading.WIDTH: 25})]
     rules = SelectionRules(minimum=1, cohort_max=1, least_percent=100)
-    everybody = able(views, rules, ended_round=0)
+    narrow = replace(rules, least_percent=25)
+    everybody = able(views, narrow, ended_round=0)
     assert everybody == {"wide", "narrow-1", "narrow-2"}
-    assert able(views, rules, ended_round=0, excused={"wide"}) == {"narrow-1", "narrow-2"}
+    assert able(views, narrow, ended_round=0, excused={"wide"}) == {"narrow-1", "narrow-2"}
+    assert able(views, rules, ended_round=0) == {"wide"}
     for _ in range(3):
         turns.taken(chosen(views, rules, last=dict(turns)), everybody)
     assert dict(turns) == {"wide": 1}
-    narrow = replace(rules, least_percent=25)
     for _ in range(2):
         cohort = chosen(views, narrow, last=dict(turns))
         assert "wide" not in cohort
