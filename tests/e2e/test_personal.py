@@ -86,9 +86,10 @@ async def test_a_model_of_its_own_beside_the_fleet_s_wins_where_devices_differ(t
         change_settings(layout.config_of("device-04"), personal={"model": "off"})
 
     async with live_fleet(tmp_path, DemoOptions(devices=4, calm=True), prepare=prepare) as fleet:
-        view = await fleet.rounds(6, devices=4)
-        last = view.rounds[-1].round
-        told = [one for one in fleet.all(wire.Evaluated) if one.round == last]
+        view = await fleet.rounds(8, devices=4)
+        # One round more or less may set back what so few examples make: four of them count.
+        last = {row.round for row in view.rounds[-4:]}
+        told = [one for one in fleet.all(wire.Evaluated) if one.round in last]
         with_own = [one for one in told if one.personal is not None]
         assert {one.sender for one in with_own} == {"device-01", "device-02", "device-03"}
         examples = sum(one.examples for one in with_own)

@@ -37,7 +37,7 @@ async def test_each_board_trains_its_own_width_of_one_model(tmp_path: Path) -> N
     async with live_fleet(tmp_path, options, prepare=lambda layout: sizes(layout, codec="int8")) as fleet:
         # A busy machine takes longer to measure than to train.
         for _ in range(30):
-            view = await fleet.rounds(2, devices=4)
+            await fleet.rounds(2, devices=4)
             plans = {
                 plan.round: plan for plan in (decode_plan(one.plan) for one in fleet.all(wire.PlanNotice))
             }
@@ -50,6 +50,8 @@ async def test_each_board_trains_its_own_width_of_one_model(tmp_path: Path) -> N
         assert [line["percent"] for line in fleet.log("device-04") if line["event"] == "width_measured"] == [
             100
         ]
+        # It may have measured after two rounds, or after forty: how far they came is no matter of widths.
+        view = await fleet.rounds(8, devices=4)
         sent: dict[tuple[str, int], int] = defaultdict(int)
         for part in fleet.all(wire.ReportPart):
             sent[part.sender, part.round] = len(part.data)
