@@ -98,19 +98,27 @@ class Stopwatch:
 class Disk:
     """What a party keeps of each device, outside of its memory and of what is measured."""
 
+    _ROOM_BYTES = 64 * 1024 * 1024
+
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
-        self._kept: dict[str, mmap.mmap] = {}
+        self._room = memoryview(b"")
+        self._kept: dict[str, memoryview] = {}
 
     def put(self, device: str, data: memoryview) -> None:
         """Keep ``data``: were it left where it is, whoever needs memory next would pay for fresh pages."""
+        size = len(data)
         with self._watch.paused():
-            self._kept[device] = mmap.mmap(-1, len(data))
-            self._kept[device].write(data)
+            if len(self._room) < size:
+                # All pages at once, and seldom: to clear them empties the caches of whoever comes next.
+                flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+                self._room = memoryview(mmap.mmap(-1, max(size, self._ROOM_BYTES), flags))
+            self._kept[device], self._room = self._room[:size], self._room[size:]
+            self._kept[device][:] = data
 
     def get(self, device: str) -> memoryview:
         """Return what is kept of ``device``."""
-        return memoryview(self._kept[device])
+        return self._kept[device]
 
     def devices(self) -> list[str]:
         """Return whose data there is, in the order of their coming."""
