@@ -47,6 +47,7 @@ class LiteRtTrainer(FittingTrainer):
 
     def _set_weights(self, vector: Weights) -> None:
         self._run("set_weights", **split_weights(vector, self._bundle.parameters))
+        self._signatures["set_weights"].let_go()
 
     def _get_weights(self) -> Weights:
         signature = self._signatures["get_weights"]
@@ -54,8 +55,9 @@ class LiteRtTrainer(FittingTrainer):
         try:
             signature.invoke()
             for name, part in split_weights(vector, self._bundle.parameters).items():
-                # One by one: a large model's weights are there often enough.
-                part[...] = signature.read(name)
+                # From where they are: a large model's weights are there often enough.
+                signature.read_into(name, part)
+            signature.let_go()
         except (ValueError, RuntimeError) as error:
             raise self._refused(error) from error
         return vector

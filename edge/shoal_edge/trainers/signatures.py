@@ -9,11 +9,13 @@ ai-edge-litert 2 both have.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.memory import give_back_freed_memory
 from shoal_codecs.wire.task import TaskBundle
 from shoal_edge.trainers.errors import (
     FitMemoryError,
@@ -21,6 +23,7 @@ from shoal_edge.trainers.errors import (
     TaskMismatchError,
     UnusableModelError,
 )
+from shoal_edge.trainers.pages import give_back_pages
 from shoal_edge.trainers.private import NOISE_PREFIX
 
 REQUIRED = ("train", "evaluate", "infer", "get_weights", "set_weights")
@@ -46,6 +49,7 @@ class Signature:
         self._results = {name: int(one["index"]) for name, one in self.outputs.items()}
         self._kept: dict[str, npt.NDArray[Any]] = {}
         self._planned = self._was_planned = False
+        self._most_values = 0
 
     def keep(self, **values: npt.NDArray[Any]) -> None:
         """Put ``values`` from now on wherever other inputs' shapes change; they keep their own."""
@@ -80,13 +84,33 @@ class Signature:
         found: npt.NDArray[Any] = self._runtime.GetTensor(self._results[name], self._graph)
         return found
 
+    def read_into(self, name: str, values: npt.NDArray[Any]) -> None:
+        """Copy the output ``name`` of the last call into ``values`` of its shape."""
+        values[...] = self._shown(self._results[name])
+
     def __call__(self, **values: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """Put all of ``values``, invoke, and return every output by name."""
         self.put(**values)
         self.invoke()
         return {name: self.read(name) for name in self._results}
 
+    def let_go(self) -> None:
+        """Give the pages of large inputs and outputs back, whose values are not wanted any more.
+
+        As often as a model's weights are in a process, as much as its weights it takes.
+        """
+        if not self._planned:
+            return
+        for place in (*self._places.values(), *self._results.values()):
+            give_back_pages(self._shown(place))
+
+    def _shown(self, place: int) -> npt.NDArray[Any]:
+        """Return a tensor where it is: nobody may hold it when tensors are planned again."""
+        found: npt.NDArray[Any] = self._runtime.tensor(self._runtime, place, self._graph)
+        return found
+
     def _plan(self) -> None:
+        values = sum(math.prod(shape) for shape in self._shapes.values())
         try:
             self._runtime.AllocateTensors(self._graph)
         except RuntimeError as error:
@@ -98,6 +122,10 @@ class Signature:
                 "fit_memory_limit_bytes"
             ) from error
         self._planned = self._was_planned = True
+        if values > self._most_values:
+            # What was planned for fewer examples lies free in between.
+            self._most_values = values
+            give_back_freed_memory()
 
     def _place(self, name: str) -> int:
         if name not in self._places:

@@ -1,0 +1,43 @@
+"""Pages given back: nothing that is wanted is lost."""
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+
+from shoal_codecs.wire.task import decode_task
+from shoal_coordinator.tasks import FOLDER
+from shoal_edge.trainers.litert import LiteRtTrainer
+from shoal_edge.trainers.pages import give_back_pages
+
+
+def _resident_kib() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+
+
+def test_whole_pages_are_given_back_and_what_is_beside_them_stays() -> None:
+    memory = np.ones(64 * mmap.PAGESIZE // 4 * 128, np.float32)
+    before = _resident_kib()
+    inner = memory[1:-1]
+    give_back_pages(inner)
+    assert before - _resident_kib() > memory.nbytes // 1024 * 0.9
+    assert memory[0] == memory[-1] == 1
+    assert not inner[mmap.PAGESIZE : -mmap.PAGESIZE].any()
+
+
+def test_what_is_small_stays() -> None:
+    memory = np.ones(1000, np.float32)
+    give_back_pages(memory)
+    assert memory.all()
+
+
+def test_a_large_models_weights_stay_when_what_carried_them_goes() -> None:
+    bundle = decode_task((FOLDER / "gru_next_word.task").read_bytes())
+    trainer = LiteRtTrainer(bundle)
+    weights = np.random.default_rng(1).normal(0, 0.1, bundle.dimension).astype(np.float32)
+    trainer.set_weights(weights)
+    for _ in range(2):
+        np.testing.assert_array_equal(trainer.get_weights(), weights)
+    trainer.self_test()
+    np.testing.assert_array_equal(trainer.get_weights(), weights)
