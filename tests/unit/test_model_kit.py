@@ -208,6 +208,15 @@ REFUSED: dict[str, tuple[type[AuthoringError], str, dict[str, Any]]] = {
 }
 
 
+def test_numbers_may_come_of_an_author_s_data() -> None:
+    x = np.linspace(-3, 4, 80, dtype=np.float32).reshape(10, 8)
+    about = Input((8,), "float32", minimum=x.min(), maximum=x.max(), mean=x.mean(), deviation=x.std())
+    made = described(input=about, layers=[Dense(4), Dense(3)], widths=tuple(np.array([0.5], np.float32)))
+    assert made.input.description.maximum == 4
+    most = np.array([5, 9], np.uint8).max()
+    assert described(input=Input((8,), maximum=most), layers=[Dense(3)]).input.description.maximum == 9
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_description_that_cannot_be_is_refused_with_what_to_do(case: str) -> None:
     error, text, changes = REFUSED[case]

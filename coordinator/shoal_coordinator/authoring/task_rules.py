@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, get_args
 
 from shoal_codecs.wire.task import DType, TrainingDefaults
@@ -66,11 +66,12 @@ def _check_kinds(task: Task) -> None:
             "Input((8,)) or Input((28, 28, 1))"
         )
     for key in ("minimum", "maximum", "mean", "deviation"):
-        if not isinstance(getattr(task.input, key), int | float):
+        # NumPy's numbers are as good: they come of an author's data.
+        if not isinstance(getattr(task.input, key), Real):
             raise DescriptionError(f"the input's {key} is {getattr(task.input, key)!r}: give a number")
     if not all(isinstance(label, str) for label in task.labels):
         raise DescriptionError(f"labels are {task.labels!r}: give each a name, in quotes")
-    if not all(isinstance(share, int | float) for share in task.widths):
+    if not all(isinstance(share, Real) for share in task.widths):
         raise DescriptionError(f"widths are {task.widths!r}: give shares between 0 and 1")
 
 
