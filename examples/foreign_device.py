@@ -5,7 +5,8 @@
 
 It is shown in the fleet as a guest and is never invited. What it sends is the whole contract of a heartbeat:
 
-- topic ``shoal/{fleet}/devices/{name}/heartbeat``, QoS 0, not retained; MQTT user name = name;
+- topic ``shoal/{fleet}/devices/{name}/heartbeat``, QoS 0, not retained; MQTT client id
+  ``shoal:{fleet}:{name}``, user name = name;
 - payload: the MessagePack array ``[content, nil]``, for heartbeats go unsigned;
 - content: the MessagePack array ``["hb", 1, name, message id (8 random bytes), milliseconds since the epoch,
   sequence, full, readings]``, itself packed as bytes;
@@ -59,7 +60,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0, help="how many, 0 for ever")
     options = parser.parse_args()
 
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=options.name)
+    client_id = f"shoal:{options.fleet}:{options.name}"
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
     client.username_pw_set(options.name)
     client.connect(options.host, options.port)
     client.loop_start()

@@ -31,6 +31,7 @@ async def test_a_device_without_shoal_is_heard(mosquitto: BrokerHandle) -> None:
         async with asyncio.timeout(20):
             assert await process.wait() == 0
         await collector.count(3)
+    assert f" as {Topics(FLEET).client_id(NAME)}" in mosquitto.log.read_text()
     post = make_fleet().post("coordinator")
     readings: dict[int, object] = {}
     for number, delivery in enumerate(collector.deliveries, 1):
