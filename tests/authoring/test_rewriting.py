@@ -15,6 +15,7 @@ from shoal_coordinator.authoring import Conv2D, Dense, Flatten, Input, MaxPool, 
 from shoal_coordinator.authoring.convert import convert
 from shoal_coordinator.authoring.graphs import TrainableGraph
 from shoal_coordinator.authoring.rewriting import rewritten
+from shoal_coordinator.authoring.scheduling import Order, held, scheduled
 from shoal_coordinator.authoring.windows import Window, shifted
 
 TASK = Task(
@@ -131,3 +132,31 @@ def test_products_and_their_gradients_are_those_of_the_patches(
         np.testing.assert_allclose(conv_products.of_weights(x, dy, window), dw, atol=1e-10)
         for found, wanted in zip(shifted(x, window), met, strict=True):
             np.testing.assert_array_equal(found, wanted)
+
+
+def test_values_are_made_late_and_weights_are_read_before_they_change(converted: bytes) -> None:
+    kinds = schema.BuiltinOperator
+    tree: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(converted, 0))
+    (index,) = (one.subgraphIndex for one in tree.signatureDefs if one.signatureKey == b"train")
+    graph = tree.subgraphs[index]
+    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in tree.operatorCodes]
+    late = Order(graph, [codes[one.opcodeIndex] for one in graph.operators]).operators()
+    made = {place for one in graph.operators for place in one.outputs}
+    ready: set[int] = set()
+    names: dict[int, bytes] = {}
+    read: dict[int, bytes] = {}
+    changed: set[bytes] = set()
+    for operator in late:
+        assert ready.issuperset(place for place in operator.inputs if place in made)
+        assert not changed & {read[place] for place in operator.inputs if place in read}
+        ready.update(operator.outputs)
+        kind = codes[operator.opcodeIndex]
+        if kind == kinds.VAR_HANDLE:
+            names[operator.outputs[0]] = operator.builtinOptions.sharedName
+        if kind == kinds.READ_VARIABLE:
+            read[operator.outputs[0]] = names[operator.inputs[0]]
+        if kind == kinds.ASSIGN_VARIABLE:
+            changed.add(names[operator.inputs[0]])
+    assert changed == set(names.values())
+    kinds_of = [codes[one.opcodeIndex] for one in graph.operators]
+    assert held(graph, scheduled(graph, kinds_of)) <= min(held(graph, graph.operators), held(graph, late))
