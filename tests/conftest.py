@@ -1,5 +1,9 @@
 """Fixtures that every test may ask for."""
 
+import gc
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 from brokers import embedded_broker, mosquitto, open_mosquitto
@@ -10,3 +14,13 @@ settings.register_profile("shoal", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("shoal")
 
 __all__ = ["embedded_broker", "mosquitto", "open_mosquitto", "repeatable"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """Collect what the last tests left, so that a warning about it is a fault of theirs.
+
+    Otherwise it would come when the process ends, and that of a worker tells nobody.
+    """
+    yield
+    gc.collect()
