@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -27,11 +28,13 @@ from shoal_coordinator.hub.errors import (
     UnexpectedMessageError,
 )
 from shoal_coordinator.hub.held_words import HeldWords
+from shoal_coordinator.hub.keeper import RoundKeeper
 from shoal_coordinator.hub.live import LiveRound
 from shoal_coordinator.hub.peers import PeerHeads
 from shoal_coordinator.hub.performer import RoundPerformer
 from shoal_coordinator.hub.store import HubStore
-from shoal_coordinator.hub.sums import WholeShares
+from shoal_coordinator.hub.sums import WholeShares, whole_shares
+from shoal_coordinator.running_sum import RunningSum
 
 T = TypeVar("T")
 SECRET = bytes(range(32))
@@ -243,6 +246,23 @@ async def test_a_hub_whose_log_fails_says_nothing_and_stops(store: HubStore, fle
     assert len(said) == 1
     with pytest.raises(HubStoreError):
         await performer.fault
+
+
+async def test_running_sums_take_no_more_than_they_may(
+    store: HubStore, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = signed(store, fleet)
+    shares = whole_shares(plan)
+    live = LiveRound.of(store.rounds()[0], HUBS[0], HubFloors(), shares)
+    parts: Any = SimpleNamespace(identity=SimpleNamespace(name=HUBS[0]))
+    nothing: Any = None
+    keeper = RoundKeeper(nothing, parts, store, nothing, nothing, nothing)
+    keeper._rounds[M] = live
+    device, size = min(live.whole), RunningSum(plan).nbytes
+    for room, there in ((size - 1, False), (size, True)):
+        monkeypatch.setattr("shoal_coordinator.hub.keeper.RUNNING_BYTES", room)
+        await keeper._add_to_sum(live, device, bytes(shares.size))
+        assert (live.running is not None) is there
 
 
 def test_a_hub_between_rounds_has_no_numpy_loaded() -> None:

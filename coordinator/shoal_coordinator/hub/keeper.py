@@ -55,7 +55,6 @@ log = structlog.get_logger()
 CREDIT_EVERY = 8
 RUNNING_BYTES = 512 * 1024 * 1024
 """What the running sums of all rounds may take; a round without one opens its reports again at the end."""
-RUNNING_PER_SHARE = 3
 
 
 class RoundKeeper:
@@ -251,9 +250,11 @@ class RoundKeeper:
             return
         if live.running is None:
             held = sum(one.running.nbytes for one in self._rounds.values() if one.running is not None)
-            if held + RUNNING_PER_SHARE * live.shares.size > RUNNING_BYTES:
+            # Memory that nobody has written to is not taken yet.
+            running = await asyncio.to_thread(_running_sum, live.plan)
+            if held + running.nbytes > RUNNING_BYTES:
                 return
-            live.running = await asyncio.to_thread(_running_sum, live.plan)
+            live.running = running
         await asyncio.to_thread(live.running.add, device, share)
 
     # --- small help -----------------------------------------------------------------------------
