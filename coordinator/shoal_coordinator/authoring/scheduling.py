@@ -21,9 +21,12 @@ _EXAMPLES = 32
 
 
 def scheduled(graph: Any, kinds: list[int]) -> list[Any]:
-    """Return the operators of ``graph``, one of ``kinds`` each, in an order that holds least."""
-    if not graph.operators:
-        return []
+    """Return the operators of ``graph``, one of ``kinds`` each, in an order that holds least.
+
+    A graph that changes no variable stays as it is: it holds little, and artefacts are made of its order.
+    """
+    if _KINDS.ASSIGN_VARIABLE not in kinds:
+        return list(graph.operators)
     return min((list(graph.operators), Order(graph, kinds).operators()), key=lambda one: held(graph, one))
 
 
