@@ -100,10 +100,10 @@ def run(command: list[str], *, own: bool) -> Measured:
     return Measured(wall, 1000 * told["cpu"], told["rss"], told["runtime"])
 
 
-def measure(path: Path, torch: str, runs: int, steps: int, folder: Path) -> list[Figure]:
-    """Return the figures of one task."""
+def measure(path: Path, torch: str, runs: int, steps: int, folder: Path, batch: int) -> list[Figure]:
+    """Return the figures of one task, with ``batch`` examples a step, or as many as it says itself."""
     bundle = decode_task(path.read_bytes())
-    batch = BATCHES.get(path.stem, BATCH)
+    batch = batch or bundle.defaults.batch_size
     described = describe(path, bundle, batch, steps, folder)
     mine, theirs = [], []
     for _ in range(runs):
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, help="examples a step; 0: as many as the task's own plan says")
     parser.add_argument("--torch", default=str(HERE.parent / ".peers" / "torch" / "bin" / "python"))
     parser.add_argument(
         "tasks", nargs="*", help="names of shipped tasks, or paths of task files; default: all"
@@ -138,10 +139,11 @@ def main() -> None:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         for path in paths or sorted(FOLDER.glob("*.task")):
-            figures += measure(path, torch, options.runs, options.steps, Path(folder))
+            batch = BATCHES.get(path.stem, BATCH) if options.batch is None else options.batch
+            figures += measure(path, torch, options.runs, options.steps, Path(folder), batch)
     settings = {
-        "batch": BATCH,
-        "batches": BATCHES,
+        "batch": BATCH if options.batch is None else options.batch or "the task's own",
+        "batches": BATCHES if options.batch is None else {},
         "steps": options.steps,
         "threads": 1,
         "load_before": round(load, 2),
