@@ -39,7 +39,7 @@ class Declines:
         times = before.times + (number != before.number)
         rest = 2 ** min(times - 1, MOST_DOUBLED) - 1
         # What a screen shows cannot move its cursor.
-        words = "".join(filter(str.isprintable, reason[:MOST_CHARACTERS]))
+        words = "".join(filter(str.isprintable, _fault_of(reason)[:MOST_CHARACTERS]))
         self._declined[device] = Declined(times, words, number, number + rest)
 
     def forget(self, device: str) -> None:
@@ -49,3 +49,12 @@ class Declines:
     def resting(self, ended_round: int) -> frozenset[str]:
         """Return whom not to ask for the round after ``ended_round``."""
         return frozenset(name for name, one in self._declined.items() if one.rests_until > ended_round)
+
+
+def _fault_of(reason: str) -> str:
+    """Return the fault's name alone where a device gives one: the fleet's picture is read by everybody.
+
+    What follows it tells of the device's own files and limits, which stand in its log.
+    """
+    name, colon, _ = reason.partition(":")
+    return name if colon and name.isidentifier() and name.endswith("Error") else reason

@@ -16,6 +16,7 @@ from shoal_codecs.wire.heartbeat import Reading
 from shoal_codecs.wire.messages import DeviceStatus, Prekeys, Reply
 from shoal_codecs.wire.plan import encode_plan, plan_hash
 from shoal_coordinator.announcer import Announcer
+from shoal_coordinator.declines import Declines
 from shoal_coordinator.device_words import check_round
 from shoal_coordinator.fleet_desk import FleetDesk
 from shoal_coordinator.prekey_desk import PrekeyDesk
@@ -76,6 +77,23 @@ async def test_an_operator_sees_who_declines_for_what_and_how_long_it_rests(stor
     row = next(row for row in desk.rows() if row.name == "device-02")
     assert (row.declined, row.declined_for, row.rests_until) == (4, "no[2J memory", 15)
     assert all(other.declined == other.rests_until == 0 for other in desk.rows() if other != row)
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("NoExamplesError: nothing in /srv/wards/7/examples.npz: see to it", "NoExamplesError"),
+        ("NoExamplesError", "NoExamplesError"),
+        ("not now: the boiler is on", "not now: the boiler is on"),
+        ("", ""),
+    ],
+)
+def test_the_picture_that_everybody_reads_names_a_fault_and_not_the_device_s_files(
+    reason: str, shown: str
+) -> None:
+    declines = Declines()
+    declines.declined("device-02", 4, reason)
+    assert declines.of("device-02").reason == shown
 
 
 async def test_who_started_again_is_asked_again_at_once(store: Store) -> None:
