@@ -63,7 +63,8 @@ class Operator:
                 reply: OperatorAnswer = await answer
         except TimeoutError:
             raise OperatorError(
-                f"no answer to {action!r} within {ANSWER_S:.0f} s: is the coordinator running on this broker?"
+                f"no answer to {action!r} within {ANSWER_S:.0f} s: is the coordinator on this broker? "
+                "If it starts within ten minutes, it still does this"
             ) from None
         finally:
             del self._answers[message.message_id]

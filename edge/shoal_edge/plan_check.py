@@ -161,7 +161,9 @@ def _check_place(plan: Plan, invitation: Invitation, rules: DeviceRules) -> None
 
 def _check_parties(plan: Plan, roster: Roster, rules: DeviceRules) -> None:
     if plan.roster != roster.digest:
-        raise RosterMismatchError("the plan is made for another roster: give every party the newest one")
+        raise RosterMismatchError(
+            "the plan is made for another roster: give every party the newest one and start it again"
+        )
     pinned = set(roster.names("hub")) if plan.mode == "hubs" else {roster.sole("coordinator").name}
     named = {hub.hub for hub in plan.hubs}
     if named != pinned:

@@ -120,7 +120,7 @@ def _belonging(
     yield (
         plan.roster == roster.digest,
         PlanRosterError,
-        "the plan names another roster: give coordinator and hubs the newest one",
+        "the plan names another roster: give coordinator and hubs the newest one and start them again",
     )
     named = tuple(sorted(one.hub for one in plan.hubs))
     yield (

@@ -84,7 +84,7 @@ def load_identity(name: str, path: Path) -> Identity:
     except OSError as error:
         raise BadKeyFileError(
             f"cannot read the key {path} ({error.strerror}): make it with `shoal roster key`, or name "
-            "a folder that has one"
+            "a folder that has one (--data-dir)"
         ) from error
     if len(seed) != KEY_BYTES:
         raise BadKeyFileError(f"{path} holds {len(seed)} bytes, a key has {KEY_BYTES}: make a new key")

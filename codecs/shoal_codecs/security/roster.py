@@ -68,7 +68,8 @@ class Roster:
             return self._parties[name]
         except KeyError:
             raise UnknownPartyError(
-                f"{name!r} is not on the roster of {self.fleet!r}: enrol it and sign a new roster"
+                f"{name!r} is not on the roster of {self.fleet!r}: enrol it, sign a new roster, "
+                "and start this one again with it"
             ) from None
 
     def role(self, name: str) -> str:
