@@ -48,6 +48,18 @@ print(json.dumps({
 }))
 """
 
+TESTING = """
+import json, sys
+from pathlib import Path
+from shoal_codecs.wire.task import decode_task
+from shoal_edge.trainers.litert import LiteRtTrainer
+from shoal_edge.trainers.runtime import interpreter_class
+
+for path in sorted(Path(sys.argv[1]).glob("*.task")):
+    LiteRtTrainer(decode_task(path.read_bytes())).self_test()
+print(json.dumps({"runtime": interpreter_class().__module__.split(".")[0]}))
+"""
+
 ASKING = """
 import json, sys
 from pathlib import Path
@@ -101,6 +113,12 @@ def test_it_trains_and_predicts_as_well(python: Path, tmp_path: Path) -> None:
     assert result["numpy"].startswith("1.")
     assert result["trained"] > 0.95
     assert result["deployed"] > 0.95
+
+
+def test_the_gradients_of_every_task_are_the_reference_s(python: Path) -> None:
+    folder = shipped_task("digits").parent
+    assert len(list(folder.glob("*.task"))) == len(shipped_tasks())
+    assert said(python, TESTING, folder) == {"runtime": "tflite_runtime"}
 
 
 def test_it_answers_alike_with_the_artefacts_of_every_task(python: Path, tmp_path: Path) -> None:
