@@ -236,7 +236,7 @@ def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes 
 
 
 def refuse_unplannable(settings: PlanSettings, dimension: int, size: int) -> None:
-    """Refuse settings whose noise makes no plan for ``size`` devices, before there is any round.
+    """Refuse settings that make no plan for ``size`` devices, before there is any round.
 
     Raises:
         InvalidRoundPlanError: with the numbers that do not fit.
@@ -256,6 +256,7 @@ def refuse_unplannable(settings: PlanSettings, dimension: int, size: int) -> Non
             hubs=names,
             now_ms=settings.clock_slack_ms + 1,
             prekeys={name: Prekey(name.encode(), b"", b"", b"") for name in devices},
+            correction=bytes(32) if "control" in settings.tells else b"",
         )
 
 

@@ -106,6 +106,10 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         log.warning("variants unused", remedy=unused)
     # Here, and not at each round, where only the log would tell.
     refuse_mode(plans, len(roster.names("hub")))
+    if plans.privacy is None:
+        # With noise, the budget is looked at first.
+        invited = _wanted(settings.rounds, len(roster.names("device")))
+        refuse_unplannable(plans, part.dimension, max(invited, plans.minimum, plans.buffer))
     publisher = BlobPublisher(link, topics, store.blobs, shelf)
     models = ModelShelf(publisher, announcer, task_ref, settings.rounds.longest_chain)
     models.start(await _versions(store, settings, part, task_ref))

@@ -50,6 +50,13 @@ async def test_a_codec_that_the_mode_does_not_have_ends_the_start(tmp_path: Path
         await serve(Bench(tmp_path, "mqtt://127.0.0.1:9", codec="topk").settings())
 
 
+async def test_a_norm_check_that_the_mode_does_not_have_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRoundPlanError, match="the norm check belongs to mode 'hubs'"):
+        await serve(
+            Bench(tmp_path, "mqtt://127.0.0.1:9", mode="plain", codec="dense", norm_check=1.6).settings()
+        )
+
+
 async def test_a_target_that_was_reached_is_no_reason_not_to_start(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "mqtt://127.0.0.1:9", privacy=private(), target_version=3)
     store = await Store.open(bench.folders["coordinator"] / "data")
@@ -79,6 +86,9 @@ async def test_an_aborted_round_is_paid_for_and_the_rounds_end_with_the_reason(
     assert view.target == 2
     assert view.privacy is not None
     assert view.privacy.rounds_left == 0
+    (committed, *_) = [event for event in events if event.kind == "round.committed"]
+    assert committed.fields["examples"] == 0
+    assert not {"accuracy", "loss"} & set(committed.fields)
     # Nobody was asked for counts in clear.
     assert not any(device.all(wire.Evaluate) for device in devices.values())
     invited = {message.round for device in devices.values() for message in device.all(wire.Invitation)}

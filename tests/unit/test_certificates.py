@@ -70,7 +70,7 @@ def single_plan(like: Plan) -> Plan:
 
 async def test_a_version_whose_masks_may_be_open_can_be_skipped(tmp_path: Path, store: Store) -> None:
     """A coordinator that was put back to an older folder finds that nobody answers: there is a way out."""
-    bench = coordinator_bench.Bench(tmp_path, "mqtt://127.0.0.1:9", mode="single")
+    bench = coordinator_bench.Bench(tmp_path, "mqtt://127.0.0.1:9", mode="single", shares_s=1.0, unmask_s=1.0)
     organs = await make_organs(bench.settings(), store)
     skipper, base = VersionSkipper(organs), organs.models.newest
     with pytest.raises(NothingToSkipError):

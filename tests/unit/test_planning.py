@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire.errors import InvalidPlanError
-from shoal_codecs.wire.plan import HubOffer, Plan, decode_plan, encode_plan
+from shoal_codecs.wire.plan import HubOffer, Mode, Plan, decode_plan, encode_plan
 from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings, shipped
-from shoal_coordinator.planning import RING_LEVELS, PlanSettings, make_plan, refuse_mode
+from shoal_coordinator.planning import RING_LEVELS, PlanSettings, make_plan, refuse_mode, refuse_unplannable
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
 from shoal_coordinator.service import plan_settings
 
@@ -128,6 +128,25 @@ def test_mode_hubs_is_refused_without_hubs_and_the_other_modes_are_not(hubs: int
     refuse_mode(PlanSettings(fleet="field", mode="hubs"), 2)
     refuse_mode(PlanSettings(fleet="field", mode="single"), hubs)
     refuse_mode(PlanSettings(fleet="field", mode="plain", codec="topk"), hubs)
+
+
+@pytest.mark.parametrize("mode", ["plain", "single"])
+def test_a_norm_check_in_another_mode_than_hubs_is_refused_before_there_is_a_round(
+    mode: Mode,
+) -> None:
+    codec = "dense" if mode == "plain" else "randk"
+    with pytest.raises(InvalidRoundPlanError, match="the norm check belongs to mode 'hubs'"):
+        refuse_unplannable(PlanSettings(fleet="field", mode=mode, codec=codec, norm_check=1.6), 9610, 10)
+    refuse_unplannable(PlanSettings(fleet="field", mode=mode, codec=codec), 9610, 10)
+    refuse_unplannable(PlanSettings(fleet="field", mode="hubs", norm_check=1.6), 9610, 10)
+
+
+def test_an_algorithm_with_corrections_is_no_fault_of_the_settings() -> None:
+    refuse_unplannable(
+        PlanSettings(fleet="field", mode="plain", codec="dense", algorithm="scaffold", tells=("control",)),
+        100,
+        10,
+    )
 
 
 def test_settings_that_contradict_each_other_make_no_plan() -> None:
