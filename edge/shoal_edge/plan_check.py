@@ -236,7 +236,8 @@ def _check_promises(plan: Plan, rules: DeviceRules) -> None:
     _check_trust(plan, rules)
     if plan.n_min < rules.n_min:
         raise CohortFloorError(
-            f"the plan sums {plan.n_min} devices, this one insists on {rules.n_min}: raise n_min"
+            f"the plan sums {plan.n_min} devices, this one insists on {rules.n_min}: raise the coordinator's "
+            "rounds.minimum, or lower this device's n_min"
         )
 
 

@@ -351,7 +351,7 @@ def _gaussian(sigma: float) -> Charge:
 
 
 def test_a_floor_under_the_device_s_own() -> None:
-    with pytest.raises(CohortFloorError, match="insists on 3"):
+    with pytest.raises(CohortFloorError, match=r"insists on 3: raise the coordinator's rounds\.minimum"):
         judge(plan_of(n_min=2))
 
 
