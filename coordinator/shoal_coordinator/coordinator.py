@@ -143,9 +143,8 @@ class CoordinatorService:
                 version=version.number,
                 devices=len(outcome.members),
                 examples=examples,
-                accuracy=accuracy,
+                **({"accuracy": accuracy, "loss": loss} if examples else {}),
                 **({"personal_accuracy": own_accuracy, "personal_devices": personal} if personal else {}),
-                loss=loss,
                 seconds=outcome.seconds,
             )
         await self.operators.skip_if_wanted(outcome)

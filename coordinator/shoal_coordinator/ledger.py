@@ -183,6 +183,7 @@ class Ledger:
                 outcome="committed",
                 version=version.number,
                 devices=len(outcome.members),
+                examples=examples,
                 accuracy=accuracy,
                 loss=loss,
                 seconds=outcome.seconds,

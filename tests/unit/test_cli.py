@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from shoal_codecs import __version__
 from shoal_codecs.wire.status import DeviceRow, FleetView, HubRow, PrivacyRow, ReleaseRow, RoundRow
 from shoal_coordinator.cli.privacy import privacy_tables
-from shoal_coordinator.cli.tables import status_tables
+from shoal_coordinator.cli.tables import round_as_json, rounds_table, status_as_json, status_tables
 from shoal_coordinator.demo.broker import free_port
 
 
@@ -172,7 +172,7 @@ def test_words_that_look_like_markup_are_shown_as_they_are() -> None:
         ),
         hubs=(HubRow("hub-1", online=True), HubRow("hub-2", online=False)),
         rounds=(
-            RoundRow(6, "committed", version=6, devices=10, accuracy=0.9512),
+            RoundRow(6, "committed", version=6, devices=10, accuracy=0.9512, examples=80),
             RoundRow(7, "aborted", reason=odd),
         ),
         releases=(ReleaseRow(odd, 6, "complete", devices=10, confirmed=9, rolled_back=1, reason=odd),),
@@ -249,6 +249,28 @@ def test_a_budget_is_shown_with_what_it_covers_and_what_noise_lets_see() -> None
         "6.00",
     ):
         assert part in shown
+
+
+def test_what_nobody_evaluated_has_no_accuracy() -> None:
+    """A model that was never looked at is not one that gets everything wrong."""
+    rows = [
+        RoundRow(1, "committed", version=1, devices=4, examples=20, accuracy=0.0, loss=2.5),
+        RoundRow(2, "committed", version=2, devices=4),
+    ]
+    first, second = text_of(rounds_table(rows, with_epsilon=False)).splitlines()[2:4]
+    assert "0.0%" in first
+    assert "%" not in second
+    assert second.split()[4] == "-"
+    view = msgspec.structs.replace(private_view(), rounds=tuple(rows), version=2)
+    assert "accuracy not told" in text_of(status_tables(view, 160))
+    told = msgspec.json.decode(msgspec.json.encode(status_as_json(view)))
+    assert told["accuracy"] is None
+    assert [row["accuracy"] for row in told["rounds"]] == [0.0, None]
+    assert [row["loss"] for row in told["rounds"]] == [2.5, None]
+    assert round_as_json(rows[1]) == told["rounds"][1]
+    first_view = msgspec.structs.replace(view, version=1, accuracy=0.0)
+    assert status_as_json(first_view)["accuracy"] == 0.0
+    assert "accuracy 0.0%" in text_of(status_tables(first_view, 160))
 
 
 def test_the_answer_about_budgets_is_shown_device_by_device() -> None:

@@ -48,6 +48,7 @@ class HubRow(msgspec.Struct, frozen=True):
 class RoundRow(msgspec.Struct, frozen=True):
     """One finished round; ``accuracy`` is that of the version it made, on the devices' held-out data.
 
+    ``examples`` are those that were evaluated. With 0, as under noise, ``accuracy`` and ``loss`` say nothing.
     ``epsilon`` is the most that any device had spent of its privacy by then, None where noise was missing
     once. ``told`` is what the round told with noise of the version it began with: name to (value, standard
     error that the noise adds).
@@ -65,6 +66,7 @@ class RoundRow(msgspec.Struct, frozen=True):
     reason: str = ""
     epsilon: float | None = None
     told: dict[str, tuple[float, float]] = {}
+    examples: int = 0
 
 
 class ReleaseRow(msgspec.Struct, frozen=True):

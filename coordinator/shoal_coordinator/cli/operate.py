@@ -16,7 +16,13 @@ from shoal_codecs.settings import SettingsError, load_settings
 from shoal_codecs.transport.settings import LinkSettings
 from shoal_codecs.wire.messages import CoordinatorEvent
 from shoal_codecs.wire.status import FleetView, ReleaseRow, RoundRow
-from shoal_coordinator.cli.tables import newest_accuracy, rounds_table, status_tables
+from shoal_coordinator.cli.tables import (
+    newest_accuracy,
+    round_as_json,
+    rounds_table,
+    status_as_json,
+    status_tables,
+)
 from shoal_coordinator.operator import Operator, OperatorError, operator_session
 
 ANSWER_S = 8.0
@@ -48,7 +54,7 @@ async def show_status(config: Path, broker: str | None, *, watch: bool, as_json:
                 f"no coordinator has spoken within {ANSWER_S:.0f} s: is it running, and is this its broker?"
             ) from None
         if as_json:
-            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(view)) + b"\n")
+            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(status_as_json(view))) + b"\n")
             return
         console = Console()
         if not watch:
@@ -91,7 +97,9 @@ async def list_rounds(config: Path, broker: str | None, *, as_json: bool) -> Non
         answer = await operator.command("rounds.list")
     rows = msgspec.convert(answer.fields["rounds"], list[RoundRow])
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
+        sys.stdout.buffer.write(
+            msgspec.json.format(msgspec.json.encode([round_as_json(row) for row in rows])) + b"\n"
+        )
         return
     Console().print(rounds_table(rows, with_epsilon=any(row.epsilon is not None for row in rows)))
 

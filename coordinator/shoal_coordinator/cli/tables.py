@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -27,12 +29,34 @@ def status_tables(view: FleetView, width: int) -> Group:
 def newest_accuracy(view: FleetView) -> str:
     """Return the newest accuracy: counted, or told by a round with noise of the version it began with."""
     noised = _noised(view.rounds)
-    if any(row.version == view.version and row.loss for row in view.rounds) or view.accuracy:
+    if is_evaluated(view):
         return f"accuracy {view.accuracy:.1%}"
     if not noised:
         return "accuracy not told" if view.privacy is not None or view.version else "nothing trained yet"
     version = max(noised)
     return f"accuracy {noised[version]} of version {version}"
+
+
+def is_evaluated(view: FleetView) -> bool:
+    """Return whether any example was evaluated with the newest version, and told of in clear."""
+    return any(row.version == view.version and row.examples for row in view.rounds)
+
+
+def status_as_json(view: FleetView) -> dict[str, Any]:
+    """Return ``view`` for a program, with None for what nobody has measured."""
+    fields: dict[str, Any] = msgspec.to_builtins(view)
+    if not is_evaluated(view):
+        fields["accuracy"] = None
+    fields["rounds"] = [round_as_json(row) for row in view.rounds]
+    return fields
+
+
+def round_as_json(row: RoundRow) -> dict[str, Any]:
+    """Return ``row`` for a program; where no example was evaluated, accuracy and loss are None."""
+    fields: dict[str, Any] = msgspec.to_builtins(row)
+    if not row.examples:
+        fields |= {"accuracy": None, "loss": None}
+    return fields
 
 
 def _head(view: FleetView) -> Text:
@@ -157,7 +181,7 @@ def rounds_table(rows: Sequence[RoundRow], *, with_epsilon: bool, title: str = "
                 str(row.version),
                 str(row.devices),
                 # Where noise is added nobody counts hits in clear: the next round tells of this version.
-                f"{row.accuracy:.1%}" if row.epsilon is None else noised.get(row.version, "-"),
+                f"{row.accuracy:.1%}" if row.examples else noised.get(row.version, "-"),
                 f"{row.seconds:.2f}",
                 *([f"{row.up_bytes or 0:,.0f}", f"{row.down_bytes or 0:,.0f}"] if with_bytes else []),
                 *(["-" if row.epsilon is None else f"{row.epsilon:.2f}"] if with_epsilon else []),
