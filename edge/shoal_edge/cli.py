@@ -95,6 +95,7 @@ def _run(options: argparse.Namespace) -> int:
     from shoal_codecs.logs import configure_logs  # noqa: PLC0415
     from shoal_codecs.settings import SettingsError  # noqa: PLC0415
     from shoal_edge.agent import EdgeAgent  # noqa: PLC0415
+    from shoal_edge.folder_lock import held_folder  # noqa: PLC0415
 
     if not settings.name:
         raise SettingsError("the settings name no device: set `name`, or give --config or --data-dir")
@@ -107,7 +108,8 @@ def _run(options: argparse.Namespace) -> int:
             agent.run(), stop_on_stdin_eof=options.stop_on_stdin_eof, farewell=agent.farewell
         )
 
-    asyncio.run(serve())
+    with held_folder(settings.state):
+        asyncio.run(serve())
     return STOPPED
 
 

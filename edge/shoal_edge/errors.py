@@ -116,6 +116,10 @@ class StoreError(EdgeError):
     """The device's own folder cannot be read or written."""
 
 
+class FolderInUseError(StoreError):
+    """Another process is this device already."""
+
+
 class OutboxFullError(StoreError):
     """A report does not fit the outbox."""
 

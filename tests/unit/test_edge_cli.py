@@ -13,6 +13,8 @@ from shoal_codecs.wire.blob import describe
 from shoal_coordinator.artefacts import float_artefact, templates_of_file
 from shoal_edge.cli import main
 from shoal_edge.config import EdgeSettings, load_edge_settings
+from shoal_edge.errors import StoreError
+from shoal_edge.folder_lock import held_folder
 from shoal_edge.predict import _told, predict
 from shoal_edge.releases import slots_of
 
@@ -170,3 +172,44 @@ def test_values_are_told_with_the_true_ones() -> None:
         "prediction: 0.5, 1.235e+04, 3, 4, 5 and 2 more   in 1.00 ms\n"
     )
     assert "its values" not in _told(answer | {"true_values": []}, "", (), held_out=False, index=0)
+
+
+def test_a_second_agent_on_a_device_s_folder_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    """Also where the first was killed: the kernel lets go for it."""
+    home(tmp_path)
+    command = [sys.executable, "-m", "shoal_edge", "run", "--data-dir", str(tmp_path)]
+    command += ["--broker", "mqtt://127.0.0.1:9", "--stop-on-stdin-eof"]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def serving(agent: subprocess.Popen[str]) -> str:
+        """Return the first line that it logs, which it does when the broker does not answer."""
+        assert agent.stderr is not None
+        return agent.stderr.readline()
+
+    with start() as first:
+        try:
+            assert "FolderInUseError" not in serving(first)
+            second = subprocess.run(
+                command, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert second.returncode == 2
+            assert second.stderr.startswith("shoal-edge: FolderInUseError: ")
+            assert "stop that one" in second.stderr
+            assert second.stderr.count("\n") == 1
+            assert first.poll() is None
+        finally:
+            first.kill()
+    with start() as third:
+        try:
+            assert "FolderInUseError" not in serving(third)
+            assert third.poll() is None
+        finally:
+            third.kill()
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(StoreError, match="give the agent a folder"), held_folder(tmp_path / "taken"):
+        pass
