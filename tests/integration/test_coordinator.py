@@ -177,12 +177,15 @@ async def test_a_late_report_counts_once_for_a_later_version_also_after_a_restar
             late.holds = False
             await late.deliver(held)
             await eventually(lambda: bool(late.receipts))
+        # Slow again: were it among the first of round 3, version 3 would have used that report of it too.
+        late.holds = True
         begun = int(time.time() * 1000)
         async with bench.coordinator():
             await operator.until(lambda view: view.taken_ms > begun and everybody(view), 20)
             await operator.command("rounds.run", count=1)
             await operator.until(until_version(3), 30)
             # As if its receipt had been lost: it is answered, and not counted again.
+            late.holds = False
             late.receipts.clear()
             await late.deliver(held)
             await operator.command("rounds.run", count=2)
@@ -196,7 +199,8 @@ async def test_a_late_report_counts_once_for_a_later_version_also_after_a_restar
     # Nothing is used twice: each version used later reports of its devices than the one before, or none.
     for before, after in itertools.pairwise(told):
         used = {device for device in after if after[device] != before.get(device, 0)}
-        assert len(used) >= 3
+        # Of three reports two may be one device's: its late one, and that to the round after it.
+        assert len(used) >= 2
         assert all(after[device] > before.get(device, 0) for device in used)
 
 
