@@ -97,15 +97,15 @@ def plays() -> Parts:
 # Steps of training; enough that most answers are decided, not a benchmark of learning.
 TASKS: dict[str, tuple[Callable[[], Parts], int]] = {
     "digits": (digits, 3000),
-    "dscnn-32": (coloured, 800),
-    "gru-next-character": (characters, 200),
-    "gru-next-word": (words, 200),
-    "lstm-ecg": (beats, 300),
+    "dscnn-32": (coloured, 2000),
+    "gru-next-character": (characters, 3000),
+    "gru-next-word": (words, 3000),
+    "lstm-ecg": (beats, 3000),
     "mnist-2nn": (flat_mnist, 2000),
-    "mnist-cnn": (mnist, 150),
+    "mnist-cnn": (mnist, 600),
     "mnist-head": (mnist, 1000),
-    "text-kind": (plays, 3000),
-    "vibration-cnn": (vibration, 1000),
+    "text-kind": (plays, 15_000),
+    "vibration-cnn": (vibration, 5000),
 }
 
 
