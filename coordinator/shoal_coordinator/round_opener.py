@@ -106,6 +106,8 @@ class RoundOpener:
             "round.opened",
             f"round {plan.round} opened with {len(cohort)} devices",
             round=plan.round,
+            # The one that devices train on; the log's context still has the round before.
+            version=organs.models.newest.number,
             devices=len(cohort),
         )
         kept = tuple(promises[hub.hub] for hub in plan.hubs) if plan.mode == "hubs" else ()

@@ -207,10 +207,19 @@ async def test_a_late_report_counts_once_for_a_later_version_also_after_a_restar
 @pytest.mark.parametrize("codec", ["dense", "int4", "topk", "topk4", "randk"])
 async def test_plain_rounds_make_versions(mosquitto: BrokerHandle, tmp_path: Path, codec: str) -> None:
     bench = Bench(tmp_path, mosquitto.url, mode="plain", codec=codec)
+    opened: list[tuple[int, int]] = []
+
+    def heard(event: wire.CoordinatorEvent) -> None:
+        if event.kind == "round.opened":
+            opened.append((event.fields["round"], event.fields["version"]))
+
     async with running(bench, hubs=False) as (operator, devices):
+        operator.on_event.append(heard)
         await operator.command("rounds.run", count=2)
         view = await operator.until(until_version(2), 30)
         await eventually(lambda: all(len(device.receipts) == 2 for device in devices.values()))
+        # Each with the version that its devices train on.
+        await eventually(lambda: opened == [(1, 0), (2, 1)])
     assert [row.devices for row in view.rounds] == [len(DEVICES)] * 2
 
 
