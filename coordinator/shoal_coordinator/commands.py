@@ -29,6 +29,13 @@ class RunRounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"count {self.count} is outside 1..100000")
 
 
+class StopRounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``rounds.stop``: open no more rounds; ``abort`` gives the one under way up, too."""
+
+    abort: bool = False
+    reason: str = "taken back by the operator"
+
+
 class SkipVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rounds.skip``: make the next version like the present one, which can never be trained on again."""
 
@@ -61,9 +68,10 @@ class WithdrawRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = "withdrawn by the operator"
 
 
-Command = RunRounds | SkipVersion | ListRounds | ShowPrivacy | CreateRelease | WithdrawRelease
+Command = RunRounds | StopRounds | SkipVersion | ListRounds | ShowPrivacy | CreateRelease | WithdrawRelease
 ACTIONS: dict[str, type[Command]] = {
     "rounds.run": RunRounds,
+    "rounds.stop": StopRounds,
     "rounds.skip": SkipVersion,
     "rounds.list": ListRounds,
     "privacy.show": ShowPrivacy,

@@ -119,9 +119,11 @@ class CoordinatorService:
         self.hubs.remember_end(outcome.plan_hash, outcome.round, outcome.reason)
         if version is None:
             wait_ms = organs.schedule.aborted(now_ms)
+            due = organs.schedule.wait_ms(organs.models.newest.number, now_ms) is not None
             organs.announcer.event(
                 "round.aborted",
-                f"round {outcome.round} aborted: {outcome.reason}; the next in {wait_ms / 1000:g} s",
+                f"round {outcome.round} aborted: {outcome.reason}"
+                + (f"; the next in {wait_ms / 1000:g} s" if due else ""),
                 round=outcome.round,
                 reason=outcome.reason,
             )

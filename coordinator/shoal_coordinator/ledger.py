@@ -21,7 +21,18 @@ from shoal_coordinator.store import RoundRecord, Store, VersionRecord
 
 log = structlog.get_logger()
 KEPT_ROWS = 200
-_TARGET = "target-version"
+_TARGET = "target"
+
+
+class _Target(msgspec.Struct, frozen=True):
+    """The version to train until, and why no further where rounds were taken back.
+
+    ``taken_back`` is the version that settings asked for then, and that they ask for no more.
+    """
+
+    version: int = 0
+    stopped: str = ""
+    taken_back: int = 0
 
 
 class _Memory(msgspec.Struct, frozen=True):
@@ -46,6 +57,7 @@ class Ledger:
 
     ``spent`` says what the version that a plan (its hash) has made costs, None for one without noise;
     ``told`` what the round that made a version told with noise.
+    ``stopped`` is why no more rounds are asked for, where some were taken back, and else nothing.
     ``rows`` are the newest finished ones, oldest first; ``upcoming`` is the next round's number, which is
     not used before it is taken, and ``last_number`` the last one used.
     """
@@ -66,6 +78,8 @@ class Ledger:
         self._spent = spent
         self._told = told
         self._opened_ms: dict[int, int] = {}
+        self._wanted = self._taken_back = 0
+        self.stopped = ""
         self.rows: list[RoundRow] = []
         self.upcoming = 0
         self.last_number = 0
@@ -86,13 +100,29 @@ class Ledger:
         self.upcoming = self.last_number + 1
         return self.last_number
 
-    async def target(self) -> int:
-        """Return the version that operators have asked for, 0 where none did."""
-        return int(await self._store.get_value(_TARGET) or b"0")
+    async def target(self, wanted: int) -> int:
+        """Return the version to train until, where settings ask for ``wanted``, operators perhaps for more.
 
-    async def save_target(self, version: int) -> None:
-        """Remember the version that operators have asked for."""
-        await self._store.set_value(_TARGET, str(version).encode())
+        What was taken back the settings ask for again only when they are changed.
+        """
+        stored = await self._store.get_record(_TARGET, _Target) or _Target()
+        self._wanted, self._taken_back, self.stopped = wanted, stored.taken_back, stored.stopped
+        if wanted <= stored.version or wanted == stored.taken_back:
+            return stored.version
+        self.stopped = ""
+        return wanted
+
+    async def save_target(self, version: int, stopped: str = "") -> None:
+        """Remember the version to train until, and why no further where that is known."""
+        await self._save_target(_Target(version, stopped, self._taken_back))
+
+    async def take_back(self, version: int, reason: str) -> None:
+        """Remember that no round is asked for beyond ``version``, by settings neither."""
+        await self._save_target(_Target(version, reason, self._wanted))
+
+    async def _save_target(self, target: _Target) -> None:
+        await self._store.set_value(_TARGET, pack(target))
+        self._taken_back, self.stopped = target.taken_back, target.stopped
 
     async def unfinished(self) -> tuple[on.RoundSnapshot, ModelVersion | None] | None:
         """Return the round that an earlier process left, and its candidate if there was one.

@@ -13,6 +13,7 @@ from shoal_coordinator.commands import (
     RunRounds,
     ShowPrivacy,
     SkipVersion,
+    StopRounds,
     WithdrawRelease,
     answer_command,
     round_fields,
@@ -24,6 +25,8 @@ from shoal_coordinator.round_runner import RoundRunner
 from shoal_coordinator.skipping import VersionSkipper
 
 SLOW_COMMANDS = frozenset({"privacy.show"})
+PAST_ABORT = frozenset({on.RoundState.SUMMING, on.RoundState.AGGREGATING, on.RoundState.EVALUATING})
+"""Where a hub may have released its sum, or devices may have opened masks: given up now, the base is lost."""
 
 
 class OperatorDesk:
@@ -58,10 +61,13 @@ class OperatorDesk:
         match command:
             case RunRounds(count=count):
                 organs.privacy.refuse_rounds(self._rounds_wanted(count))
-                target = organs.schedule.run_more(count, newest)
+                # A round under way is one of those that were asked for, also where the rest was taken back.
+                target = organs.schedule.run_more(count, newest + (self._runner.machine is not None))
                 await organs.ledger.save_target(target)
                 self._look()
                 return f"rounds until version {target}", {"target": target, "version": newest}
+            case StopRounds(abort=abort, reason=reason):
+                return await self._stop(reason, abort=abort)
             case SkipVersion(reason=reason):
                 return await self._skip(reason)
             case ListRounds():
@@ -78,6 +84,32 @@ class OperatorDesk:
             case WithdrawRelease(release=release, reason=reason):
                 await organs.releases.withdraw(release, reason)
                 return f"release {release} withdrawn", {"release": release}
+
+    async def _stop(self, reason: str, *, abort: bool) -> Answer:
+        """Open no more rounds; one under way is the last, and is given up where that is wanted and safe."""
+        organs, machine = self._organs, self._runner.machine
+        newest = organs.models.newest.number
+        left = max(0, organs.schedule.target - newest - (machine is not None))
+        # First, for where the rest goes wrong no other round begins all the same.
+        organs.schedule.stop(newest)
+        await organs.ledger.take_back(newest, reason)
+        text = f"{left} {'round' if left == 1 else 'rounds'} taken back"
+        number = machine.facts.plan.round if machine is not None else 0
+        given_up = False
+        if machine is None:
+            text += f", version {newest} is the last"
+        elif not abort:
+            text += f"; round {number} is under way and the last: it ends by itself"
+        elif machine.state in PAST_ABORT:
+            text += f"; round {number} is about to make a version and is not given up: it is the last"
+        else:
+            given_up = True
+            text += f"; round {number} is given up"
+            if machine.facts.hubs:
+                text += ", unless every hub has agreed to its sum already"
+            await self._runner.feed(on.GivenUp(f"given up by the operator: {reason}"))
+        organs.announcer.event("rounds.stopped", f"{text} ({reason})", taken_back=left, version=newest)
+        return text, {"taken_back": left, "version": newest, "round": number, "given_up": given_up}
 
     async def _skip(self, reason: str) -> Answer:
         """Skip the present version now, or once the round on it has been given up."""
@@ -107,6 +139,6 @@ class OperatorDesk:
     def _rounds_wanted(self, count: int) -> int:
         """Return how many rounds are still to be paid for if ``count`` more are run."""
         organs = self._organs
-        newest = organs.models.newest.number
         # The devices of the round under way are charged already.
-        return max(organs.schedule.target, newest) + count - newest - (self._runner.machine is not None)
+        paid_for = organs.models.newest.number + (self._runner.machine is not None)
+        return max(organs.schedule.target, paid_for) + count - paid_for

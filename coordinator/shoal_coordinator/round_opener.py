@@ -145,7 +145,7 @@ class RoundOpener:
         """End the rounds: nobody who may come online can pay for another."""
         organs = self._organs
         organs.schedule.stop(organs.models.newest.number)
-        await organs.ledger.save_target(organs.schedule.target)
+        await organs.ledger.save_target(organs.schedule.target, reason)
         organs.announcer.event("privacy.spent", reason)
         await self._not_opened(await organs.ledger.take_number(), reason)
 

@@ -145,7 +145,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
         await releases.load()
     certificates = CertificateBook(store, roster)
     await certificates.load()
-    target = max(settings.rounds.target_version, await ledger.target())
+    target = await ledger.target(settings.rounds.target_version)
     if models.newest.number == 0:
         privacy.refuse_rounds(target)
     return Organs(

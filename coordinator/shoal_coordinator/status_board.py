@@ -76,4 +76,5 @@ def fleet_view(organs: Organs, runner: RoundRunner, hubs: tuple[HubRow, ...]) ->
         releases=organs.releases.rows() if organs.releases is not None else (),
         refused=dict(organs.post.refused),
         privacy=organs.privacy.row(organs.fleet.registry.views()),
+        stopped=organs.ledger.stopped,
     )

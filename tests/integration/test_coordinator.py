@@ -422,7 +422,7 @@ async def test_an_unknown_command_is_answered_with_the_known_ones(
     async with bench.coordinator(), bench.operator() as operator:
         await operator.until(anything, 20)
         for action, arguments in (
-            ("rounds.stop", {}),
+            ("rounds.halt", {}),
             ("rounds.run", {"count": 0}),
             ("rounds.run", {"n": 1}),
         ):

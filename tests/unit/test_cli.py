@@ -198,6 +198,15 @@ def test_who_declines_again_and_again_is_shown_with_its_reason() -> None:
     assert "asked again" not in text_of(status_tables(again, 250))
 
 
+def test_rounds_that_were_taken_back_are_shown_with_the_reason() -> None:
+    view = msgspec.structs.replace(private_view(), target=3, stopped="the [hall] is closed")
+    assert "no rounds follow: the [hall] is closed" in text_of(status_tables(view, 160))
+    under_way = msgspec.structs.replace(view, phase="collecting")
+    assert "no rounds follow this one: the [hall]" in text_of(status_tables(under_way, 160))
+    asked_again = msgspec.structs.replace(view, target=4)
+    assert "no rounds follow" not in text_of(status_tables(asked_again, 160))
+
+
 def private_view() -> FleetView:
     rows = tuple(
         RoundRow(n, "committed", version=n, devices=4, epsilon=2.0 * n, told={"accuracy": (0.1 * n, 0.05)})

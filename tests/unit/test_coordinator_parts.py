@@ -78,7 +78,7 @@ def test_commands_are_typed() -> None:
 @pytest.mark.parametrize(
     ("action", "arguments"),
     [
-        ("rounds.stop", {}),
+        ("rounds.halt", {}),
         ("rounds.run", {"count": 0}),
         ("rounds.run", {"count": "many"}),
         ("rounds.run", {"counts": 3}),

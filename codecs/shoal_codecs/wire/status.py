@@ -103,7 +103,8 @@ class PrivacyRow(msgspec.Struct, frozen=True, kw_only=True):
 class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     """Everything at one moment; byte figures of a round are means over its devices.
 
-    ``mode``, ``codec`` and ``algorithm`` are those of rounds, as settings and task ask for them.
+    ``mode``, ``codec`` and ``algorithm`` are those of rounds, as settings and task ask for them. ``stopped``
+    is why no more rounds are asked for, where some were taken back.
     """
 
     fleet: str
@@ -124,6 +125,7 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     releases: tuple[ReleaseRow, ...] = ()
     refused: dict[str, int] = {}
     privacy: PrivacyRow | None = None
+    stopped: str = ""
 
 
 def encode_view(view: FleetView) -> bytes:

@@ -234,6 +234,21 @@ def rounds_run(
     _command(config, broker, "rounds.run", wait=wait, count=count)
 
 
+@rounds_app.command("stop")
+def rounds_stop(
+    *,
+    abort: Annotated[
+        bool, typer.Option("--abort", help="Give the round under way up too, where that loses nothing.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why; `shoal status` shows it.")] = "taken back by the operator",
+    wait: Annotated[bool, typer.Option("--wait", help="End when the round under way has ended.")] = False,
+    config: OperatorConfig = DEFAULT_OPERATOR,
+    broker: Broker = None,
+) -> None:
+    """Take back the rounds that were asked for and are not open yet; the one under way is the last."""
+    _command(config, broker, "rounds.stop", wait=wait, abort=abort, reason=reason)
+
+
 @rounds_app.command("skip")
 def rounds_skip(
     *,

@@ -14,7 +14,7 @@ from rich.live import Live
 from shoal_codecs.logs import configure_logs
 from shoal_codecs.settings import SettingsError, load_settings
 from shoal_codecs.transport.settings import LinkSettings
-from shoal_codecs.wire.messages import CoordinatorEvent
+from shoal_codecs.wire.messages import CoordinatorEvent, OperatorAnswer
 from shoal_codecs.wire.status import FleetView, ReleaseRow, RoundRow
 from shoal_coordinator.cli.tables import (
     newest_accuracy,
@@ -82,7 +82,11 @@ async def send_command(
         if wait:
             operator.on_event.append(_tell)
         if wait and "target" in answer.fields:
-            await _until_version(operator, answer.fields["target"])
+            await _until_version(operator, answer)
+        elif wait and "taken_back" in answer.fields:
+            await operator.until(
+                lambda view: view.phase == "idle" and view.taken_ms > answer.sent_ms, LONGEST_S
+            )
         elif wait and "release" in answer.fields:
             await _until_released(operator, answer.fields["release"])
 
@@ -104,8 +108,20 @@ async def list_rounds(config: Path, broker: str | None, *, as_json: bool) -> Non
     Console().print(rounds_table(rows, with_epsilon=any(row.epsilon is not None for row in rows)))
 
 
-async def _until_version(operator: Operator, target: int) -> None:
-    view = await operator.until(lambda view: view.version >= target, LONGEST_S)
+async def _until_version(operator: Operator, answer: OperatorAnswer) -> None:
+    target: int = answer.fields["target"]
+
+    def ended(view: FleetView) -> bool:
+        # A picture from before the answer has the target from before, too.
+        taken_back = view.target < target and view.taken_ms > answer.sent_ms
+        return view.version >= target or (taken_back and view.phase == "idle")
+
+    view = await operator.until(ended, LONGEST_S)
+    if view.version < target:
+        raise OperatorError(
+            f"the rounds until version {target} were taken back, version {view.version} is the last: "
+            f"{view.stopped}"
+        )
     sys.stdout.write(f"version {view.version}, {newest_accuracy(view)}\n")
 
 
@@ -119,7 +135,7 @@ async def _until_released(operator: Operator, release: str) -> None:
 
 
 def _tell(event: CoordinatorEvent) -> None:
-    if event.kind.startswith(("round.", "release.", "bytes.")):
+    if event.kind.startswith(("round.", "rounds.", "release.", "bytes.")):
         sys.stdout.write(f"  {event.text}\n")
         sys.stdout.flush()
 

@@ -66,6 +66,9 @@ def _head(view: FleetView) -> Text:
     head.append(f" ({view.digest[:12]}), {newest_accuracy(view)}")
     head.append(f"   mode {view.mode}, codec {view.codec}, algorithm {view.algorithm}\n")
     head.append(f"round {view.round} {view.phase}, target version {view.target}\n")
+    if view.stopped and view.target <= view.version:
+        head.append(f"no rounds follow{'' if view.phase == 'idle' else ' this one'}: ", style="yellow")
+        head.append(f"{view.stopped}\n", style="yellow")
     for hub in view.hubs:
         head.append("● " if hub.online else "○ ", style="green" if hub.online else "red")
         head.append(f"{hub.name}  ")
