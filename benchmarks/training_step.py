@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-import shoal_edge.worker_jobs  # noqa: F401 - its memory counts
+import shoal_edge.jobs.reporting  # noqa: F401 - its memory counts
 from shoal_codecs.memory import keep_freed_memory
 from shoal_codecs.wire.blob import digest_of
 from shoal_edge.trainers.base import FitOptions

@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -142,6 +141,9 @@ def _present(path: Path) -> Path | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    # Here, for a device's worker names these types and reads no settings file.
+    import tomllib  # noqa: PLC0415
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -34,6 +34,15 @@ def read_own(path: Path) -> Own:
     return Own({name: _array(one) for name, one in kept.tensors.items()}, personal, kept.damaged)
 
 
+def read_tensors(path: str) -> OwnTensors:
+    """Return the tensors kept at ``path``; none where that is empty.
+
+    Raises:
+        StoreError: the disk does not give them.
+    """
+    return read_own(Path(path)).tensors if path else {}
+
+
 def write_own(path: Path, own: Own) -> None:
     """Keep ``own`` at ``path``, whole or not at all, for this user alone.
 

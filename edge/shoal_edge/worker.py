@@ -1,8 +1,8 @@
 """The heavy half of an agent in a process of its own: ``python -m shoal_edge.worker``.
 
-numpy, the interpreter and the ciphers are loaded here and nowhere else, so that an idle agent gives all their
-memory back by ending this process. It reads frames from standard input, answers on standard output, and ends
-when the input ends, however the agent ended. It holds no identity key.
+numpy, interpreter and ciphers are loaded here and nowhere else, each with the first job that needs it:
+an idle agent gives all their memory back by ending this process. It reads frames from standard input,
+answers on standard output, and ends when the input ends, however the agent ended. It holds no identity key.
 """
 
 import os
@@ -12,34 +12,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from shoal_codecs.errors import ShoalError
 from shoal_codecs.memory import keep_freed_memory
-from shoal_edge.errors import UnknownRequestError, WorkerFrameError
+from shoal_edge.errors import WorkerFrameError
+from shoal_edge.jobs.registry import job, load
 from shoal_edge.worker_frames import encode_worker_frame, read_worker_frame
 from shoal_edge.worker_settings import WorkerSettings, limit_memory, settings_of
 
-REQUESTS = frozenset(
-    {
-        "prepare",
-        "count_parts",
-        "apply_step",
-        "single_shares",
-        "single_boxes",
-        "fit_and_report",
-        "evaluate",
-        "evaluate_artefact",
-        "count_examples",
-        "predict",
-        "predict_own",
-        "measure",
-        "check_vector",
-    }
-)
-
+if TYPE_CHECKING:
+    from shoal_edge.jobs.state import WorkerState
 
 PROGRESS_S = 1.0
 """A fit tells how far it is at most this often."""
@@ -60,15 +44,16 @@ class Worker:
     def run(self) -> None:
         """Serve until the source ends, which ends the process."""
         threading.Thread(target=self._read, name="worker-reader", daemon=True).start()
-        # Heavy, and needed by the first request whatever it is: loaded while the agent still fetches.
-        from shoal_edge.worker_jobs import Jobs  # noqa: PLC0415
+        # Heavy, and wanted soon: loaded while the agent still fetches. What others need comes with them.
+        load("fit_and_report")
+        from shoal_edge.jobs.state import WorkerState  # noqa: PLC0415
 
-        jobs = Jobs(self._settings, self._progress)
+        state = WorkerState(self._settings, self._progress)
         # After what every worker loads: the rest is what the work takes.
         limit_memory(self._settings.memory_limit_bytes)
         while True:
             request = self._requests.get()
-            self._say(self._answer(jobs, request))
+            self._say(self._answer(state, request))
 
     def _say(self, content: dict[str, Any]) -> None:
         self._sink.write(encode_worker_frame(content))
@@ -80,15 +65,15 @@ class Worker:
             self._told_at = now
             self._say({"id": self._number, "progress": [done, total]})
 
-    def _answer(self, jobs: object, request: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, state: "WorkerState", request: dict[str, Any]) -> dict[str, Any]:
         self._number = number = int(request.pop("id", 0))
         do, self._told_at = str(request.pop("do", "")), time.monotonic()
         if number in self._cancelled:
             self._cancelled.discard(number)
             return {"id": number, "fault": "FitCancelledError", "text": "cancelled before it was begun"}
         try:
-            job = _named(jobs, do)
-            return {"id": number, "ok": job(**request, should_stop=lambda: number in self._cancelled)}
+            found = job(state, do)
+            return {"id": number, "ok": found(**request, should_stop=lambda: number in self._cancelled)}
         except ShoalError as error:
             return {"id": number, "fault": type(error).__name__, "text": str(error)}
         except MemoryError:
@@ -122,13 +107,6 @@ class Worker:
             os._exit(1)
         # Not sys.exit: the main thread may be in the middle of a fit that nobody waits for any more.
         os._exit(0)
-
-
-def _named(jobs: object, do: str) -> Callable[..., dict[str, Any]]:
-    if do not in REQUESTS:
-        raise UnknownRequestError(f"no request is called {do[:40]!r}: update agent and worker together")
-    job: Callable[..., dict[str, Any]] = getattr(jobs, do)
-    return job
 
 
 def main() -> None:

@@ -49,15 +49,16 @@ def breaches(paths: list[Path], forbidden: set[str]) -> list[str]:
     ]
 
 
-def loaded_by(modules: list[str], *, absent: tuple[str, ...] = ()) -> set[str]:
+def loaded_by(modules: list[str], *, absent: tuple[str, ...] = (), then: str = "") -> set[str]:
     """Return the top-level packages that a fresh interpreter holds after importing ``modules``.
 
-    The packages ``absent`` cannot be imported in it.
+    The packages ``absent`` cannot be imported in it. It runs ``then`` before it tells.
     """
     script = (
         "import importlib, json, sys\n"
         f"sys.modules.update(dict.fromkeys({absent!r}))\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
+        f"{then}\n"
         "print(json.dumps(sorted({name.split('.')[0] for name, one in sys.modules.items() if one})))"
     )
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
@@ -121,9 +122,37 @@ def test_an_idle_agent_is_light() -> None:
 
 def test_the_worker_loads_what_training_needs_and_no_more() -> None:
     """Each library is memory that a small board has not got for the model."""
-    loaded = loaded_by(["shoal_edge.worker", "shoal_edge.worker_jobs"], absent=NOT_ON_A_DEVICE)
+    loaded = loaded_by(["shoal_edge.worker", "shoal_edge.jobs.reporting"], absent=NOT_ON_A_DEVICE)
     assert loaded & {"structlog", "aiomqtt", "asyncio", "psutil", "torch", "ssl"} == set()
     assert {"numpy", "msgspec"} <= loaded
+
+
+A_FIT = """
+import numpy as np
+from shoal_codecs.wire.blob import digest_of
+from shoal_codecs.wire.task import decode_task
+from shoal_edge.jobs.registry import load
+from shoal_edge.trainers.base import FitOptions
+from shoal_edge.worker_settings import DEFAULT_SETTINGS
+from shoal_edge.worker_task import ReadyTask
+load("fit_and_report")
+data = open(__TASK__, "rb").read()
+ready = ReadyTask(decode_task(data), digest_of(data), 0, DEFAULT_SETTINGS)
+x, y = ready.bundle.reference.x.numpy(), ready.bundle.reference.y.numpy()
+ready.trainer.fit(x, y, FitOptions(epochs=1, learning_rate=0.01, batch_size=8), np.random.default_rng(0))
+assert ready.trainer.runtime.partition(" ")[2]
+"""
+
+
+def test_a_fit_loads_no_ciphers_and_nothing_else_that_it_does_not_use() -> None:
+    """They come with the report, when what the model took is free."""
+    task = PACKAGES["shoal_coordinator"] / "tasks" / "digits.task"
+    fit = A_FIT.replace("__TASK__", repr(str(task)))
+    loaded = loaded_by(["shoal_edge.worker"], absent=NOT_ON_A_DEVICE, then=fit)
+    unused = {"cryptography", "nacl", "_cffi_backend", "logging", "concurrent", "email", "tomllib"}
+    assert loaded & (unused | {"asyncio", "structlog", "aiomqtt"}) == set()
+    assert loaded & {"ai_edge_litert", "tflite_runtime"}
+    assert {"cryptography", "nacl"} <= loaded_by(["shoal_edge.shares"])
 
 
 def test_help_does_not_wait_for_what_it_does_not_use() -> None:

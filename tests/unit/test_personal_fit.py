@@ -27,8 +27,9 @@ from shoal_codecs.wire.task import initial_weights
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings
 from shoal_coordinator.service import plan_settings
 from shoal_edge.errors import ModelDimensionError
+from shoal_edge.jobs.registry import job
+from shoal_edge.jobs.state import WorkerState
 from shoal_edge.own_tensors import read_own
-from shoal_edge.worker_jobs import Jobs
 
 FLEET = make_fleet()
 DEVICE = "device-01"
@@ -42,7 +43,7 @@ class Device:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.jobs = Jobs()
+        self.state = WorkerState()
         (folder / "task").write_bytes(TASK_BYTES)
         write_examples(folder / "examples.npz")
         self.base = self.put("base", PART.of(WEIGHTS))
@@ -62,7 +63,7 @@ class Device:
         }
 
     def fit(self, plan: Plan, **changes: Any) -> dict[str, Any]:
-        return self.jobs.fit_and_report(
+        return job(self.state, "fit_and_report")(
             **self.of_task,
             data_path=str(self.folder / "examples.npz"),
             model_path=str(self.folder / "base"),
@@ -77,7 +78,7 @@ class Device:
         )
 
     def evaluate(self, name: str = "base") -> dict[str, Any]:
-        return self.jobs.evaluate(
+        return job(self.state, "evaluate")(
             **self.of_task,
             model_path=str(self.folder / name),
             digest=digest_of((self.folder / name).read_bytes()),
@@ -164,7 +165,7 @@ def test_the_first_vector_is_drawn_without_what_stays(device: Device) -> None:
     paths: dict[str, Any] = {"base_path": "", "child_path": str(device.folder / "child")}
     for vector, local in ((PART.of(whole), HEAD), (whole, ())):
         step = encode_step(initial_step(5, digest_of(vector.astype("<f4").tobytes())))
-        device.jobs.apply_step(step=step, local=local, **paths, **device.of_task)
+        job(device.state, "apply_step")(step=step, local=local, **paths, **device.of_task)
         assert_array_equal(np.fromfile(device.folder / "child", "<f4"), vector)
 
 

@@ -22,8 +22,9 @@ from shoal_codecs.wire.task import decode_task, initial_weights
 from shoal_coordinator.aggregation import aggregate_reports, vector_bytes
 from shoal_coordinator.config import shipped
 from shoal_edge.errors import WiderModelError
+from shoal_edge.jobs.registry import job
+from shoal_edge.jobs.state import WorkerState
 from shoal_edge.trainers.litert import LiteRtTrainer
-from shoal_edge.worker_jobs import Jobs
 
 TASK_PATH = Path(__file__).parents[1] / "tasks" / "digits_widths.task"
 TASK_BYTES = TASK_PATH.read_bytes()
@@ -41,7 +42,7 @@ class Boards:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # A worker holds one model at a time: one worker a size, as one board has one size.
-        self.jobs = {percent: Jobs() for percent in PERCENTS}
+        self.states = {percent: WorkerState() for percent in PERCENTS}
         with np.load(shipped("digits.npz")) as digits:
             order = np.random.default_rng(0).permutation(len(digits["y"]))
             x, y = digits["x"][order], digits["y"][order]
@@ -61,7 +62,7 @@ class Boards:
         }
 
     def fit(self, name: str, plan: Plan, vector: bytes, percent: int) -> dict[str, Any]:
-        return self.jobs[percent].fit_and_report(
+        return job(self.states[percent], "fit_and_report")(
             **self.common(name, vector),
             plan=encode_plan(plan),
             source_path="",

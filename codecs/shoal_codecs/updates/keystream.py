@@ -1,15 +1,15 @@
 """Keystreams in cache-sized pieces, read as little-endian words: ChaCha20, and AES-256 for masks."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from shoal_codecs.security.stream_cipher import StreamCipher
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
 
 Words: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 Draw: TypeAlias = Callable[[int, memoryview], object]
@@ -35,8 +35,12 @@ class StreamKey(NamedTuple):
     key: bytes
 
 
-def stream_cipher(key: bytes, block: int = 0) -> CipherContext:
+def stream_cipher(key: bytes, block: int = 0) -> "CipherContext":
     """Return the stream of a 32-byte `key` from a block of 64 bytes on, to be drawn by encrypting zeros."""
+    # Megabytes, which a device that trains has not got for a stream that nobody draws yet.
+    from cryptography.hazmat.primitives.ciphers import Cipher  # noqa: PLC0415
+    from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20  # noqa: PLC0415
+
     return Cipher(ChaCha20(key, block.to_bytes(4, "little") + _NONCE), mode=None).encryptor()
 
 
@@ -77,6 +81,8 @@ class _AesPieces:
     """A stream of AES-256; knows the number of its next piece."""
 
     def __init__(self, key: bytes, first: int) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - see above
+
         self._cipher = AESGCM(key)
         self._next = first
 

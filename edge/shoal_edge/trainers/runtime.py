@@ -35,13 +35,10 @@ def has_interpreter() -> bool:
 
 def runtime_name() -> str:
     """Return the installed interpreter's distribution and version."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - once in a process
-
-    package: str = interpreter_class().__module__.partition(".")[0].replace("_", "-")
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return package
+    package: str = interpreter_class().__module__.partition(".")[0]
+    # Its own word: distributions' records are read with the libraries of mail.
+    found = getattr(importlib.import_module(package), "__version__", "")
+    return f"{package.replace('_', '-')} {found}".strip()
 
 
 def open_model(model: bytes, threads: int = 1) -> Any:
