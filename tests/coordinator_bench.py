@@ -290,7 +290,9 @@ class Device:
 
     def _status(self, *, online: bool) -> Publication:
         topic = self.bench.topics.device(self.name, "status")
-        message = self.post.compose(wire.DeviceStatus, online=online, session=self.session)
+        message = self.post.compose(
+            wire.DeviceStatus, online=online, session=self.session, roster=self.post.roster.held
+        )
         return Publication(topic, self.post.encode(topic, message), retain=True)
 
     def _link_settings(self) -> LinkSettings:

@@ -7,6 +7,7 @@ from shoal_codecs.security.post import Post
 from shoal_codecs.security.roster import Party, Role, Roster, RosterBody, open_roster, sign_roster
 from shoal_codecs.wire import messages as wire
 from shoal_codecs.wire.blob import describe
+from shoal_codecs.wire.held import HeldRoster
 from shoal_codecs.wire.hubs import HubPromise, NeverReleased
 from shoal_codecs.wire.plan import CodecPlan, HubOffer, Plan, PrivacyPlan, SinglePlan, TrainingPlan
 from shoal_codecs.wire.single import Prekey
@@ -150,6 +151,7 @@ _VALUES: dict[Any, Any] = {
     "unsent": True,
     "action": "rounds.run",
     "agent_version": "0.1.0",
+    "roster": HeldRoster(7, b"\x2c" * 8),
     "alive": b"\x05",
     "arguments": {"count": 2},
     "base": b"\x2a" * 32,

@@ -41,7 +41,9 @@ class CoordinatorService:
         self.inbox = Inbox(organs.link, organs.post, self._receive)
         self.runner = RoundRunner(self._runner_parts())
         self.hubs = HubDesk(organs.roster, self.runner, organs.announcer, organs.certificates)
-        self.opener = RoundOpener(organs, self.runner, self.hubs, self.inbox.put, self._finished)
+        self.opener = RoundOpener(
+            organs, self.runner, self.hubs, self.inbox.put, self._finished, self._changed
+        )
         self.operators = OperatorDesk(organs, self.runner, self._look)
         self.board = StatusBoard(
             organs.post.topics.coordinator("status"),
@@ -107,6 +109,9 @@ class CoordinatorService:
         newest, first_step = organs.models.newest.number, organs.models.first_step
         organs.announcer.spawn(lambda: organs.pruner.prune(newest, first_step), "prune")
 
+    def _changed(self) -> None:
+        self.board.changed()
+
     def _look(self) -> None:
         self.inbox.put(self.opener.consider)
 
@@ -118,7 +123,7 @@ class CoordinatorService:
         self.hubs.forget_parts()
         self.hubs.remember_end(outcome.plan_hash, outcome.round, outcome.reason)
         if version is None:
-            wait_ms = organs.schedule.aborted(now_ms)
+            wait_ms = organs.schedule.aborted(now_ms, refused=outcome.refused)
             due = organs.schedule.wait_ms(organs.models.newest.number, now_ms) is not None
             organs.announcer.event(
                 "round.aborted",
@@ -225,7 +230,10 @@ class CoordinatorService:
                     await releases.handle_report(message.sender, message)
 
     async def _hub_status(self, message: wire.HubStatus) -> None:
-        if self.hubs.hear_status(message):
+        changed, restarted = self.hubs.hear_status(message)
+        if restarted:
+            self.organs.schedule.something_changed()
+        if changed:
             word = "online" if message.online else "offline"
             self.organs.announcer.event(f"hub.{word}", f"{message.sender} is {word}", hub=message.sender)
         await self.opener.consider()
@@ -250,7 +258,10 @@ class CoordinatorService:
 
     async def _device_status(self, message: wire.DeviceStatus) -> None:
         organs, device = self.organs, message.sender
+        has_declined = organs.fleet.has_declined(device)
         changed, restarted = organs.fleet.hear_status(message, organs.clock_ms())
+        if restarted and has_declined:
+            organs.schedule.something_changed()
         if restarted:
             organs.privacy.started(device)
         plan = self.runner.plan

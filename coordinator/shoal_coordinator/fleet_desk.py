@@ -165,6 +165,10 @@ class FleetDesk:
         if not accepted:
             self._declines.declined(device, number, reason)
 
+    def has_declined(self, device: str) -> bool:
+        """Return whether a device did not want to take part in the last round that it was asked to."""
+        return self._declines.of(device).times > 0
+
     def took_part(self, devices: tuple[str, ...]) -> None:
         """Note whose reports made a version."""
         for device in devices:
@@ -198,6 +202,7 @@ class FleetDesk:
             declined=declined.times,
             declined_for=declined.reason,
             rests_until=declined.rests_until,
+            other_roster=view.other_roster,
         )
 
     async def _keep(self, view: DeviceView) -> None:

@@ -9,6 +9,7 @@ from shoal_codecs.security.sealing import OVERHEAD_BYTES
 from shoal_codecs.updates.bitpack import packed_size
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire import messages as wire
+from shoal_codecs.wire.held import other_roster
 from shoal_codecs.wire.hubs import HubPromise, promise_commitment
 from shoal_codecs.wire.plan import Plan, plan_signing_bytes
 from shoal_codecs.wire.status import HubRow
@@ -35,6 +36,8 @@ REMEMBERED = 64
 @dataclass(slots=True)
 class _Hub:
     online: bool = False
+    session: bytes = b""
+    other_roster: str = ""
     promise: HubPromise | None = None
     spent: bytes = b""
     parts: dict[int, bytes] = field(default_factory=dict)
@@ -64,18 +67,35 @@ class HubDesk:
 
     def rows(self) -> tuple[HubRow, ...]:
         """Return the hubs for a status view."""
-        return tuple(HubRow(name, hub.online) for name, hub in self._hubs.items())
+        return tuple(HubRow(name, hub.online, hub.other_roster) for name, hub in self._hubs.items())
 
-    def hear_status(self, message: wire.HubStatus) -> bool:
-        """Take a hub's status; return whether it came or went."""
+    def differing(self) -> str:
+        """Return which hubs that are there go by another roster, nothing where none does.
+
+        They would refuse every plan, each only after they had shown their nonces for it, of which they show
+        few in vain.
+        """
+        found = [
+            f"{name} by {hub.other_roster}"
+            for name, hub in self._hubs.items()
+            if hub.online and hub.other_roster
+        ]
+        return f"{', '.join(found)}, the coordinator by roster {self._roster.serial}" if found else ""
+
+    def hear_status(self, message: wire.HubStatus) -> tuple[bool, bool]:
+        """Take a hub's status; return whether it came or went, and whether it started again."""
         hub = self._hubs.get(message.sender)
         if hub is None:
-            return False
-        changed = hub.online != message.online
+            return False, False
+        changed, restarted = hub.online != message.online, False
         hub.online = message.online
+        if message.online:
+            restarted = bool(hub.session) and hub.session != message.session
+            hub.session = message.session
+            hub.other_roster = other_roster(message.roster, self._roster.held)
         promise = message.promise
         hub.promise = promise if promise is not None and promise.hub == message.sender else None
-        return changed
+        return changed, restarted
 
     async def hear(self, message: HubWord) -> None:
         """Take a hub's word on a round.

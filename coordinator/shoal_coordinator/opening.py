@@ -21,12 +21,13 @@ from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.round_errors import CohortTooSmallError, MissingOfferError
 
 _UNSHOWN = bytes(32)
+LONGEST_PATIENCE_MS = 300_000
 
 log = structlog.get_logger()
 
 
 class Opening:
-    """Makes plans; ``reason`` says why the last one could not be made.
+    """Makes plans; ``reason`` says why none can be made now.
 
     ``clip_norm`` gives that of rounds that begin with a version, ``rate`` what share of the devices' learning
     rate they have. ``control`` gives the fleet's control at a version, for SCAFFOLD alone.
@@ -57,6 +58,7 @@ class Opening:
         self._gather_ms = gather_ms
         self._clock_ms = clock_ms
         self._blocked_since_ms: int | None = None
+        self._given_up = 0
         self._warned = ""
         self.reason = ""
 
@@ -109,7 +111,7 @@ class Opening:
         except (CohortTooSmallError, MissingOfferError) as error:
             self.block(str(error))
             return None
-        self._blocked_since_ms = None
+        self._blocked_since_ms, self._given_up, self.reason = None, 0, ""
         self._warn(judge_scale(plan))
         return plan
 
@@ -126,12 +128,18 @@ class Opening:
             self._blocked_since_ms = self._clock_ms()
 
     def patience_ms(self) -> int:
-        """Return how long to go on waiting, quietly, before the round is given up and said so."""
+        """Return how long to go on waiting, quietly, before the round is given up and said so.
+
+        Twice as long each time: it costs a number and a row among the rounds, and the fleet's picture says
+        all the while what is waited for.
+        """
+        patience_ms = min(self._gather_ms << min(self._given_up, 16), LONGEST_PATIENCE_MS)
         if self._blocked_since_ms is None:
-            return self._gather_ms
-        return max(0, self._blocked_since_ms + self._gather_ms - self._clock_ms())
+            return patience_ms
+        return max(0, self._blocked_since_ms + patience_ms - self._clock_ms())
 
     def give_up(self) -> str:
         """Begin to wait anew and return why no plan could be made."""
         self._blocked_since_ms = None
+        self._given_up += 1
         return self.reason

@@ -6,6 +6,7 @@ from typing import Any
 
 from shoal_codecs.security.roster import Roster
 from shoal_codecs.wire.heartbeat import Reading, merged
+from shoal_codecs.wire.held import other_roster
 from shoal_codecs.wire.messages import DeviceStatus, Heartbeat, Message
 
 MISSED_HEARTBEATS = 3
@@ -23,7 +24,8 @@ class DeviceView:
     """One device.
 
     ``complete`` says that every reading is known: no heartbeat was missed since the last full one. Guests
-    (``trusted`` false) are not on the roster: they are shown and never invited.
+    (``trusted`` false) are not on the roster: they are shown and never invited. ``other_roster`` says which
+    one a device goes by, where that is not the coordinator's.
     """
 
     name: str
@@ -37,6 +39,7 @@ class DeviceView:
     last_seen_ms: int = 0
     status_sent_ms: int = 0
     heartbeat_sent_ms: int = 0
+    other_roster: str = ""
 
     def number(self, reading: Reading) -> int:
         """Return a whole-number reading, 0 where it is missing or nonsense."""
@@ -124,6 +127,7 @@ class Registry:
                 # A new process counts its heartbeats from the beginning.
                 view.session, view.sequence, view.complete = message.session, -1, False
             view.status_sent_ms = message.sent_ms
+            view.other_roster = other_roster(message.roster, self._roster.held)
         elif view.session and message.session != view.session:
             return False
         else:

@@ -195,6 +195,7 @@ class RoundMachine:
         ]
 
     def _refused(self, event: HubRefused, _now_ms: int) -> Actions:
+        self.facts.refused = True
         # Nobody but hubs has seen this plan, so no report of it exists and none has to let go first.
         return self._abort(f"{event.hub} refused the plan: {event.reason}")
 
@@ -205,6 +206,7 @@ class RoundMachine:
         facts.replied[event.device] = event.accepted
         left = len(facts.plan.cohort) - len(facts.declined)
         if left < facts.plan.n_min:
+            facts.refused = True
             why = f"only {left} of {len(facts.plan.cohort)} devices are left, the floor is {facts.plan.n_min}"
             return self._give_up(f"{why}; {event.device}: {event.reason}", now_ms)
         return self._close_if_complete()
@@ -414,7 +416,7 @@ class RoundMachine:
     def _abort(self, reason: str) -> Actions:
         self.facts.reason = reason
         self._enter(RoundState.ABORTED)
-        return [Abort(reason, self.facts.plan.cohort)]
+        return [Abort(reason, self.facts.plan.cohort, self.facts.refused)]
 
     def _ignore(self, _event: Any, _now_ms: int) -> Actions:
         """Do nothing: a repeated or late word that honest parties do send."""

@@ -9,7 +9,7 @@ from shoal_coordinator.hub_desk import HubDesk
 from shoal_coordinator.organs import Organs
 from shoal_coordinator.round_parts import Outcome
 from shoal_coordinator.round_runner import RoundRunner
-from shoal_coordinator.selection import NotEnoughDevicesError
+from shoal_coordinator.selection import GIVE_ROSTER, NotEnoughDevicesError
 
 LATE_LOOK_MS = 500
 
@@ -17,7 +17,8 @@ LATE_LOOK_MS = 500
 class RoundOpener:
     """Opens rounds as they fall due.
 
-    ``enqueue`` puts work on the coordinator's queue, ``finished`` is told of rounds that end unopened.
+    ``enqueue`` puts work on the coordinator's queue, ``finished`` is told of rounds that end unopened,
+    ``changed`` when something else is waited for.
     """
 
     def __init__(
@@ -27,12 +28,14 @@ class RoundOpener:
         hubs: HubDesk,
         enqueue: Callable[[Callable[[], Awaitable[None]]], None],
         finished: Callable[[Outcome], Awaitable[None]],
+        changed: Callable[[], None],
     ) -> None:
         self._organs = organs
         self._runner = runner
         self._hubs = hubs
         self._enqueue = enqueue
         self._finished = finished
+        self._changed = changed
         self._timer: asyncio.TimerHandle | None = None
         self._ask_again_ms = 0
 
@@ -47,6 +50,12 @@ class RoundOpener:
 
     async def consider(self) -> None:
         """Begin a round if one is due and can begin; else see to it that this is looked at again."""
+        reason = self._organs.opening.reason
+        await self._consider()
+        if self._organs.opening.reason != reason:
+            self._changed()
+
+    async def _consider(self) -> None:
         organs = self._organs
         if self._runner.machine is not None or not organs.link.is_connected:
             return
@@ -91,7 +100,7 @@ class RoundOpener:
         if self._single:
             prekeys = organs.prekeys.choose(cohort)
             cohort = tuple(prekeys)
-        if not self._base_is_free():
+        if not self._base_is_free() or not self._one_roster():
             return False
         settings = organs.bytes.settings_for(cohort)
         variants = organs.levels.variants(cohort, level, organs.fleet.percent, settings.codec)
@@ -132,6 +141,7 @@ class RoundOpener:
         """
         organs = self._organs
         if organs.late is not None and organs.late.busy:
+            organs.opening.reason = "devices are at work on reports to earlier rounds"
             # Each report that comes frees a device.
             self._look_again(LATE_LOOK_MS)
             return True
@@ -166,6 +176,14 @@ class RoundOpener:
             "start that hub, or make this version the last word on it with `shoal rounds skip`"
         )
         return False
+
+    def _one_roster(self) -> bool:
+        """Whether every hub that is there goes by the coordinator's roster, in mode ``hubs``."""
+        organs = self._organs
+        differing = self._hubs.differing() if organs.opening.settings.mode == "hubs" else ""
+        if differing:
+            organs.opening.block(f"parties go by other rosters ({differing}): {GIVE_ROSTER}")
+        return not differing
 
     def _look_again(self, wait_ms: int) -> None:
         if self._timer is not None:

@@ -27,7 +27,10 @@ from shoal_coordinator.models import ModelShelf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a round ended; ``version`` is what it made, None where it was aborted. Bytes are means."""
+    """How a round ended; ``version`` is what it made, None where it was aborted. Bytes are means.
+
+    ``refused`` says that it was aborted because hubs or devices did not want it.
+    """
 
     round: int
     plan_hash: bytes
@@ -37,6 +40,7 @@ class Outcome:
     seconds: float = 0.0
     reason: str = ""
     cohort: tuple[str, ...] = ()
+    refused: bool = False
 
 
 def totals(outcome: Outcome) -> tuple[int, float, float]:

@@ -281,8 +281,8 @@ class RoundRunner:
                 words.withdraw(plan, self.plan_hash, hubs, reason)
             case on.Commit(members, evaluations, unstable):
                 await self._finish(machine, members=members, evaluations=evaluations, unstable=unstable)
-            case on.Abort(reason, cohort):
-                await self._finish(machine, reason=reason, cohort=cohort)
+            case on.Abort(reason, cohort, refused):
+                await self._finish(machine, reason=reason, cohort=cohort, refused=refused)
 
     def _ask_evaluation(self, plan: Plan, devices: tuple[str, ...]) -> None:
         candidate = self._parts.models.candidate
@@ -338,6 +338,7 @@ class RoundRunner:
         evaluations: Mapping[str, on.Evaluation] | None = None,
         reason: str = "",
         cohort: tuple[str, ...] = (),
+        refused: bool = False,
         unstable: str = "",
     ) -> None:
         parts, plan = self._parts, machine.facts.plan
@@ -352,6 +353,7 @@ class RoundRunner:
             seconds=(parts.clock_ms() - self.opened_ms) / 1000,
             reason=reason,
             cohort=cohort,
+            refused=refused,
         )
         await parts.ledger.close(outcome)
         # A plan that was never made cannot be given up.

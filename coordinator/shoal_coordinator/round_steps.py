@@ -330,10 +330,11 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Store the end of the round, then tell everybody."""
+    """Store the end of the round, then tell everybody; ``refused``: because parties did not want it."""
 
     reason: str
     cohort: tuple[str, ...]
+    refused: bool = False
 
 
 RoundAction: TypeAlias = (
@@ -355,7 +356,8 @@ class RoundFacts:
     """What a round has learned so far.
 
     While there are ``promises`` the plan is a draft without nonces, and nobody has signed it. ``joined`` says
-    that a version was to be made of the reports to this round, ``reported``, and of the ``late`` ones.
+    that a version was to be made of the reports to this round, ``reported``, and of the ``late`` ones;
+    ``refused`` that hubs or devices did not want the round.
     """
 
     plan: Plan
@@ -375,6 +377,7 @@ class RoundFacts:
     gone: set[str] = field(default_factory=set)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     reason: str = ""
+    refused: bool = False
 
     @property
     def hubs(self) -> tuple[str, ...]:

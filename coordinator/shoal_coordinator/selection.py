@@ -14,6 +14,8 @@ from shoal_coordinator.registry import DeviceView
 OUT_OF_BUDGET = "out of privacy budget"
 OUT_OF_BYTES = "out of bytes for today"
 WITHOUT_BUNDLE = "without a key bundle"
+OTHER_ROSTER = "with another roster"
+GIVE_ROSTER = "give every party the newest roster and start it again"
 
 
 class NotEnoughDevicesError(ShoalError):
@@ -32,11 +34,11 @@ class NotEnoughDevicesError(ShoalError):
 
 
 def _remedy(passed_over: Mapping[str, int]) -> str:
-    return (
-        "wait until midnight UTC, or raise bytes_per_day"
-        if OUT_OF_BYTES in passed_over
-        else "wait for more, or lower the minimum"
-    )
+    if OTHER_ROSTER in passed_over:
+        return GIVE_ROSTER
+    if OUT_OF_BYTES in passed_over:
+        return "wait until midnight UTC, or raise bytes_per_day"
+    return "wait for more, or lower the minimum"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,9 @@ def _unfit(view: DeviceView, rules: SelectionRules, ended_round: int) -> str:
         return "not on the roster"
     if not view.online:
         return "offline"
+    if view.other_roster:
+        # It would decline every plan, for they name the coordinator's.
+        return OTHER_ROSTER
     if view.busy(ended_round):
         return "busy"
     # Who keeps its counts to itself is taken at its word: without examples it declines or moves nothing.

@@ -55,11 +55,13 @@ class StatusBoard:
 def fleet_view(organs: Organs, runner: RoundRunner, hubs: tuple[HubRow, ...]) -> FleetView:
     """Return the whole picture of this moment."""
     plan, settings = runner.plan, organs.opening.settings
+    due = runner.machine is None and organs.schedule.target > organs.models.newest.number
+    now_ms = organs.clock_ms()
     rows, newest = tuple(organs.ledger.rows), organs.models.newest
     made = [row for row in rows if row.outcome == "committed" and row.version == newest.number]
     return FleetView(
         fleet=organs.roster.fleet,
-        taken_ms=organs.clock_ms(),
+        taken_ms=now_ms,
         mode=settings.mode,
         codec=settings.codec,
         algorithm=organs.server.algorithm.name,
@@ -77,4 +79,7 @@ def fleet_view(organs: Organs, runner: RoundRunner, hubs: tuple[HubRow, ...]) ->
         refused=dict(organs.post.refused),
         privacy=organs.privacy.row(organs.fleet.registry.views()),
         stopped=organs.ledger.stopped,
+        waits_for=organs.opening.reason if due else "",
+        next_ms=organs.schedule.failing_until_ms(now_ms) if due else 0,
+        roster=organs.roster.serial,
     )

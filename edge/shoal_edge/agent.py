@@ -294,7 +294,11 @@ class EdgeAgent:
 
     def _status(self, *, online: bool) -> Publication:
         message = self.post.compose(
-            DeviceStatus, online=online, session=self._session, agent_version=shoal_codecs.__version__
+            DeviceStatus,
+            online=online,
+            session=self._session,
+            agent_version=shoal_codecs.__version__,
+            roster=self.post.roster.held,
         )
         return Publication(self._status_topic, self.post.encode(self._status_topic, message), retain=True)
 

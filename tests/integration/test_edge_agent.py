@@ -332,6 +332,7 @@ BASE = base_vector().astype("<f4").tobytes()
 async def test_a_whole_round(open_mosquitto: BrokerHandle, tmp_path: Path) -> None:
     async with scene(open_mosquitto, tmp_path, show_update_preview=True) as (desk, agent):
         status = await desk.until(DeviceStatus)
+        assert status.roster == desk.posts["coordinator"].roster.held
         assert status.online
         readings = desk.readings
         assert (readings[Reading.EXAMPLES], readings[Reading.HELD_OUT]) == (48, 12)

@@ -2,6 +2,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,27 @@ def test_rounds_that_were_taken_back_are_shown_with_the_reason() -> None:
     assert "no rounds follow this one: the [hall]" in text_of(status_tables(under_way, 160))
     asked_again = msgspec.structs.replace(view, target=4)
     assert "no rounds follow" not in text_of(status_tables(asked_again, 160))
+
+
+def test_who_goes_by_another_roster_is_shown_and_what_rounds_wait_for() -> None:
+    device = DeviceRow("device-01", "roster", online=True, last_error="OddError", other_roster="roster 2")
+    view = msgspec.structs.replace(
+        private_view(),
+        devices=(device,),
+        hubs=(HubRow("hub-1", online=True), HubRow("hub-2", online=True, other_roster="another roster 3")),
+        roster=3,
+        waits_for="for [hub-2]",
+        next_ms=int(time.time() * 1000) + 60_500,
+    )
+    shown = text_of(status_tables(view, 250))
+    for part in (
+        "OddError; goes by roster 2, the coordinator's is 3",
+        "hub-2  (another roster 3, the coordinator's is 3)",
+        "waits: for [hub-2]",
+        "the next not for 60 s",
+    ):
+        assert part in shown
+    assert "waits" not in text_of(status_tables(private_view(), 250))
 
 
 def private_view() -> FleetView:

@@ -19,6 +19,25 @@ def test_the_back_off_grows_with_failures_and_a_commit_ends_it() -> None:
     assert schedule.aborted(2000) == 500
 
 
+def test_who_refused_a_round_is_asked_again_less_and_less_until_something_changes() -> None:
+    schedule = Schedule(target=5, shortest_ms=500, longest_ms=10_000, refused_ms=300_000)
+    waits = [schedule.aborted(0, refused=True) for _ in range(12)]
+    assert waits[:5] == [500, 1000, 2000, 4000, 8000]
+    assert waits[-2:] == [300_000, 300_000]
+    assert schedule.failing_until_ms(1000) == 300_000
+    schedule.something_changed()
+    assert schedule.wait_ms(0, 1000) == schedule.failing_until_ms(1000) == 0
+    assert schedule.aborted(1000, refused=True) == 300_000
+    # Of an outage nothing is refused: it ends by itself, and is looked at soon.
+    assert schedule.aborted(1000) == 10_000
+    schedule.something_changed()
+    assert schedule.wait_ms(0, 1000) == 10_000
+    schedule.run_more(1, version=0)
+    assert schedule.aborted(1000, refused=True) == 300_000
+    schedule.committed(1000)
+    assert schedule.aborted(1000, refused=True) == 500
+
+
 def test_no_round_begins_once_the_target_is_reached() -> None:
     schedule = Schedule(target=0)
     assert schedule.wait_ms(0, 0) is None

@@ -1,11 +1,13 @@
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal_codecs.wire.framing import MAX_FRAME_BYTES
 from shoal_codecs.wire.heartbeat import Reading, changed
+from shoal_codecs.wire.held import HeldRoster
 from shoal_codecs.wire.messages import DeviceStatus, Heartbeat
 from shoal_codecs.wire.packing import pack
 from shoal_coordinator import registry as registry_module
@@ -50,6 +52,21 @@ def seen(registry: Registry, name: str = "device-01") -> DeviceView:
     view = registry.view(name)
     assert view is not None
     return view
+
+
+def test_a_device_that_goes_by_another_roster_is_told_apart_until_it_starts_with_ours() -> None:
+    registry, ours = fresh(), roster().held
+    cases: tuple[tuple[HeldRoster | None, str], ...] = (
+        (HeldRoster(ours.serial - 1, ours.mark), f"roster {ours.serial - 1}"),
+        (HeldRoster(ours.serial, b"another."), f"another roster {ours.serial}"),
+        (ours, ""),
+        # Whoever does not say is taken at its word.
+        (None, ""),
+    )
+    for number, (held, words) in enumerate(cases):
+        message = status(online=True, session=bytes([number]) * 8, sent_ms=NOW_MS + number)
+        registry.hear_status(msgspec.structs.replace(message, roster=held), NOW_MS)
+        assert seen(registry).other_roster == words
 
 
 def test_the_rosters_devices_are_there_before_they_are_heard() -> None:

@@ -264,7 +264,7 @@ def test_strangers_are_refused(state: RoundState, event: Any) -> None:
 
 def test_a_refused_plan_ends_the_round_and_names_the_hub() -> None:
     (abort,) = machine_in(RoundState.PROPOSING).handle(on.HubRefused("hub-2", "floor"), NOW)
-    assert abort == on.Abort("hub-2 refused the plan: floor", COHORT)
+    assert abort == on.Abort("hub-2 refused the plan: floor", COHORT, refused=True)
 
 
 def test_silent_hubs_are_asked_again_and_then_given_up() -> None:

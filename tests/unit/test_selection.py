@@ -41,6 +41,8 @@ RULES = SelectionRules(minimum=1, min_examples=10, min_memory_mib=64)
     [
         (device("b", trusted=False), "not on the roster"),
         (device("b", online=False), "offline"),
+        (device("b", other_roster="roster 2"), "with another roster"),
+        (device("b", online=False, other_roster="roster 2"), "offline"),
         (device("b", {Reading.PHASE: "training", Reading.ROUND: 6}), "busy"),
         (device("b", {Reading.EXAMPLES: 9}), "without enough examples"),
         (device("b", {Reading.EXAMPLES: "many"}), "without enough examples"),

@@ -13,6 +13,7 @@ import msgspec
 from shoal_codecs.security.errors import BadRosterError, UnknownPartyError
 from shoal_codecs.security.identity import Identity, verify
 from shoal_codecs.wire.errors import WireError
+from shoal_codecs.wire.held import MARK_BYTES, HeldRoster
 from shoal_codecs.wire.packing import pack, unpack
 from shoal_codecs.wire.topics import check_name
 
@@ -52,6 +53,11 @@ class Roster:
         self._parties = {party.name: party for party in body.parties}
         if len(self._parties) != len(body.parties):
             raise BadRosterError("a name stands twice on the roster: sign one without doubles")
+
+    @property
+    def held(self) -> HeldRoster:
+        """What a party that goes by it says of it."""
+        return HeldRoster(self.serial, self.digest[:MARK_BYTES])
 
     @property
     def parties(self) -> tuple[Party, ...]:

@@ -10,6 +10,7 @@ import msgspec
 
 from shoal_codecs.wire.blob import DIGEST_BYTES, BlobRef
 from shoal_codecs.wire.errors import MalformedMessageError
+from shoal_codecs.wire.held import HeldRoster
 from shoal_codecs.wire.hubs import HubPromise, NeverReleased
 from shoal_codecs.wire.single import Prekey
 
@@ -34,11 +35,12 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class DeviceStatus(Message, frozen=True, kw_only=True, tag="ds"):
-    """Retained, and the Will: whether this session of the device is connected."""
+    """Retained, and the Will: whether this session of the device is connected, and by which roster."""
 
     online: bool
     session: bytes
     agent_version: str = ""
+    roster: HeldRoster | None = None
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="hb"):
@@ -347,7 +349,7 @@ class HubStatus(Message, frozen=True, kw_only=True, tag="hs"):
     """Retained, and the Will: a hub is there, and what it promises to the next plan.
 
     ``head`` is the newest link of the chain over its log, ``position`` how many links there are; a Will
-    names none, for it is older than what it follows.
+    names none, for it is older than what it follows. ``roster`` is the one that it goes by.
     """
 
     online: bool
@@ -355,6 +357,7 @@ class HubStatus(Message, frozen=True, kw_only=True, tag="hs"):
     promise: HubPromise | None = None
     position: int = 0
     head: bytes = b""
+    roster: HeldRoster | None = None
 
 
 class PeerLog(Message, frozen=True, kw_only=True, tag="lg"):

@@ -13,7 +13,8 @@ class DeviceRow(msgspec.Struct, frozen=True):
 
     ``examples`` and ``held_out`` are -1 where the device keeps its counts to itself. It has ``declined`` that
     many rounds in a row, the last one ``declined_for`` this reason, and is not asked up to round
-    ``rests_until`` while there are enough others.
+    ``rests_until`` while there are enough others. ``other_roster`` is which one it goes by, where that is not
+    the coordinator's.
     """
 
     name: str
@@ -36,13 +37,15 @@ class DeviceRow(msgspec.Struct, frozen=True):
     declined: int = 0
     declined_for: str = ""
     rests_until: int = 0
+    other_roster: str = ""
 
 
 class HubRow(msgspec.Struct, frozen=True):
-    """One hub."""
+    """One hub; ``other_roster`` is which one it goes by, where that is not the coordinator's."""
 
     name: str
     online: bool
+    other_roster: str = ""
 
 
 class RoundRow(msgspec.Struct, frozen=True):
@@ -104,7 +107,9 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     """Everything at one moment; byte figures of a round are means over its devices.
 
     ``mode``, ``codec`` and ``algorithm`` are those of rounds, as settings and task ask for them. ``stopped``
-    is why no more rounds are asked for, where some were taken back.
+    is why no more rounds are asked for, where some were taken back; ``waits_for`` what keeps the next from
+    opening; ``next_ms`` when it may open at the earliest, where rounds fail. ``roster`` is the coordinator's
+    roster's serial.
     """
 
     fleet: str
@@ -126,6 +131,9 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, int] = {}
     privacy: PrivacyRow | None = None
     stopped: str = ""
+    waits_for: str = ""
+    next_ms: int = 0
+    roster: int = 0
 
 
 def encode_view(view: FleetView) -> bytes:

@@ -65,13 +65,19 @@ def _head(view: FleetView) -> Text:
     head.append(f"   version {view.version}", style="bold")
     head.append(f" ({view.digest[:12]}), {newest_accuracy(view)}")
     head.append(f"   mode {view.mode}, codec {view.codec}, algorithm {view.algorithm}\n")
-    head.append(f"round {view.round} {view.phase}, target version {view.target}\n")
+    head.append(f"round {view.round} {view.phase}, target version {view.target}")
+    wait_s = view.next_ms / 1000 - time.time()
+    head.append(f", the next not for {wait_s:.0f} s\n" if wait_s > 1 else "\n")
+    if view.waits_for:
+        head.append(f"waits: {view.waits_for}\n", style="yellow")
     if view.stopped and view.target <= view.version:
         head.append(f"no rounds follow{'' if view.phase == 'idle' else ' this one'}: ", style="yellow")
         head.append(f"{view.stopped}\n", style="yellow")
     for hub in view.hubs:
         head.append("● " if hub.online else "○ ", style="green" if hub.online else "red")
         head.append(f"{hub.name}  ")
+        if hub.other_roster:
+            head.append(f"({hub.other_roster}, the coordinator's is {view.roster})  ", style="yellow")
     if view.refused:
         refused = ", ".join(f"{count} {name}" for name, count in sorted(view.refused.items()))
         head.append(f"refused: {refused}", style="yellow")
@@ -153,13 +159,16 @@ def _device(row: DeviceRow, view: FleetView, *, wide: bool) -> tuple[Text | str,
 def _trouble(row: DeviceRow, view: FleetView) -> Text:
     """Return what is wrong with a device: its last error, and what it declines rounds for."""
     trouble = Text(row.last_error, style="red")
+    if row.other_roster:
+        words = f"goes by {row.other_roster}, the coordinator's is {view.roster}"
+        trouble.append(f"{'; ' if row.last_error else ''}{words}", style="yellow")
     if row.declined:
         # What it declines for is most often what it gives as its last error, too.
         reason = "" if row.declined_for == row.last_error else f" ({row.declined_for})"
         words = f"declined {row.declined} in a row{reason}"
         if row.rests_until > view.round:
             words += f", asked again after round {row.rests_until}"
-        trouble.append(f"{'; ' if row.last_error else ''}{words}", style="yellow")
+        trouble.append(f"{'; ' if trouble else ''}{words}", style="yellow")
     return trouble
 
 

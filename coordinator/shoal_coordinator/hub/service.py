@@ -260,6 +260,7 @@ class HubService:
             promise=self._promise if online else None,
             position=self._performer.position if online and self._performer else 0,
             head=self._performer.head if online and self._performer else b"",
+            roster=self._roster.held,
         )
         return Publication(self._status_topic, self._post.encode(self._status_topic, status), retain=True)
 
