@@ -1,5 +1,6 @@
 """Settings of the coordinator; ``shoal coordinator run --print-config`` shows every key."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -118,6 +119,12 @@ class RoundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     server_schedule: ScheduleSettings = ScheduleSettings()
     stability: StabilitySettings = StabilitySettings()
     privacy: PrivacySettings = PrivacySettings()
+
+    def invited(self, fleet: int) -> int:
+        """Return how many devices of ``fleet`` a round invites where all are there."""
+        if not self.cohort_max:
+            return fleet
+        return min(fleet, max(self.minimum, math.ceil(self.cohort_max * self.over_selection)))
 
 
 class ReleaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

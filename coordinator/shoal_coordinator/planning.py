@@ -1,6 +1,5 @@
 """From settings, cohort and the hubs' offers to the plan of one round."""
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -233,31 +232,6 @@ def codec_plan(settings: PlanSettings, dimension: int, size: int, source: bytes 
         range_factor=settings.range_factor,
         source=source if settings.codec == LED_CODEC else b"",
     )
-
-
-def refuse_unplannable(settings: PlanSettings, dimension: int, size: int) -> None:
-    """Refuse settings that make no plan for ``size`` devices, before there is any round.
-
-    Raises:
-        InvalidRoundPlanError: with the numbers that do not fit.
-    """
-    names = ("a", "b") if settings.mode == "hubs" else ("a",)
-    devices = [str(place) for place in range(size)]
-    with contextlib.suppress(CohortTooSmallError):
-        make_plan(
-            settings,
-            number=1,
-            task=bytes(32),
-            base=bytes(32),
-            roster=bytes(32),
-            dimension=dimension,
-            cohort=devices,
-            offers={name: HubOffer(name, bytes(32), bytes(32)) for name in names},
-            hubs=names,
-            now_ms=settings.clock_slack_ms + 1,
-            prekeys={name: Prekey(name.encode(), b"", b"", b"") for name in devices},
-            correction=bytes(32) if "control" in settings.tells else b"",
-        )
 
 
 def _with_norm_check(codec: CodecPlan, slack: float) -> CodecPlan:

@@ -1,7 +1,6 @@
 """How a coordinator is put together from its settings, and run."""
 
 import asyncio
-import math
 import os
 import random
 import time
@@ -43,7 +42,8 @@ from shoal_coordinator.level_desk import level_desk
 from shoal_coordinator.models import ModelShelf
 from shoal_coordinator.opening import Opening
 from shoal_coordinator.organs import Organs
-from shoal_coordinator.planning import RING_LEVELS, PlanSettings, codec_plan, refuse_mode, refuse_unplannable
+from shoal_coordinator.plannable import price_of_a_round, refuse_unplannable
+from shoal_coordinator.planning import RING_LEVELS, PlanSettings, refuse_mode
 from shoal_coordinator.prekey_desk import PrekeyDesk
 from shoal_coordinator.privacy_book import PrivacyBook
 from shoal_coordinator.privacy_desk import PrivacyDesk
@@ -108,7 +108,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     refuse_mode(plans, len(roster.names("hub")))
     if plans.privacy is None:
         # With noise, the budget is looked at first.
-        invited = _wanted(settings.rounds, len(roster.names("device")))
+        invited = settings.rounds.invited(len(roster.names("device")))
         refuse_unplannable(plans, part.dimension, max(invited, plans.minimum, plans.buffer))
     publisher = BlobPublisher(link, topics, store.blobs, shelf)
     models = ModelShelf(publisher, announcer, task_ref, settings.rounds.longest_chain)
@@ -129,7 +129,7 @@ async def make_organs(settings: CoordinatorSettings, store: Store) -> Organs:
     await byte_desk.load()
     devices = roster.names("device")
     book = await _privacy_book(plans, store, task_ref.digest, part.dimension, len(devices))
-    cohort = _wanted(settings.rounds, len(devices)) if settings.rounds.cohort_max else 0
+    cohort = settings.rounds.invited(len(devices)) if settings.rounds.cohort_max else 0
     privacy = PrivacyDesk(book, devices, cohort, settings.rounds.minimum)
     told = ToldBook(store, _clip_rule(settings.rounds.privacy), plans.clip_norm)
     await told.load()
@@ -255,7 +255,7 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         dropout_share=rounds.dropout_share,
         shares_ms=int(rounds.shares_s * 1000),
         unmask_ms=int(rounds.unmask_s * 1000),
-        privacy=make_terms(rounds.privacy, rounds.mode, fleet, _wanted(rounds, fleet)),
+        privacy=make_terms(rounds.privacy, rounds.mode, fleet, rounds.invited(fleet)),
     )
 
 
@@ -279,13 +279,6 @@ def _check_example_privacy(rounds: RoundSettings, bundle: TaskBundle) -> None:
         )
 
 
-def _wanted(rounds: RoundSettings, fleet: int) -> int:
-    """Return how many devices of ``fleet`` a round invites where all are there."""
-    if not rounds.cohort_max:
-        return fleet
-    return min(fleet, max(rounds.minimum, math.ceil(rounds.cohort_max * rounds.over_selection)))
-
-
 async def _privacy_book(
     plans: PlanSettings, store: Store, task: bytes, dimension: int, fleet: int
 ) -> PrivacyBook:
@@ -295,11 +288,8 @@ async def _privacy_book(
         BudgetExceededError, BudgetUnreachableError: the noise that is asked for does not keep the budget.
         InvalidRoundPlanError: it makes no plan.
     """
-    terms, charge = plans.privacy, None
-    if terms is not None:
-        charge = terms.charge(codec_plan(plans, dimension, fleet))
-        refuse_unplannable(plans, dimension, fleet)
-    book = PrivacyBook(store, task, now_ms, terms, charge)
+    charge = price_of_a_round(plans, dimension, fleet) if plans.privacy is not None else None
+    book = PrivacyBook(store, task, now_ms, plans.privacy, charge)
     await book.load()
     return book
 

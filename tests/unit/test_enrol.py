@@ -1,17 +1,20 @@
 """Enrolment by file: what ``shoal fleet init`` leaves in everybody's folder, and that it is of use there."""
 
+import re
 import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from shoal_codecs.privacy.errors import FleetTooSmallError
 from shoal_codecs.security.identity import load_identity
 from shoal_codecs.security.roster import load_roster
 from shoal_codecs.settings import find_place, load_settings
 from shoal_codecs.transport.errors import BadBrokerUrlError
 from shoal_codecs.transport.settings import LinkSettings
-from shoal_coordinator.cli.enrol import Enrolment, enrol
+from shoal_coordinator.cli.enrol import enrol
+from shoal_coordinator.cli.enrolment import Enrolment
 from shoal_coordinator.cli.serve import _settings
 from shoal_coordinator.config import CoordinatorSettings, shipped
 from shoal_coordinator.fleet_init import FleetFolderError
@@ -150,10 +153,65 @@ def test_files_of_a_link_are_found_beside_the_settings() -> None:
 
 
 def test_a_privacy_budget_stands_in_the_settings_of_both_sides(tmp_path: Path) -> None:
-    fleet(tmp_path, epsilon=4.0)
+    fleet(tmp_path, epsilon=4.0, allow_small_fleet=True)
     coordinator = _settings(CoordinatorSettings, None, None, tmp_path / "coordinator")
     device = load_edge_settings(None, folder=tmp_path / "device-01")
     assert (coordinator.rounds.privacy.mechanism, coordinator.rounds.privacy.epsilon) == ("auto", 4.0)
     assert (device.privacy.epsilon, device.privacy.delta, device.privacy.told) == (4.0, 1e-5, "verdict")
     fleet(tmp_path / "none")
     assert load_edge_settings(None, folder=tmp_path / "none" / "device-01").privacy.epsilon == 0.0
+
+
+def test_a_budget_too_small_for_the_fleet_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """With the numbers: how many devices would do, and which epsilon."""
+    with pytest.raises(
+        FleetTooSmallError, match=r"4 devices .* epsilon 8.*--devices 50, an --epsilon over 8"
+    ):
+        fleet(tmp_path / "f", epsilon=8.0, devices=4)
+    assert not (tmp_path / "f").exists()
+    fleet(tmp_path / "more", epsilon=8.0, devices=50)
+    fleet(tmp_path / "looser", epsilon=8.5, devices=4)
+
+
+def test_a_budget_that_no_noise_keeps_is_told_with_what_would_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet(tmp_path, epsilon=0.01, devices=60)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the coordinator will not start with these settings" in said
+    assert re.search(r"; \d+ rounds would fit", said)
+
+
+def test_who_joins_later_is_like_those_that_are_there(tmp_path: Path) -> None:
+    """Whatever the fleet was made with, or its coordinator was told since, is not said again."""
+    ca = tmp_path / "my-ca.pem"
+    ca.write_text("certificate")
+    folder = fleet(tmp_path / "f", "mqtts://broker.example", ca_file=ca, mode="single", epsilon=9.0)
+    config = folder / "coordinator" / "config.toml"
+    text = config.read_text()
+    assert text.startswith("name = ")
+    text = f'heartbeat_s = 10.0\nprefix = "x/y"\n{text}'
+    config.write_text(text)
+    enrol(Enrolment(folder=folder, devices=4))
+    old, new = (load_edge_settings(None, folder=folder / name) for name in ("device-01", "device-04"))
+    assert (new.fleet, new.modes, new.privacy) == (old.fleet, old.modes, old.privacy)
+    assert (new.heartbeat_s, new.prefix) == (10.0, "x/y")
+    assert new.link.url == old.link.url
+    assert Path(new.link.ca_file).read_text() == "certificate"
+    assert len((folder / "broker.passwd").read_text().splitlines()) == 6
+    # A lower number, or none, takes nobody off the roster.
+    for devices in (None, 2):
+        enrol(Enrolment(folder=folder, devices=devices))
+        roster = load_roster(folder / "operator" / "roster.bin", folder / "operator" / "authority.pub", "f")
+        assert len(roster.names("device")) == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("fleet", "other"), ("mode", "plain"), ("epsilon", 8.0), ("epsilon", 0.0)]
+)
+def test_who_would_not_fit_the_fleet_is_refused(tmp_path: Path, option: str, value: object) -> None:
+    folder = fleet(tmp_path, epsilon=9.0)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(FleetFolderError, match=f"leave --{option} out"):
+        enrol(Enrolment(**{"folder": folder, "devices": 4, option: value}))  # type: ignore[arg-type]
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

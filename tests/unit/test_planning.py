@@ -12,7 +12,8 @@ from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.plan import HubOffer, Mode, Plan, decode_plan, encode_plan
 from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.config import CoordinatorSettings, RoundSettings, shipped
-from shoal_coordinator.planning import RING_LEVELS, PlanSettings, make_plan, refuse_mode, refuse_unplannable
+from shoal_coordinator.plannable import refuse_unplannable
+from shoal_coordinator.planning import RING_LEVELS, PlanSettings, make_plan, refuse_mode
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError, MissingOfferError
 from shoal_coordinator.service import plan_settings
 

@@ -1,12 +1,13 @@
 """From the operator's budget to the noise of plans: the numbers fit, and what cannot fit is refused."""
 
+import re
 from typing import Any
 
 import msgspec
 import pytest
 
-from shoal_codecs.privacy.charge import charge_of
-from shoal_codecs.privacy.errors import BudgetExceededError, FleetTooSmallError
+from shoal_codecs.privacy.charge import Charge, charge_of
+from shoal_codecs.privacy.errors import BudgetExceededError, BudgetUnreachableError, FleetTooSmallError
 from shoal_codecs.privacy.plan_noise import clip_levels
 from shoal_codecs.privacy.promise import check_promise
 from shoal_codecs.updates.errors import RingOverflowError
@@ -14,7 +15,8 @@ from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.wire.errors import InvalidPlanError
 from shoal_codecs.wire.plan import HubOffer, Plan
 from shoal_coordinator.config import PrivacySettings
-from shoal_coordinator.planning import PlanSettings, codec_plan, make_plan, refuse_unplannable
+from shoal_coordinator.plannable import price_of_a_round, refuse_unplannable
+from shoal_coordinator.planning import PlanSettings, codec_plan, make_plan
 from shoal_coordinator.privacy_terms import PrivacyTerms, make_terms
 from shoal_coordinator.round_errors import InvalidRoundPlanError
 
@@ -164,3 +166,36 @@ def test_settings_that_make_no_plan_are_refused_at_the_start() -> None:
     refuse_unplannable(PlanSettings(fleet="field", mode="hubs", privacy=terms()), DIMENSION, 100)
     # A fleet below its floor is no fault of the noise: it waits for more.
     refuse_unplannable(PlanSettings(fleet="field", mode="hubs", privacy=terms()), DIMENSION, 1)
+
+
+@pytest.mark.parametrize("mode", ["hubs", "plain"])
+@pytest.mark.parametrize(("epsilon", "rounds"), [(0.05, 5000), (8.0, 500_000), (1e-6, 50)])
+def test_a_budget_out_of_reach_is_refused_with_the_rounds_that_would_fit(
+    mode: str, epsilon: float, rounds: int
+) -> None:
+    """What is told is the most: so many rounds make a plan, and one more makes none."""
+
+    def priced(count: int) -> Charge | None:
+        made = terms(mode, epsilon=epsilon, rounds=count, allow_small_fleet=True)
+        settings = PlanSettings(fleet="field", mode=mode, privacy=made)  # type: ignore[arg-type]
+        return price_of_a_round(settings, DIMENSION, 10)
+
+    with pytest.raises((InvalidRoundPlanError, BudgetUnreachableError)) as caught:
+        priced(rounds)
+    found = re.search(r"; (\d+|not even one) rounds? would fit$", str(caught.value))
+    assert found is not None
+    fit = int(found[1]) if found[1].isdigit() else 0
+    assert (fit > 0) == (epsilon > 0.01)
+    if fit:
+        charge = priced(fit)
+        assert charge is not None
+        assert charge.times(fit).epsilon(terms().delta) <= epsilon
+    with pytest.raises((InvalidRoundPlanError, BudgetUnreachableError)):
+        priced(fit + 1)
+
+
+def test_noise_too_small_to_be_drawn_asks_for_no_fewer_rounds() -> None:
+    made = terms(epsilon=1e9, rounds=1, allow_small_fleet=True)
+    settings = PlanSettings(fleet="field", mode="hubs", clamp=7, range_factor=3.0, privacy=made)
+    with pytest.raises(InvalidRoundPlanError, match=r"smaller epsilon, or raise the clamp$"):
+        price_of_a_round(settings, DIMENSION, 100)

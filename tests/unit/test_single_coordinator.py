@@ -27,7 +27,8 @@ from shoal_codecs.wire.messages import Prekeys
 from shoal_codecs.wire.plan import HubOffer, Plan, encode_plan
 from shoal_codecs.wire.single import BOX_BYTES, bitmap_of, prekey_signing_bytes
 from shoal_coordinator import round_steps as on
-from shoal_coordinator.planning import PlanSettings, make_plan, refuse_unplannable
+from shoal_coordinator.plannable import refuse_unplannable
+from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.prekey_desk import PrekeyDesk
 from shoal_coordinator.round import RoundMachine
 from shoal_coordinator.round_errors import CohortTooSmallError, InvalidRoundPlanError

@@ -30,6 +30,10 @@ class FleetTooSmallError(PrivacyError):
 class NoiseSizeError(PrivacyError):
     """Noise that is too small or too large to be drawn."""
 
+    def __init__(self, text: str, *, too_small: bool = False) -> None:
+        super().__init__(text)
+        self.too_small = too_small
+
 
 class PrivateCodecError(PrivacyError):
     """A codec whose choice of coordinates would tell what noise is meant to hide."""

@@ -52,11 +52,16 @@ def check_promise(plan: Plan) -> None:
     laplace = privacy.mechanism == "local-laplace"
     drawn = noise_levels(plan) ** 2 * (2 if laplace else 1)
     too_long = laplace and laplace_reach(noise_levels(plan)) >= MOST_MAGNITUDES
-    if too_long or not LEAST_VARIANCE <= drawn <= MOST_VARIANCE:
+    if drawn < LEAST_VARIANCE:
         raise NoiseSizeError(
-            f"each party would draw noise of variance {drawn:g}, which is outside {LEAST_VARIANCE:g} to "
-            f"{MOST_VARIANCE:g} squared levels or has too long tails: plan fewer rounds or a larger epsilon, "
-            "or change the clamp"
+            f"each party would draw noise of variance {drawn:g}, under {LEAST_VARIANCE:g} squared levels: "
+            "plan more rounds or a smaller epsilon, or raise the clamp",
+            too_small=True,
+        )
+    if too_long or not drawn <= MOST_VARIANCE:
+        raise NoiseSizeError(
+            f"each party would draw noise of variance {drawn:g}, over {MOST_VARIANCE:g} squared levels or "
+            "with too long tails: plan fewer rounds or a larger epsilon, or lower the clamp"
         )
     if plan.shared:
         extra = extra_levels(privacy)

@@ -127,29 +127,46 @@ def task_show(
 def fleet_init(
     *,
     folder: Annotated[Path, typer.Argument(help="Where the parties' folders shall be.")],
-    fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "demo",
-    devices: Annotated[int, typer.Option(help="How many devices, named device-01 and on.", min=1)] = 3,
+    fleet: Annotated[
+        str | None, typer.Option(help="The fleet's name; that of the folder, else demo.", show_default=False)
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(help="How many devices, named device-01 and on; those of the folder, else 3.", min=1),
+    ] = None,
     hubs: Annotated[
         int | None,
         typer.Option(help="How many hubs, named hub-1 and on; 2 in mode hubs, else none.", min=0),
     ] = None,
-    broker: Annotated[str, typer.Option(help="The broker's URL.")] = "mqtt://127.0.0.1:1883",
+    broker: Annotated[
+        str | None,
+        typer.Option(help="The broker's URL; the coordinator's, else mqtt://127.0.0.1:1883."),
+    ] = None,
     ca_file: Annotated[
         Path | None, typer.Option(help="Who signed the broker's certificate; copied to everybody.")
     ] = None,
     mode: Annotated[
-        Literal["hubs", "single", "plain"],
-        typer.Option(help="Secret-shared between hubs, masked among devices, or in clear."),
-    ] = "hubs",
+        Literal["hubs", "single", "plain"] | None,
+        typer.Option(
+            help="Secret-shared between hubs, masked among devices, or in clear; the fleet's, else hubs."
+        ),
+    ] = None,
     sample_data: Annotated[
         bool, typer.Option("--sample-data", help="Give every device a share of the digits to train on.")
     ] = False,
     epsilon: Annotated[
-        float, typer.Option(help="Privacy budget of every device, and of the rounds; 0: none.", min=0)
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Privacy budget of every device, and of the rounds; 0: none. The fleet's, else 0.", min=0
+        ),
+    ] = None,
+    allow_small_fleet: Annotated[
+        bool, typer.Option("--allow-small-fleet", help="A budget that so few devices learn little under.")
+    ] = False,
 ) -> None:
     """Make keys, the signed roster and a settings file for every party; run again to add devices."""
-    from shoal_coordinator.cli.enrol import Enrolment, enrol  # noqa: PLC0415
+    from shoal_coordinator.cli.enrol import enrol  # noqa: PLC0415
+    from shoal_coordinator.cli.enrolment import Enrolment  # noqa: PLC0415
 
     plan = Enrolment(
         folder=folder,
@@ -161,6 +178,7 @@ def fleet_init(
         mode=mode,
         sample_data=sample_data,
         epsilon=epsilon,
+        allow_small_fleet=allow_small_fleet,
     )
     enrol(plan)
 

@@ -3,15 +3,16 @@
 import os
 import secrets
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from shoal_codecs.privacy.budget import default_delta
+from shoal_codecs.errors import ShoalError
 from shoal_codecs.transport.settings import parse_broker_url
+from shoal_coordinator.cli.enrolment import OWN_CA, Enrolment, Fleet, settle
 from shoal_coordinator.fleet_init import (
     AUTHORITY,
     COORDINATOR,
@@ -21,90 +22,77 @@ from shoal_coordinator.fleet_init import (
     write_settings,
 )
 
-DEFAULT_HUBS = 2
 PASSWORDS = "broker.passwd"
 PASSWORD_BYTES = 24
 OWN_FILE = "password"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Enrolment:
-    """What a fleet shall be; ``ca_file`` signed the certificate of an ``mqtts`` broker.
-
-    ``hubs`` left out means those that the folder has, else two in mode ``hubs`` and none in the others,
-    which need none. ``epsilon`` is every device's privacy budget and what the rounds are planned to keep, 0
-    for none.
-    """
-
-    folder: Path
-    fleet: str
-    devices: int
-    broker: str
-    hubs: int | None = None
-    ca_file: Path | None = None
-    mode: Literal["hubs", "single", "plain"] = "hubs"
-    sample_data: bool = False
-    epsilon: float = 0.0
-
-    @property
-    def hub_names(self) -> list[str]:
-        """The hubs' names."""
-        count = self.hubs
-        if count is None:
-            present = len(list(self.folder.glob("hub-*")))
-            count = present or (DEFAULT_HUBS if self.mode == "hubs" else 0)
-        return [f"hub-{number}" for number in range(1, count + 1)]
-
-    @property
-    def device_names(self) -> list[str]:
-        """The devices' names."""
-        return [f"device-{number:02}" for number in range(1, self.devices + 1)]
-
-
-def enrol(plan: Enrolment) -> None:
+def enrol(wanted: Enrolment) -> None:
     """Make the folders and say what to do with them; settings that exist stay as they are.
 
     For an ``mqtts`` broker everybody gets a password of their own, and all of them stand in
     ``broker.passwd`` for the broker, to be hashed there.
 
     Raises:
-        BadBrokerUrlError: ``broker`` is no broker's URL.
-        FleetFolderError: ``ca_file`` is missing, or what ``init_fleet`` refuses.
+        BadBrokerUrlError: the broker's is no broker's URL.
+        SettingsError, FleetTooSmallError: as ``settle`` refuses.
+        FleetFolderError: ``ca_file`` is missing, or what ``settle`` and ``init_fleet`` refuse.
     """
-    with_tls = parse_broker_url(plan.broker).tls
-    if plan.ca_file is not None and not plan.ca_file.is_file():
-        raise FleetFolderError(f"no certificate at {plan.ca_file}: name the file that openssl made")
-    if plan.mode == "hubs" and not plan.hub_names:
-        raise FleetFolderError("mode hubs needs two hubs or more: leave --hubs out, or take --mode single")
-    folders = init_fleet(plan.folder, plan.fleet, devices=plan.device_names, hubs=plan.hub_names)
-    if plan.sample_data:
-        _share_digits([folders[name] / "examples.npz" for name in plan.device_names])
+    fleet = settle(wanted)
+    with_tls = parse_broker_url(fleet.broker).tls
+    if fleet.ca_file is not None and not fleet.ca_file.is_file():
+        raise FleetFolderError(f"no certificate at {fleet.ca_file}: name the file that openssl made")
+    folders = init_fleet(fleet.folder, fleet.name, devices=fleet.devices, hubs=fleet.hubs)
+    if wanted.sample_data:
+        _share_digits([folders[name] / "examples.npz" for name in fleet.devices])
     for name, path in folders.items():
-        if plan.ca_file is not None:
-            shutil.copyfile(plan.ca_file, path / "ca.crt")
+        if fleet.ca_file is not None and fleet.ca_file != path / OWN_CA:
+            shutil.copyfile(fleet.ca_file, path / OWN_CA)
         if not (path / "config.toml").exists():
-            write_settings(path / "config.toml", _settings(plan, name, with_tls=with_tls))
+            write_settings(path / "config.toml", _settings(fleet, name, with_tls=with_tls))
     if with_tls:
-        _write_passwords(plan.folder, folders)
-    Console().print(_told(plan))
+        _write_passwords(fleet.folder, folders)
+    console = Console()
+    console.print(_told(fleet))
+    if doubtful := _doubts(fleet):
+        console.print(Text(doubtful, style="yellow"))
 
 
-def _settings(plan: Enrolment, name: str, *, with_tls: bool) -> dict[str, Any]:
-    link: dict[str, Any] = {"url": plan.broker, "username": name}
+def _settings(fleet: Fleet, name: str, *, with_tls: bool) -> dict[str, Any]:
+    link: dict[str, Any] = {"url": fleet.broker, "username": name}
     if with_tls:
         link["password_file"] = OWN_FILE
-    if plan.ca_file is not None:
-        link["ca_file"] = "ca.crt"
-    settings: dict[str, Any] = {"name": name, "fleet": plan.fleet}
-    if name in plan.device_names:
-        settings["modes"] = [plan.mode]
-        if plan.epsilon:
-            settings["privacy"] = {"epsilon": plan.epsilon, "delta": default_delta(plan.devices)}
+    if fleet.ca_file is not None:
+        link["ca_file"] = OWN_CA
+    settings: dict[str, Any] = {"name": name, **fleet.shared}
+    if name in fleet.devices:
+        settings |= fleet.for_devices
     if name == COORDINATOR:
-        settings["rounds"] = {"mode": plan.mode}
-        if plan.epsilon:
-            settings["rounds"]["privacy"] = {"mechanism": "auto", "epsilon": plan.epsilon}
+        settings |= fleet.for_coordinator
     return settings | {"link": link}
+
+
+def _doubts(fleet: Fleet) -> str:
+    """Return what the coordinator will refuse, or doubt, of rounds with noise; often nothing."""
+    settings, devices = fleet.coordinator, len(fleet.devices)
+    if settings.rounds.privacy.mechanism == "none":
+        return ""
+    # Here, for numpy and all of the coordinator: who enrols without a budget does not wait for them.
+    from shoal_codecs.updates.shared_part import SharedPart  # noqa: PLC0415
+    from shoal_codecs.wire.task import decode_task  # noqa: PLC0415
+    from shoal_coordinator.plannable import price_of_a_round  # noqa: PLC0415
+    from shoal_coordinator.service import plan_settings  # noqa: PLC0415
+
+    try:
+        bundle = decode_task(settings.task_path.read_bytes(), settings.task_path)
+        plans = plan_settings(settings, bundle, devices)
+        price_of_a_round(plans, SharedPart(bundle.parameters, plans.local).dimension, devices)
+    except OSError:
+        # It may lie where the coordinator runs.
+        return ""
+    except ShoalError as error:
+        return f"the coordinator will not start with these settings: {error}"
+    return plans.privacy.warning if plans.privacy is not None else ""
 
 
 def _share_digits(targets: list[Path]) -> None:
@@ -131,17 +119,17 @@ def _write_secret(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _told(plan: Enrolment) -> Table:
-    table = Table(box=None, padding=(0, 2), title=f"in {plan.folder}", title_justify="left")
+def _told(fleet: Fleet) -> Table:
+    table = Table(box=None, padding=(0, 2), title=f"in {fleet.folder}", title_justify="left")
     for heading in ("folder", "goes to", "runs there"):
         table.add_column(heading)
     table.add_row(AUTHORITY, "a safe place", "nothing: it signs the roster")
     table.add_row(COORDINATOR, "the server", "shoal coordinator run")
-    for hub in plan.hub_names:
+    for hub in fleet.hubs:
         table.add_row(hub, "a host of its own", "shoal hub run")
     table.add_row(OPERATOR, "your machine", "shoal status, rounds, release")
-    for device in plan.device_names:
+    for device in fleet.devices:
         table.add_row(device, "that device", "shoal-edge run")
-    if (plan.folder / PASSWORDS).exists():
+    if (fleet.folder / PASSWORDS).exists():
         table.add_row(PASSWORDS, "the broker", "mosquitto_passwd -U FILE")
     return table
