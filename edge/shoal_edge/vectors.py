@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.updates.base import all_finite
 from shoal_codecs.wire.blob import digest_of
 from shoal_edge.errors import DivergedError, VectorFileError
 from shoal_edge.files import write_durably
@@ -39,6 +40,6 @@ def check_finite(vector: Vector) -> Vector:
     Raises:
         DivergedError: it holds NaN or infinity.
     """
-    if not np.isfinite(vector).all():
+    if not all_finite(vector):
         raise DivergedError("the model holds NaN or infinity: go back to an earlier version")
     return vector

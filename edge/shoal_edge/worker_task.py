@@ -21,7 +21,11 @@ def read_task(path: Path, digest: bytes) -> TaskBundle:
     data = path.read_bytes() if path.is_file() else b""
     if digest_of(data) != digest:
         raise TaskFileError("the task on disk is damaged: fetch it again")
-    return decode_task(data)
+    task = decode_task(data)
+    del data
+    # Its packed forms, which may be larger than what they became.
+    give_back_freed_memory()
+    return task
 
 
 class ReadyTask:

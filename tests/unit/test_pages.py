@@ -1,12 +1,15 @@
 """Pages given back: nothing that is wanted is lost."""
 
 import mmap
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.tasks import FOLDER
+from shoal_edge.trainers.base import EvaluationCounts, FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 from shoal_edge.trainers.pages import give_back_pages
 
@@ -41,3 +44,33 @@ def test_a_large_models_weights_stay_when_what_carried_them_goes() -> None:
         np.testing.assert_array_equal(trainer.get_weights(), weights)
     trainer.self_test()
     np.testing.assert_array_equal(trainer.get_weights(), weights)
+
+
+def test_a_self_test_holds_no_vector_of_weights_or_gradients() -> None:
+    bundle = decode_task((FOLDER / "mnist_cnn.task").read_bytes())
+    trainer = LiteRtTrainer(bundle)
+    tracemalloc.start()
+    trainer.self_test()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * bundle.dimension / 4
+
+
+class Planning(LiteRtTrainer):
+    """Notes what a step was planned for when examples were first counted."""
+
+    noted: Any = None
+
+    def _counts(self, x: Any, y: Any) -> EvaluationCounts:
+        if self.noted is None:
+            self.noted = dict(self._signatures["train"]._shapes)
+        return super()._counts(x, y)
+
+
+def test_a_fit_plans_its_steps_before_it_counts() -> None:
+    """What all signatures share grows by letting a second one in: twice an evaluation's would be there."""
+    trainer = Planning(decode_task((FOLDER / "digits.task").read_bytes()))
+    x, y = np.zeros((40, 64), np.uint8), np.zeros(40, np.int32)
+    options = FitOptions(epochs=1, learning_rate=0.01, batch_size=16)
+    trainer.fit(x, y, options, np.random.default_rng(0))
+    assert trainer.noted["x"] == (16, 64)

@@ -27,8 +27,11 @@ from shoal_codecs.wire.task import (
     TypedArray,
     Variant,
     decode_task,
+    draw_weights,
     encode_task,
     fold_gradient,
+    fold_into,
+    folded_sizes,
     gradient_levels,
     initial_weights,
     split_weights,
@@ -331,3 +334,22 @@ def test_arrays_of_objects_are_refused() -> None:
 def test_an_idle_agent_may_hold_the_types_without_numpy(module: str) -> None:
     code = f"import sys, {module}; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weights_drawn_piece_by_piece_are_the_initial_ones_and_fold_alike() -> None:
+    parameters = (Parameter("a", (3, 7), 0.5), Parameter("b", (130, 131), 0.1, 2.0), Parameter("c", (1,)))
+    pieces = list(draw_weights(parameters, 5))
+    whole = initial_weights(parameters, 5)
+    assert np.array_equal(np.concatenate([values for _, _, values in pieces]), whole)
+    assert [(one.name, start % GRADIENT_FOLD) for one, start, _ in pieces] == [
+        ("a", 0),
+        ("b", 0),
+        ("b", 0),
+        ("c", 0),
+    ]
+    sums = {one.name: np.zeros(size) for one, size in zip(parameters, folded_sizes(parameters), strict=True)}
+    for one, _, values in pieces:
+        fold_into(sums[one.name], values)
+    np.testing.assert_allclose(
+        np.concatenate(list(sums.values())), fold_gradient(whole, parameters), rtol=1e-12
+    )

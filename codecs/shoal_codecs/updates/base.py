@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -130,13 +130,22 @@ def to_dense(update: SparseUpdate | Float32Vector) -> Float32Vector:
     return update.dense() if isinstance(update, SparseUpdate) else update
 
 
+def all_finite(values: npt.NDArray[np.floating[Any]]) -> bool:
+    """Return whether no value is NaN or infinity; no array as long as `values` is made."""
+    if not values.size:
+        return True
+    # The least and the greatest are NaN where one value is.
+    with np.errstate(invalid="ignore"):
+        return math.isfinite(values.min()) and math.isfinite(values.max())
+
+
 def check_vector(vector: Float32Vector, dimension: int) -> Float32Vector:
     """Return `vector` if it is a finite float32[dimension].
 
     Raises VectorShapeError or NonFiniteUpdateError.
     """
     check_shape(vector, dimension)
-    if not np.isfinite(vector).all():
+    if not all_finite(vector):
         raise NonFiniteUpdateError(
             "the update holds NaN or infinity: training diverged; drop it and lower the step size"
         )

@@ -4,6 +4,7 @@ HeteroFL (Diao et al. 2021, section 3): a narrower model's parameter is ``full[:
 device trains the same coordinates as all narrower ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,8 +36,7 @@ class ModelSlice:
         check_slice(self.full, self.part)
         found, start = [], 0
         for whole, cut in zip(self.full, self.part, strict=True):
-            places = np.arange(start, start + whole.size, dtype=np.int64).reshape(whole.shape)
-            found.append(places[tuple(slice(side) for side in cut.shape)].reshape(-1))
+            found.append(_places(start, whole.shape, cut.shape))
             start += whole.size
         object.__setattr__(self, "positions", np.concatenate(found))
 
@@ -105,6 +105,15 @@ class ModelLevels:
         if self.slice_of(level) is None:
             return self._bundle
         return self._bundle.variant(self._bundle.variants[level - 1].share)
+
+
+def _places(start: int, whole: tuple[int, ...], part: tuple[int, ...]) -> Indices:
+    """Return the places of the prefix ``part`` of a tensor of shape ``whole`` that begins at ``start``."""
+    # Never as many as the whole has: this is for boards that the whole is too large for.
+    places = np.full((), start, np.int64)
+    for axis, side in enumerate(part):
+        places = places[..., None] + np.arange(side) * math.prod(whole[axis + 1 :])
+    return places.reshape(-1)
 
 
 def check_slice(full: Sequence[Parameter], part: Sequence[Parameter]) -> None:

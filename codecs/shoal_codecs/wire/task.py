@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
@@ -38,7 +38,7 @@ GRADIENT_FLOOR = 0.1
 """Of the largest of all: what a parameter is measured by at least, for some gradients are rounding alone."""
 REFERENCE_MASK_SEED = 1
 """What ``seed`` is given where the reference's gradient is compared."""
-_DRAWN_AT_ONCE = 1 << 14
+_DRAWN_AT_ONCE = 4 * GRADIENT_FOLD
 _ITEM_BYTES: dict[StoredDType, int] = {"uint8": 1, "int16": 2, "int32": 4, "float32": 4}
 
 
@@ -299,18 +299,31 @@ def initial_weights(parameters: Iterable[Parameter], seed: int) -> npt.NDArray[n
     import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
 
     parameters = tuple(parameters)
-    bits, weights = np.random.PCG64(seed), np.empty(dimension(parameters), np.float32)
-    start = 0
-    for one in parameters:
-        end = start + one.size
-        # A part at a time: raw words and float64 take four times what they become.
-        while start < end:
-            part = weights[start : min(end, start + _DRAWN_AT_ONCE)]
-            unit = (bits.random_raw(part.size) >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
-            # The sum turns the -0.0 of a bound of zero into 0.0.
-            part[...] = unit * one.initial_bound + one.initial_mean
-            start += part.size
+    weights = np.empty(dimension(parameters), np.float32)
+    views = split_weights(weights, parameters)
+    for one, start, values in draw_weights(parameters, seed):
+        views[one.name].reshape(-1)[start : start + values.size] = values
     return weights
+
+
+def draw_weights(
+    parameters: Iterable[Parameter], seed: int
+) -> Iterator[tuple[Parameter, int, npt.NDArray[np.float32]]]:
+    """Yield (parameter, start, values): ``initial_weights`` a piece at a time, parameter by parameter.
+
+    ``values`` are the parameter's coordinates from ``start`` on, in C order; ``start`` is a multiple of
+    ``GRADIENT_FOLD``.
+    """
+    import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
+
+    bits = np.random.PCG64(seed)
+    for one in parameters:
+        # A piece at a time: raw words and float64 take four times what they become.
+        for start in range(0, one.size, _DRAWN_AT_ONCE):
+            raw = bits.random_raw(min(one.size - start, _DRAWN_AT_ONCE))
+            unit = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+            # The sum turns the -0.0 of a bound of zero into 0.0.
+            yield one, start, (unit * one.initial_bound + one.initial_mean).astype(np.float32)
 
 
 def folded_sizes(parameters: Iterable[Parameter]) -> list[int]:
@@ -324,18 +337,29 @@ def fold_gradient(gradient: npt.NDArray[Any], parameters: Iterable[Parameter]) -
     Entry j of a larger parameter is the sum of its coordinates j, j + GRADIENT_FOLD, ...: every coordinate
     counts, and the reference of a large model stays small.
     """
+    return fold_parts(split_weights(gradient, parameters).values())
+
+
+def fold_parts(parts: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+    """Return what ``fold_gradient`` does, of a gradient that is given parameter by parameter."""
     import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
 
     folded = []
-    for part in split_weights(gradient, parameters).values():
-        if part.size <= GRADIENT_FOLD:
-            folded.append(part.ravel().astype(np.float64))
-            continue
-        whole = part.size // GRADIENT_FOLD * GRADIENT_FOLD
-        sums = part.ravel()[:whole].reshape(-1, GRADIENT_FOLD).sum(axis=0, dtype=np.float64)
-        sums[: part.size - whole] += part.ravel()[whole:]
-        folded.append(sums)
+    for part in parts:
+        folded.append(np.zeros(min(part.size, GRADIENT_FOLD)))
+        fold_into(folded[-1], part.reshape(-1))
     return np.concatenate(folded)
+
+
+def fold_into(sums: npt.NDArray[np.float64], values: npt.NDArray[Any]) -> None:
+    """Add ``values``, coordinates of a parameter in their order, to its folded ``sums``.
+
+    The first of them has a place that is a multiple of ``GRADIENT_FOLD``.
+    """
+    whole = values.size // GRADIENT_FOLD * GRADIENT_FOLD
+    if whole:
+        sums += values[:whole].reshape(-1, GRADIENT_FOLD).sum(axis=0, dtype=sums.dtype)
+    sums[: values.size - whole] += values[whole:]
 
 
 def gradient_levels(

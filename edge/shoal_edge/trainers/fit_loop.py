@@ -51,6 +51,11 @@ class Batches:
     def __len__(self) -> int:
         return len(self._x)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of x and y in a full batch."""
+        return {"x": self._x_batch.shape, "y": self._y_batch.shape}
+
     def cut(self, chosen: npt.NDArray[np.intp] | slice) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the batch of the rows ``chosen``, at most ``size`` of them."""
         rows = self._x[chosen]

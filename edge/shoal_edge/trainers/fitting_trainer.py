@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.wire.task import TaskBundle, initial_weights
+from shoal_codecs.updates.base import all_finite
+from shoal_codecs.wire.task import TaskBundle, fold_gradient, initial_weights
 from shoal_edge.data import check_examples
 from shoal_edge.trainers.base import (
     EvaluationCounts,
@@ -36,9 +37,10 @@ from shoal_edge.trainers.fit_loop import (
     refuse_non_finite_loss,
     run_steps,
 )
-from shoal_edge.trainers.self_test import check_gradients
+from shoal_edge.trainers.self_test import check_gradients, check_private
 
 Weights = npt.NDArray[np.float32]
+_NOT_FINITE = "weights hold NaN or infinity: keep the earlier model; lower the learning rate"
 
 
 class FittingTrainer(ABC):
@@ -46,6 +48,8 @@ class FittingTrainer(ABC):
 
     def __init__(self, bundle: TaskBundle) -> None:
         self._bundle = bundle
+        # Nobody has set other weights than the initial ones, and those perhaps not yet: most set their own.
+        self._is_new = self._is_bare = True
 
     @property
     def dimension(self) -> int:
@@ -65,6 +69,7 @@ class FittingTrainer(ABC):
         """
         self._check_vector(vector)
         self._set_weights(vector)
+        self._is_new = self._is_bare = False
 
     def get_weights(self) -> Weights:
         """Return a copy of the weights (D,) float32.
@@ -72,6 +77,7 @@ class FittingTrainer(ABC):
         Raises:
             NonFiniteWeightsError: training left NaN or infinity.
         """
+        self._dress()
         vector = self._get_weights()
         self._check_vector(vector)
         return vector
@@ -97,13 +103,16 @@ class FittingTrainer(ABC):
         """
         check_options(options)
         self._check_examples(x, y)
-        step = self._step(options, rng)
-        before = self._evaluate(x, y, should_stop)
+        self._dress()
+        self._is_new = False
         batches = self._batches(x, y, options.batch_size)
+        step = self._step(options, rng, batches)
+        before = self._evaluate(x, y, should_stop)
         steps = run_steps(batches, step, options, rng, should_stop, on_progress)
         after = self._evaluate(x, y, should_stop)
         refuse_non_finite_loss(after.loss_sum, steps)
-        self.get_weights()
+        if not self._is_finite():
+            raise NonFiniteWeightsError(_NOT_FINITE)
         return FitReport(steps, len(x), before.mean_loss, after.mean_loss)
 
     def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
@@ -114,6 +123,7 @@ class FittingTrainer(ABC):
             NonFiniteLossError: the model answers NaN or infinity.
         """
         self._check_examples(x, y)
+        self._dress()
         counts = self._evaluate(x, y)
         refuse_non_finite_loss(counts.loss_sum, 0)
         return counts
@@ -125,18 +135,26 @@ class FittingTrainer(ABC):
             SelfTestError: this runtime computes something else.
         """
         reference = self._bundle.reference
-        kept, start = self.get_weights(), self.initial_weights()
-        if np.array_equal(kept, start):
-            # A trainer that is new: its weights are there once.
-            kept = start
+        x, y = reference.x.numpy(), reference.y.numpy()
+        # A trainer that is new has weights that are drawn again where they are wanted.
+        kept = None if self._is_new else self.get_weights()
         try:
-            self.set_weights(start)
-            counts = self._evaluate(reference.x.numpy(), reference.y.numpy())
-            check_gradients(self._bundle, counts, partial(self._gradient, start))
+            self._is_bare = True
+            self._dress()
+            self._make_room(x, y)
+            counts = self._evaluate(x, y)
+            check_gradients(self._bundle, counts, self._folded_gradient(x, y))
+            if self._bundle.private is not None:
+                check_private(
+                    self._bundle, self._bundle.private, partial(self._gradient, self.initial_weights())
+                )
         except (UnusableModelError, NonFiniteWeightsError) as error:
             raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
         finally:
-            self.set_weights(kept)
+            self._tested()
+            self._is_bare = kept is None
+            if kept is not None:
+                self._set_weights(kept)
 
     # --- what subclasses compute ----------------------------------------------------------------
 
@@ -149,8 +167,8 @@ class FittingTrainer(ABC):
         """Return the weights (D,), whatever they are."""
 
     @abstractmethod
-    def _step(self, options: FitOptions, rng: np.random.Generator) -> Step:
-        """Return what makes one step, with everything set that stays the same in all of them."""
+    def _step(self, options: FitOptions, rng: np.random.Generator, batches: Batches) -> Step:
+        """Return what makes one step on one of ``batches``, with all set that is the same in each."""
 
     @abstractmethod
     def _gradient(
@@ -164,6 +182,28 @@ class FittingTrainer(ABC):
     ) -> Weights:
         """Return what a step on a batch of raw examples follows, (D,), from the weights ``start``."""
 
+    def _folded_gradient(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return what a step on a batch of raw examples follows from the initial weights, folded.
+
+        The initial weights are set.
+        """
+        gradient = self._gradient(self.initial_weights(), "train", x=x, y=y)
+        return fold_gradient(gradient, self._bundle.parameters)
+
+    def _begin(self) -> None:
+        """Set the initial weights."""
+        self._set_weights(self.initial_weights())
+
+    def _is_finite(self) -> bool:
+        """Return whether every weight is a number."""
+        return all_finite(self._get_weights())
+
+    def _make_room(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:  # noqa: B027 - few need to
+        """See that there is memory for the gradient of a batch of raw examples before less is planned."""
+
+    def _tested(self) -> None:  # noqa: B027 - most runtimes have nothing to give back
+        """Give back what only the self-test needed; weights may be lost."""
+
     @abstractmethod
     def _counts(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
         """Count one batch."""
@@ -173,6 +213,12 @@ class FittingTrainer(ABC):
         """Return ``x`` and ``y`` in batches of at most ``size``, in the dtypes that this runtime takes."""
 
     # --- inside ---------------------------------------------------------------------------------
+
+    def _dress(self) -> None:
+        """Set the initial weights, where none are set yet."""
+        if self._is_bare:
+            self._begin()
+            self._is_bare = False
 
     def _evaluate(
         self, x: npt.NDArray[Any], y: npt.NDArray[Any], should_stop: ShouldStop = never
@@ -196,7 +242,5 @@ class FittingTrainer(ABC):
                 f"weights {vector.dtype} of shape {vector.shape}, task {self._bundle.name} has "
                 f"float32 of ({self.dimension},): fetch the model of this task"
             )
-        if not np.isfinite(vector).all():
-            raise NonFiniteWeightsError(
-                "weights hold NaN or infinity: keep the earlier model; lower the learning rate"
-            )
+        if not all_finite(vector):
+            raise NonFiniteWeightsError(_NOT_FINITE)

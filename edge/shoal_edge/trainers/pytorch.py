@@ -37,7 +37,8 @@ class TorchTrainer(FittingTrainer):
         self._anchor: Tensors = {}
         self._correction: Tensors | None = None
         self._optimiser: Any = None
-        self.set_weights(self.initial_weights())
+        # Now, for an optimiser that is not known is found so.
+        self._dress()
 
     @property
     def runtime(self) -> str:
@@ -57,8 +58,9 @@ class TorchTrainer(FittingTrainer):
     def _get_weights(self) -> Weights:
         return self._model.vector(self._weights)
 
-    def _step(self, options: FitOptions, rng: np.random.Generator) -> Step:
+    def _step(self, options: FitOptions, rng: np.random.Generator, batches: Batches) -> Step:
         """Return what makes one step of the task's optimiser."""
+        del batches
         noise = None
         if options.privacy is not None:
             self._refuse_without_private()

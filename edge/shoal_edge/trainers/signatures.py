@@ -48,7 +48,9 @@ class Signature:
         self._places = {name: int(one["index"]) for name, one in self.inputs.items()}
         self._results = {name: int(one["index"]) for name, one in self.outputs.items()}
         self._kept: dict[str, npt.NDArray[Any]] = {}
-        self._planned = self._was_planned = False
+        self._planned = False
+        # Here, or with an interpreter before this one.
+        self.was_planned = False
         self._most_values = 0
 
     def keep(self, **values: npt.NDArray[Any]) -> None:
@@ -56,17 +58,18 @@ class Signature:
         self._kept = values
         self._planned = False
 
+    def plan(self, **shapes: tuple[int, ...]) -> None:
+        """Make room for inputs of ``shapes``, and put what is kept."""
+        self._resize(shapes)
+        if not self._planned:
+            self.put()
+
     def put(self, **values: npt.NDArray[Any]) -> None:
         """Copy ``values``, inputs by name in their exact dtypes, into the interpreter.
 
         Inputs that are not named stay as they are, unless a shape changes: then what is kept is put again.
         """
-        for name, value in values.items():
-            if self._shapes.get(name) != value.shape:
-                shape = np.array(value.shape, np.int32)
-                self._runtime.ResizeInputTensor(self._place(name), shape, False, self._graph)  # noqa: FBT003
-                self._shapes[name] = value.shape
-                self._planned = False
+        self._resize({name: value.shape for name, value in values.items()})
         if not self._planned:
             self._plan()
             values = self._kept | values
@@ -84,9 +87,15 @@ class Signature:
         found: npt.NDArray[Any] = self._runtime.GetTensor(self._results[name], self._graph)
         return found
 
-    def read_into(self, name: str, values: npt.NDArray[Any]) -> None:
-        """Copy the output ``name`` of the last call into ``values`` of its shape."""
-        values[...] = self._shown(self._results[name])
+    def shown(self, name: str) -> npt.NDArray[Any]:
+        """Return the output ``name`` where it is: hold it no longer than until the next call."""
+        return self._shown(self._results[name])
+
+    def shown_input(self, name: str) -> npt.NDArray[Any]:
+        """Return where the input ``name`` is to be written, for as long as ``shown``."""
+        if not self._planned:
+            self.put()
+        return self._shown(self._place(name))
 
     def __call__(self, **values: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """Put all of ``values``, invoke, and return every output by name."""
@@ -109,19 +118,27 @@ class Signature:
         found: npt.NDArray[Any] = self._runtime.tensor(self._runtime, place, self._graph)
         return found
 
+    def _resize(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        for name, shape in shapes.items():
+            if self._shapes.get(name) != shape:
+                sides = np.array(shape, np.int32)
+                self._runtime.ResizeInputTensor(self._place(name), sides, False, self._graph)  # noqa: FBT003
+                self._shapes[name] = shape
+                self._planned = False
+
     def _plan(self) -> None:
         values = sum(math.prod(shape) for shape in self._shapes.values())
         try:
             self._runtime.AllocateTensors(self._graph)
         except RuntimeError as error:
-            if not self._was_planned:
+            if not self.was_planned:
                 raise
             # What could be planned for other shapes is no bad model.
             raise FitMemoryError(
                 f"the interpreter finds no memory for a batch ({error}): lower batch_size, or raise "
                 "fit_memory_limit_bytes"
             ) from error
-        self._planned = self._was_planned = True
+        self._planned = self.was_planned = True
         if values > self._most_values:
             # What was planned for fewer examples lies free in between.
             self._most_values = values
