@@ -29,6 +29,10 @@ class OperatorError(ShoalError):
     """The coordinator refused, or did not answer."""
 
 
+class NoBrokerError(OperatorError):
+    """There is no connection to the broker."""
+
+
 class Operator:
     """One operator's connection; ``view`` is the newest picture of the fleet, None before the first."""
 
@@ -41,6 +45,25 @@ class Operator:
         self.on_view: list[Callable[[FleetView], None]] = []
         self.on_event: list[Callable[[CoordinatorEvent], None]] = []
 
+    @property
+    def place(self) -> str:
+        """Where it is connected to, or tries to be, and for which fleet."""
+        return f"{self._link.settings.url}, in fleet {self._post.topics.fleet!r}"
+
+    def _refuse_without_broker(self, seconds: float) -> None:
+        """Say what keeps this operator from the broker, where that is why nothing was heard.
+
+        Raises:
+            NoBrokerError: there is no connection.
+        """
+        if self._link.is_connected:
+            return
+        fault = self._link.fault
+        words = (
+            f"{type(fault).__name__}: {fault}" if fault else "no answer yet: check the URL and the network"
+        )
+        raise NoBrokerError(f"no connection to {self._link.settings.url} within {seconds:.0f} s ({words})")
+
     async def subscribe(self) -> None:
         """Listen to the coordinator's status and events."""
         topics = self._post.topics
@@ -51,7 +74,8 @@ class Operator:
         """Send a signed command and return the coordinator's answer.
 
         Raises:
-            OperatorError: it was refused, or nobody answered within ``ANSWER_S`` seconds.
+            NoBrokerError: there was no connection to the broker within ``ANSWER_S`` seconds.
+            OperatorError: it was refused, or nobody answered within that time.
         """
         topic = self._post.topics.coordinator("commands")
         message = self._post.compose(OperatorCommand, action=action, arguments=arguments)
@@ -62,8 +86,9 @@ class Operator:
                 await self._link.publish(topic, self._post.encode(topic, message))
                 reply: OperatorAnswer = await answer
         except TimeoutError:
+            self._refuse_without_broker(ANSWER_S)
             raise OperatorError(
-                f"no answer to {action!r} within {ANSWER_S:.0f} s: is the coordinator on this broker? "
+                f"no answer to {action!r} within {ANSWER_S:.0f} s: is the coordinator on {self.place}? "
                 "If it starts within ten minutes, it still does this"
             ) from None
         finally:
@@ -76,12 +101,14 @@ class Operator:
         """Return the first view for which ``holds`` is true.
 
         Raises:
-            OperatorError: it did not come true within ``seconds``.
+            NoBrokerError: there is no connection to the broker after ``seconds``.
+            OperatorError: it did not come true within them.
         """
         try:
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(lambda: self.view is not None and holds(self.view))
         except TimeoutError:
+            self._refuse_without_broker(seconds)
             raise OperatorError(
                 f"waited {seconds:.0f} s in vain: see the coordinator's log for what it waits for"
             ) from None

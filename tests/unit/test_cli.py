@@ -141,10 +141,12 @@ def test_an_operator_without_settings_is_told_where_they_are(tmp_path: Path) -> 
 
 def test_an_operator_without_a_broker_is_asked_about_it(tmp_path: Path) -> None:
     shoal("fleet", "init", ".", "--fleet", "herd", folder=tmp_path)
-    done = shoal("status", "--broker", f"mqtt://127.0.0.1:{free_port()}", folder=tmp_path)
-    assert done.returncode == 2
-    assert "broker" in done.stderr
-    assert "Traceback" not in done.stderr
+    url = f"mqtt://127.0.0.1:{free_port()}"
+    for words in (("status",), ("rounds", "run")):
+        done = shoal(*words, "--broker", url, folder=tmp_path)
+        assert_one_line_fault(
+            done, "NoBrokerError", f"no connection to {url}", "BrokerUnreachableError: nothing"
+        )
 
 
 def test_a_codec_that_cannot_be_shared_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def test_words_that_look_like_markup_are_shown_as_they_are() -> None:
     console = Console(width=250, record=True, file=io.StringIO())
     console.print(status_tables(view, 250))
     shown = console.export_text()
-    assert shown.count(odd) == 6
+    assert shown.count(odd) == 7
     words = "mode hubs, codec randk, algorithm fedadam"
     for part in ("herd", words, "hub-2", "guest (guest)", "95.1%", "9 of 10", "2 BadSignatureError"):
         assert part in shown
@@ -229,6 +231,32 @@ def test_who_goes_by_another_roster_is_shown_and_what_rounds_wait_for() -> None:
     assert "waits" not in text_of(status_tables(private_view(), 250))
 
 
+def test_no_word_about_a_fault_is_cut_in_80_columns() -> None:
+    fault = "InsufficientMemoryError"
+    well = DeviceRow("device-03", "roster", online=True, release="spring-2026-07")
+    ill = [
+        msgspec.structs.replace(
+            well, name=name, last_error=fault, declined=2, declined_for="RosterMismatchError", rests_until=12
+        )
+        for name in ("device-01", "device-02")
+    ]
+    reason = "more than a tenth of the devices failed: they answer worse than chance explains"
+    view = msgspec.structs.replace(
+        private_view(),
+        devices=(*ill, well),
+        round=9,
+        releases=(ReleaseRow("spring-2026-07", 11, "aborted", devices=3, rolled_back=1, reason=reason),),
+    )
+    shown = text_of(status_tables(view, 80), width=80)
+    assert max(map(len, shown.splitlines())) <= 80
+    words = " ".join(shown.split())
+    declined = "declined 2 in a row (RosterMismatchError), asked again after round 12"
+    # What several suffer from alike is said once.
+    assert f"device-01, device-02: {fault}; {declined}" in words
+    assert f"spring-2026-07 aborted: {reason}" in words
+    assert "…" not in words
+
+
 def private_view() -> FleetView:
     rows = tuple(
         RoundRow(n, "committed", version=n, devices=4, epsilon=2.0 * n, told={"accuracy": (0.1 * n, 0.05)})
@@ -261,8 +289,8 @@ def private_view() -> FleetView:
     )
 
 
-def text_of(shown: RenderableType) -> str:
-    console = Console(width=250, record=True, file=io.StringIO())
+def text_of(shown: RenderableType, width: int = 250) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(shown)
     return console.export_text()
 

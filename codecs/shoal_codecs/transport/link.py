@@ -85,6 +85,11 @@ class Link:
         return self._session is not None
 
     @property
+    def fault(self) -> TransportError | None:
+        """What the last connection failed of; None while connected, and before any has failed."""
+        return None if self.is_connected else self._troubles.fault
+
+    @property
     def client_id(self) -> str:
         """The name of this link's session at the broker."""
         return self._client_id

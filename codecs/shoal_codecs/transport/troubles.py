@@ -27,13 +27,14 @@ _REFUSALS: Final = 2
 class Troubles:
     """Remembers how connections ended; logs each cause once until there was a good connection.
 
-    ``version`` is the MQTT version to try next.
+    ``version`` is the MQTT version to try next, ``fault`` what the last connection failed of.
     """
 
     def __init__(
         self, address: BrokerAddress, client_id: str, mqtt_version: Literal["auto", "5", "3.1.1"]
     ) -> None:
         self.version = aiomqtt.ProtocolVersion.V311 if mqtt_version == "3.1.1" else aiomqtt.ProtocolVersion.V5
+        self.fault: TransportError | None = None
         self._address = address
         self._client_id = client_id
         self._may_change_version = mqtt_version == "auto"
@@ -63,6 +64,7 @@ class Troubles:
                 f"the broker accepts this link and drops it again and again: most likely another "
                 f"process uses the client id {self._client_id!r}; stop it or give it its own name"
             )
+        self.fault = fault
         if never_connected and self._may_change_version:
             self._count_refusal(fault)
         if self._reported is not type(fault):

@@ -23,7 +23,7 @@ from shoal_coordinator.cli.tables import (
     status_as_json,
     status_tables,
 )
-from shoal_coordinator.operator import Operator, OperatorError, operator_session
+from shoal_coordinator.operator import NoBrokerError, Operator, OperatorError, operator_session
 
 ANSWER_S = 8.0
 LONGEST_S = 86_400.0
@@ -44,14 +44,18 @@ async def show_status(config: Path, broker: str | None, *, watch: bool, as_json:
     """Print the newest view of the fleet, or go on showing it.
 
     Raises:
-        OperatorError: no coordinator speaks on this broker.
+        NoBrokerError: there is no connection to the broker.
+        OperatorError: no coordinator speaks on it.
     """
     async with operator_on(config, broker) as operator:
         try:
             view = await operator.until(lambda _: True, ANSWER_S)
+        except NoBrokerError:
+            raise
         except OperatorError:
             raise OperatorError(
-                f"no coordinator has spoken within {ANSWER_S:.0f} s: is it running, and is this its broker?"
+                f"no coordinator has spoken within {ANSWER_S:.0f} s on {operator.place}: is it running, "
+                "and is this its broker?"
             ) from None
         if as_json:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(status_as_json(view))) + b"\n")

@@ -23,7 +23,7 @@ def status_tables(view: FleetView, width: int) -> Group:
     rounds = rounds_table(
         view.rounds[-LAST_ROUNDS:], with_epsilon=view.privacy is not None, title="last rounds"
     )
-    return Group(_head(view), Text(), devices, Text(), rounds, *_releases(view))
+    return Group(_head(view), Text(), devices, *_troubles(view), Text(), rounds, *_releases(view))
 
 
 def newest_accuracy(view: FleetView) -> str:
@@ -119,12 +119,11 @@ def _devices(view: FleetView, *, wide: bool) -> Table:
     for heading in ("", "name", "phase"):
         table.add_column(heading, no_wrap=True)
     table.add_column("model", justify="right", no_wrap=True)
-    table.add_column("release")
+    table.add_column("release", overflow="fold")
     table.add_column("examples", justify="right", no_wrap=True)
     for heading in ("memory free", "sent", "received") if wide else ():
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("seen", justify="right", no_wrap=True)
-    table.add_column("trouble")
     for row in view.devices:
         table.add_row(*_device(row, view, wide=wide))
     return table
@@ -152,8 +151,23 @@ def _device(row: DeviceRow, view: FleetView, *, wide: bool) -> tuple[Text | str,
         f"{row.examples} + {row.held_out}" if row.examples >= 0 else "not told",
         *(resources if wide else ()),
         f"{max(0.0, seen + age):.0f} s ago" if seen >= 0 else "never",
-        _trouble(row, view),
     )
+
+
+def _troubles(view: FleetView) -> list[Text]:
+    """Return the devices' troubles, once each with everybody who has it."""
+    found: list[tuple[Text, list[str]]] = []
+    for row in view.devices:
+        trouble = _trouble(row, view)
+        if not trouble:
+            continue
+        alike = next((names for words, names in found if words == trouble), None)
+        if alike is None:
+            found.append((trouble, [row.name]))
+        else:
+            alike.append(row.name)
+    # Below the table, for in a column of it a sentence would be one word wide.
+    return [Text(f" {', '.join(names)}: ").append_text(trouble) for trouble, names in found]
 
 
 def _trouble(row: DeviceRow, view: FleetView) -> Text:
@@ -200,7 +214,7 @@ def rounds_table(rows: Sequence[RoundRow], *, with_epsilon: bool, title: str = "
             )
         else:
             table.add_row(str(row.round), Text("aborted", style="yellow"))
-    # Below the table, for in a column of it a sentence would be one word wide.
+    # Below the table, as the devices' troubles are.
     reasons = {row.reason: row.round for row in rows if row.outcome != "committed"}
     words = [Text(f" round {number} aborted: {reason}", style="yellow") for reason, number in reasons.items()]
     return Group(table, *words)
@@ -210,8 +224,8 @@ def _releases(view: FleetView) -> list[Table | Text]:
     if not view.releases:
         return []
     table = Table(box=None, padding=(0, 1), title="releases", title_justify="left")
-    for heading in ("release", "version", "state", "confirmed", "rolled back", "accuracy", "reason"):
-        table.add_column(heading)
+    for heading in ("release", "version", "state", "confirmed", "rolled back", "accuracy"):
+        table.add_column(heading, overflow="fold")
     for row in view.releases:
         table.add_row(
             Text(row.release),
@@ -220,6 +234,6 @@ def _releases(view: FleetView) -> list[Table | Text]:
             f"{row.confirmed} of {row.devices}",
             str(row.rolled_back),
             f"{row.accuracy:.1%}" if row.accuracy else "-",
-            Text(row.reason),
         )
-    return [Text(), table]
+    reasons = [Text(f" {row.release} {row.state}: {row.reason}") for row in view.releases if row.reason]
+    return [Text(), table, *reasons]
