@@ -2,14 +2,15 @@
 
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from shoal_codecs.errors import ShoalError
+from shoal_codecs.settings_faults import fault_words, meant
 
 S = TypeVar("S", bound=msgspec.Struct)
 ENVIRONMENT_PREFIX = "SHOAL_"
@@ -44,7 +45,8 @@ def load_settings(
     Raises:
         SettingsError: no such file, not TOML, an unknown key, or a value that cannot be meant.
     """
-    tree: dict[str, Any] = _read(path) if path else {}
+    written: dict[str, Any] = _read(path) if path else {}
+    tree = deepcopy(written)
     for key, value in _from_environment(kind, os.environ if environment is None else environment):
         _put(tree, key, value)
     for dotted, value in (overrides or {}).items():
@@ -52,6 +54,8 @@ def load_settings(
             _put(tree, dotted.split("."), value)
     source = f" in {path}" if path else ""
     try:
+        # TOML has numbers: only the environment and the command line say them in letters.
+        msgspec.convert(written, kind)
         settings = msgspec.convert(tree, kind, strict=False)
     except msgspec.ValidationError as error:
         words = fault_words(error, kind)
@@ -60,29 +64,6 @@ def load_settings(
         # TOML has nan and inf, and no bound keeps the first one out.
         raise SettingsError(f"{endless}{source} is no finite number: see --print-config for its default")
     return settings
-
-
-def fault_words(error: msgspec.ValidationError, kind: type) -> str:
-    """Return what ``error`` says of something that is no ``kind``, and which values there are for a key."""
-    text = str(error)
-    found = re.fullmatch(r"Invalid enum value .* - at `\$(.*)`", text, re.DOTALL)
-    if found is None:
-        return text
-    # Here, for it takes memory that an agent whose settings are sound has no use for.
-    from msgspec import inspect  # noqa: PLC0415
-
-    about: Any = inspect.type_info(kind)
-    # A key, or a place in a list or table: `.party[0].role`.
-    for step in re.findall(r"\.\w+|\[", found[1]):
-        if isinstance(about, inspect.StructType):
-            about = {field.encode_name: field.type for field in about.fields}.get(step[1:])
-        elif isinstance(about, inspect.DictType):
-            about = about.value_type
-        elif isinstance(about, inspect.ListType | inspect.VarTupleType):
-            about = about.item_type
-    if not isinstance(about, inspect.LiteralType):
-        return text
-    return f"{text}, where {', '.join(map(str, about.values))} are possible"
 
 
 def changed_keys(settings: msgspec.Struct) -> list[str]:
@@ -166,7 +147,9 @@ def _from_environment(
             if keys[0] in kind.__struct_fields__:
                 found.append((keys, environment[name]))
             elif len(keys) > 1:
-                raise SettingsError(f"{name} names no setting: see --print-config for every key")
+                raise SettingsError(
+                    f"{name} names no setting{meant(keys[0], kind)}: see --print-config for every key"
+                )
     return found
 
 

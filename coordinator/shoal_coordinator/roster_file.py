@@ -16,7 +16,7 @@ from shoal_codecs.errors import ShoalError
 from shoal_codecs.security.identity import KEY_BYTES, Identity
 from shoal_codecs.security.pins import SEEN_NAME, SeenRoster, read_seen, write_whole
 from shoal_codecs.security.roster import Party, Role, Roster, RosterBody, open_roster, sign_roster
-from shoal_codecs.settings import fault_words
+from shoal_codecs.settings_faults import fault_words
 from shoal_codecs.wire.errors import InvalidNameError
 from shoal_codecs.wire.packing import pack
 from shoal_codecs.wire.topics import check_name

@@ -51,7 +51,8 @@ from shoal_coordinator.privacy_terms import make_terms
 from shoal_coordinator.pruning import Pruner
 from shoal_coordinator.registry import Registry
 from shoal_coordinator.release_setup import make_releases
-from shoal_coordinator.round_errors import InvalidRoundPlanError, TaskFileError
+from shoal_coordinator.round_errors import TaskFileError
+from shoal_coordinator.round_rules import refuse_rounds
 from shoal_coordinator.round_steps import RoundTimings
 from shoal_coordinator.schedule import Schedule
 from shoal_coordinator.selection import SelectionRules
@@ -215,11 +216,11 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
     ``fleet`` devices are enrolled.
 
     Raises:
-        InvalidRoundPlanError, FleetTooSmallError: a privacy budget that cannot be meant, or DP-SGD that the
-            task cannot do.
+        InvalidRoundPlanError, FleetTooSmallError: a privacy budget that cannot be meant, DP-SGD that the task
+            cannot do, or keys that rounds of this mode do not read.
     """
     rounds, task = settings.rounds, bundle.defaults
-    _check_example_privacy(rounds, bundle)
+    refuse_rounds(rounds, bundle)
     algorithm = chosen_algorithm(rounds, bundle)
     clamp, range_factor = RING_LEVELS[rounds.levels]
     return PlanSettings(
@@ -257,26 +258,6 @@ def plan_settings(settings: CoordinatorSettings, bundle: TaskBundle, fleet: int)
         unmask_ms=int(rounds.unmask_s * 1000),
         privacy=make_terms(rounds.privacy, rounds.mode, fleet, rounds.invited(fleet)),
     )
-
-
-def _check_example_privacy(rounds: RoundSettings, bundle: TaskBundle) -> None:
-    wanted = (rounds.example_clip, rounds.example_noise)
-    if any(wanted) and not all(wanted):
-        raise InvalidRoundPlanError(
-            f"example_clip {wanted[0]:g} with example_noise {wanted[1]:g} protects nothing: set both, or "
-            "neither"
-        )
-    if any(wanted) and bundle.private is None:
-        raise InvalidRoundPlanError(
-            f"task {bundle.name} cannot train with example_noise: author it with train_private, or set "
-            "example_clip and example_noise to 0"
-        )
-    lacking = sorted({"mu", "correction"} - set(bundle.abilities)) if rounds.ditto else []
-    if lacking:
-        raise InvalidRoundPlanError(
-            f"task {bundle.name} has no {' and no '.join(lacking)}, which Ditto needs: author it with them, "
-            "or set ditto to 0"
-        )
 
 
 async def _privacy_book(

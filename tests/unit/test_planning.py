@@ -175,3 +175,16 @@ def test_plain_plans_name_the_coordinator_alone(codec: str, kept: int) -> None:
         offers={"coordinator": offer},
     )
     assert (plan.codec.kept, plan.codec.ring_bits, plan.hubs) == (kept, 0, (offer,))
+
+
+@pytest.mark.parametrize("mode", ["hubs", "plain", "single"])
+@pytest.mark.parametrize("key", ["corrupt_share", "dropout_share", "shares_s", "unmask_s"])
+def test_keys_of_mode_single_are_refused_where_nobody_reads_them(mode: Any, key: str) -> None:
+    settings = CoordinatorSettings(rounds=RoundSettings(mode=mode, **{key: 0.25}))  # type: ignore[arg-type]
+    bundle = decode_task(shipped("digits.task").read_bytes())
+    if mode == "single":
+        made = plan_settings(settings, bundle, 10)
+        assert 0.25 in (made.corrupt_share, made.dropout_share, made.shares_ms / 1000, made.unmask_ms / 1000)
+        return
+    with pytest.raises(InvalidRoundPlanError, match=rf"mode {mode} does not read rounds\.{key}: take it out"):
+        plan_settings(settings, bundle, 10)

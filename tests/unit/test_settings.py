@@ -82,6 +82,41 @@ def test_a_file_that_cannot_be_used_names_the_key(tmp_path: Path, text: str, fau
     assert "config.toml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        (CoordinatorSettings, "[rounds]\npatiense_s = 3", "at `$.rounds` (is `patience_s` meant?) in "),
+        (CoordinatorSettings, "[round]\nwindow_s = 3", "(is `rounds` meant?)"),
+        (CoordinatorSettings, "[rounds.privacy]\nepsilo = 3", "(is `epsilon` meant?)"),
+        (EdgeSettings, "heartbeat = 3", "(is `heartbeat_s` meant?)"),
+        (CoordinatorSettings, "window_s = 3", "(`window_s` stands in [rounds])"),
+        (CoordinatorSettings, 'name = "c"\n[rounds]\nfleet = "f"', "(`fleet` stands above all tables)"),
+        (CoordinatorSettings, "corrupt_share = 0.3", "stands in [rounds] or in [rounds.privacy]"),
+        (CoordinatorSettings, "colour = 3", "unknown field `colour` in "),
+        # TOML has numbers: one in quotes is a word, and often of another key.
+        (CoordinatorSettings, '[rounds]\nwindow_s = "60"', "window_s` (write it without quotes)"),
+        (CoordinatorSettings, '[rounds]\nlevels = "8"', "levels` (write it without quotes)"),
+        (CoordinatorSettings, 'stop_on_stdin_eof = "true"', "eof` (write it without quotes)"),
+        (EdgeSettings, 'n_min = "4"', "n_min` (write it without quotes)"),
+    ],
+)
+def test_what_may_have_been_meant_is_said(tmp_path: Path, kind: type[Any], text: str, words: str) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(kind, tmp_path / "config.toml", environment={})
+    assert words in str(caught.value)
+
+
+def test_a_variable_with_a_name_like_a_tables_is_answered_with_that() -> None:
+    for variable, words in (
+        ("SHOAL_LINKS__URL", "(is `link` meant?)"),
+        ("SHOAL_LINK__ULR", "(is `url` meant?)"),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            load_settings(Settings, None, environment={variable: "x"})
+        assert words in str(caught.value)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"missing\.toml: No such file"):
         load_settings(Settings, tmp_path / "missing.toml", environment={})

@@ -6,7 +6,8 @@ from typing import get_args
 
 import msgspec
 
-from shoal_codecs.settings import SettingsError, fault_words
+from shoal_codecs.settings import SettingsError
+from shoal_codecs.settings_faults import fault_words
 from shoal_edge.sources.settings import DataSettings, Kind
 
 
