@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from shoal_coordinator.authoring import conv_products
+from shoal_coordinator.authoring import conv_products, depthwise_ops
 from shoal_coordinator.authoring.steps import positive
 from shoal_coordinator.authoring.windows import Window, padded, patches, shifted, spread
 
@@ -85,6 +85,8 @@ class BuiltinImages:
         @tf.custom_gradient
         def depthwise(x: Tensor, w: Tensor) -> Any:
             window = _window(x, w, stride, padding)
+            if self.products and depthwise_ops.fits(window):
+                return depthwise_ops.convolve(x, w, window)
 
             def gradient(dy: Tensor) -> Any:
                 kernel = tf.reshape(tf.reverse(tf.reshape(w, (-1, w.shape[2])), [0]), (*w.shape, 1))

@@ -12,6 +12,7 @@ from typing import Any
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
+from shoal_coordinator.authoring.recomputing import recomputed
 from shoal_coordinator.authoring.scheduling import scheduled
 
 _IDENTIFIER = b"TFL3"
@@ -25,6 +26,7 @@ def rewritten(model: bytes) -> bytes:
     _leave_variables_unset(tree)
     for graph in tree.subgraphs:
         graph.operators = scheduled(graph, [_kind(tree, one) for one in graph.operators])
+        graph.operators = recomputed(graph, [_kind(tree, one) for one in graph.operators])
         _count_first(tree, graph)
     builder = flatbuffers.Builder(len(model))
     builder.Finish(tree.Pack(builder), _IDENTIFIER)

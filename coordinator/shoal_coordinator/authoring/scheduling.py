@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 _KINDS = schema.BuiltinOperator
 # What these give may be what they were given.
-_SAME_MEMORY = frozenset({_KINDS.RESHAPE, _KINDS.EXPAND_DIMS, _KINDS.SQUEEZE})
+SAME_MEMORY = frozenset({_KINDS.RESHAPE, _KINDS.EXPAND_DIMS, _KINDS.SQUEEZE})
 
 _MANY = 1 << 18
 # A batch's usual size, to weigh what is made of examples against what is made of weights.
@@ -32,21 +32,27 @@ def scheduled(graph: Any, kinds: list[int]) -> list[Any]:
 
 def held(graph: Any, operators: list[Any]) -> int:
     """Return how many numbers are held at once at most, where ``operators`` follow each other."""
+    return max(held_along(graph, operators), default=0)
+
+
+def held_along(graph: Any, operators: list[Any]) -> list[int]:
+    """Return how many numbers are held while each of ``operators`` computes."""
     last = {place: number for number, one in enumerate(operators) for place in (*one.inputs, *one.outputs)}
     ends: dict[int, list[int]] = {}
     for place, number in last.items():
         ends.setdefault(number, []).append(place)
     made: set[int] = set()
-    now = most = 0
+    now, along = 0, []
     for number, operator in enumerate(operators):
         made.update(operator.outputs)
-        now += sum(_numbers(graph.tensors[place]) for place in operator.outputs)
-        most = max(most, now)
-        now -= sum(_numbers(graph.tensors[place]) for place in ends.get(number, ()) if place in made)
-    return most
+        now += sum(numbers_of(graph.tensors[place]) for place in operator.outputs)
+        along.append(now)
+        now -= sum(numbers_of(graph.tensors[place]) for place in ends.get(number, ()) if place in made)
+    return along
 
 
-def _numbers(tensor: Any) -> int:
+def numbers_of(tensor: Any) -> int:
+    """Return how many numbers ``tensor`` holds, with a batch of a usual size."""
     shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
     return math.prod(_EXAMPLES if side < 0 else int(side) for side in shape)
 
@@ -102,7 +108,7 @@ class Order:
             for place in operator.inputs:
                 if place in holds:
                     used[holds[place]].add(number)
-                    if kind in _SAME_MEMORY:
+                    if kind in SAME_MEMORY:
                         holds[operator.outputs[0]] = holds[place]
             if kind == _KINDS.READ_VARIABLE:
                 name = names[operator.inputs[0]]
