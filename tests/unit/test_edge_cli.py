@@ -1,5 +1,6 @@
 """``shoal-edge`` as a person meets it."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -213,3 +214,17 @@ def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(StoreError, match="give the agent a folder"), held_folder(tmp_path / "taken"):
         pass
+
+
+def test_a_disk_without_locks_is_not_taken_for_one_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(StoreError, match="a disk that has locks") as caught, held_folder(tmp_path):
+        pass
+    assert type(caught.value) is StoreError
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

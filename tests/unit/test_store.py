@@ -360,7 +360,7 @@ async def test_a_newer_schema_asks_for_a_newer_shoal(tmp_path: Path) -> None:
 
 async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreWriteError, match="cannot write"):
+    with pytest.raises(StoreWriteError, match="cannot lock"):
         await Store.open(tmp_path / "file" / "store")
 
 

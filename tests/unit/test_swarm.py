@@ -18,6 +18,7 @@ from shoal_edge.agent import EdgeAgent
 from shoal_edge.config import EdgeSettings
 from shoal_edge.data import Examples
 from shoal_edge.errors import WorkerCrashedError, WorkerRefusedError
+from shoal_edge.folder_lock import held_folder
 from shoal_edge.sources.npz import NpzSource
 from shoal_edge.sources.registry import Shards, open_source
 from shoal_edge.sources.settings import DataSettings, ShareSettings
@@ -220,12 +221,45 @@ def test_folders_are_taken_by_number_and_never_a_hub(tmp_path: Path) -> None:
 
 
 async def test_a_swarm_whose_devices_all_fail_ends_with_the_first_fault(tmp_path: Path) -> None:
-    settings = [EdgeSettings(name=f"device-{n}", folder=str(tmp_path)) for n in (1, 2)]
+    settings = [EdgeSettings(name=f"device-{n}", folder=str(tmp_path / str(n))) for n in (1, 2)]
     data = data_settings(str(write_data(tmp_path / "all.npz")))
     swarm = Swarm(settings, data, ShareSettings(), workers=1)
     with pytest.raises(SwarmFailedError, match=r"all 2 devices have failed; device-\d: BadRosterError"):
         await swarm.run()
     assert await swarm.ready() == (0, 2)
+
+
+async def test_a_swarm_leaves_a_folder_alone_that_an_agent_works_in(tmp_path: Path) -> None:
+    """And an agent one of a swarm's: that device fails by itself, with the remedy."""
+    settings = [EdgeSettings(name="device-1", folder=str(tmp_path))]
+    data = data_settings(str(write_data(tmp_path / "all.npz")))
+    with (
+        held_folder(settings[0].state),
+        pytest.raises(SwarmFailedError, match=r"device-1: FolderInUseError: .* in use by another agent"),
+    ):
+        await Swarm(settings, data, ShareSettings(), workers=1).run()
+    # It is let go of when the device ends, here for want of a roster.
+    with pytest.raises(SwarmFailedError, match="BadRosterError"):
+        await Swarm(settings, data, ShareSettings(), workers=1).run()
+    with held_folder(settings[0].state):
+        pass
+
+
+def test_a_large_swarm_may_open_as_many_files_as_it_needs() -> None:
+    script = (
+        "import resource\n"
+        "from shoal_edge.swarm.command import allow_files\n"
+        "limit = resource.RLIMIT_NOFILE\n"
+        "hard = resource.getrlimit(limit)[1]\n"
+        "resource.setrlimit(limit, (64, hard))\n"
+        "allow_files(32); print(resource.getrlimit(limit)[0])\n"
+        "allow_files(128); print(resource.getrlimit(limit)[0])\n"
+        "resource.setrlimit(limit, (64, 100)); allow_files(128); print(resource.getrlimit(limit)[0])\n"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", script), capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["64", "128", "100"]
 
 
 async def test_a_set_that_cannot_be_read_starts_no_device(tmp_path: Path) -> None:

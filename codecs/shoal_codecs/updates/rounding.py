@@ -12,7 +12,7 @@ from shoal_codecs.updates.keystream import PIECE_BYTES, SPARE_BYTES, StreamKey, 
 DRAW_BITS = 16
 _KEY_BYTES = 32
 _WORD = np.dtype(np.uint16)
-_STEP = np.float32(2.0**-DRAW_BITS)
+DRAW_STEP = np.float32(2.0**-DRAW_BITS)
 
 
 class Draws:
@@ -54,6 +54,6 @@ class Dither:
         np.copyto(numbers, self._draws.next(count))
         # The middle of each draw's interval.
         numbers += np.float32(0.5)
-        numbers *= _STEP
+        numbers *= DRAW_STEP
         below: npt.NDArray[np.bool_] = np.less(numbers.reshape(fractions.shape), fractions)
         return below

@@ -7,14 +7,13 @@ import numpy as np
 
 from shoal_codecs.updates.base import Float32Vector
 from shoal_codecs.updates.keystream import Words
-from shoal_codecs.updates.rounding import DRAW_BITS, Draws
+from shoal_codecs.updates.rounding import DRAW_BITS, DRAW_STEP, Draws
 
 PIECE = 1 << 16
 MOST_LEVEL_BITS = 7
 """Up to levels of so many bits float32 holds a level and a draw exactly."""
 _DOT = 1 << 13
 _UNDERFLOW = 2.0**-126
-_STEP = np.float32(2.0**-DRAW_BITS)
 _MIDDLE = np.float32(2.0 ** -(DRAW_BITS + 1))
 _INT16_REACH = 2.0**15 - 2
 
@@ -50,7 +49,7 @@ def write_short_levels(
             np.clip(values, -limit, limit, out=values)
         numbers = chance[: values.size]
         np.copyto(numbers, draws.next(values.size))
-        numbers *= _STEP
+        numbers *= DRAW_STEP
         # The middle of each draw's interval: no bias, and what is whole stays so.
         numbers += _MIDDLE
         values += numbers

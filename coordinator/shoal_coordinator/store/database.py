@@ -1,7 +1,6 @@
 """The SQLite file under the store: opened by one process, migrated, written durably."""
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from shoal_codecs.folder_lock import take_lock
 from shoal_coordinator.store.errors import (
     ClosedStoreError,
     DamagedStoreError,
@@ -49,7 +49,7 @@ class Database:
             NewerStoreError: a newer Shoal has written it.
             StoreWriteError: the folder or the file cannot be written.
         """
-        lock = _take_lock(path)
+        lock = _lock(path)
         try:
             await asyncio.to_thread(_prepare, path)
         except BaseException:
@@ -108,22 +108,18 @@ def _configure(engine: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _take_lock(path: Path) -> int:
+def _lock(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreWriteError(
-            f"cannot write in {path.parent}: {error.strerror}; make the folder this user's"
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
+        return take_lock(path.with_suffix(".lock"))
+    except BlockingIOError as error:
         raise StoreInUseError(
             f"{path.parent} is in use by another coordinator: stop that one, or give this one its own folder"
         ) from error
-    return lock
+    except OSError as error:
+        raise StoreWriteError(
+            f"cannot lock {path.parent}: {error.strerror}; make the folder this user's, on a disk that has "
+            "locks"
+        ) from error
 
 
 def _prepare(path: Path) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import resource
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +13,8 @@ from shoal_codecs.lifecycle import remember_signals, run_until_stopped
 
 END_S = 15.0
 """How long a swarm may take to end after it was told to."""
+FILES, FILES_EACH = 256, 4
+"""Files that a swarm may have open, and more for each device, which has a connection and a lock."""
 _DESCRIPTION = (
     "Runs the devices of a folder that `shoal fleet init FLEET --devices N` made, each with its own key, "
     "state and connection, on one data set that is split among them."
@@ -67,6 +70,7 @@ def run_swarm(options: argparse.Namespace) -> int:
 
     configure_logs(options.log_level)
     settings = device_settings(options.fleet, options.devices, options.broker)
+    allow_files(FILES + FILES_EACH * len(settings))
     share = ShareSettings(partition=options.partition, seed=options.seed, held_out=options.held_out)
     swarm = Swarm(settings, data_settings(options.data), share, options.workers or os.cpu_count() or 1)
 
@@ -90,6 +94,14 @@ def run_swarm(options: argparse.Namespace) -> int:
 
     asyncio.run(serve())
     return 0
+
+
+def allow_files(count: int) -> None:
+    """Let this process have ``count`` files open, or as many as the system lets it: 1,024 are usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def end_anyway_after(seconds: float) -> None:

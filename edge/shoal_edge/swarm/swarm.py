@@ -12,6 +12,7 @@ from shoal_codecs.errors import ShoalError
 from shoal_edge.agent import EdgeAgent
 from shoal_edge.config import EdgeSettings
 from shoal_edge.errors import fault_name
+from shoal_edge.folder_lock import held_folder
 from shoal_edge.sources.settings import DataSettings, ShareSettings
 from shoal_edge.swarm.errors import SwarmFailedError
 from shoal_edge.swarm.pool import PooledWorker, WorkerPool
@@ -90,11 +91,12 @@ class Swarm:
         """Run one device; its end is its own."""
         structlog.contextvars.bind_contextvars(device=settings.name)
         try:
-            # Reads and writes files that must be on the disk before it goes on: others start meanwhile.
-            agent = await asyncio.to_thread(EdgeAgent, settings, worker=PooledWorker(self._pool))
-            self._agents[settings.name] = agent
-            agent.link.on_connected(partial(self._count_in, settings.name))
-            await agent.run()
+            with held_folder(settings.state):
+                # Reads and writes files that must be on the disk before it goes on: others start meanwhile.
+                agent = await asyncio.to_thread(EdgeAgent, settings, worker=PooledWorker(self._pool))
+                self._agents[settings.name] = agent
+                agent.link.on_connected(partial(self._count_in, settings.name))
+                await agent.run()
             fault = "its connection was closed"
         except ShoalError as error:
             fault = f"{fault_name(error)}: {error}"
