@@ -80,7 +80,15 @@ async def run_coordinator(settings: CoordinatorSettings) -> None:
 
 async def serve(settings: CoordinatorSettings) -> None:
     """Put the coordinator together and run it until cancelled."""
-    store = await Store.open(settings.data_folder, 1024 * settings.chunk_kib)
+    folder, data = settings.party_folder, settings.data_folder
+    # First, for who starts it in a wrong place finds nothing left there.
+    load_identity(settings.name, folder / "identity.key")
+    load_roster(folder / "roster.bin", folder / "authority.pub", settings.fleet)
+    await asyncio.to_thread(_read_task, settings.task_path)
+    is_new = not data.exists()
+    store = await Store.open(data, 1024 * settings.chunk_kib)
+    if is_new:
+        log.info("data folder made", folder=str(data.resolve()))
     try:
         await CoordinatorService(await make_organs(settings, store)).run()
     finally:

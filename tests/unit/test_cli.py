@@ -97,6 +97,47 @@ def test_a_party_without_its_key_says_so_in_one_line(tmp_path: Path, party: str)
     (tmp_path / "config.toml").write_text('fleet = "herd"\n')
     done = shoal(party, "run", "--config", "config.toml", folder=tmp_path)
     assert_one_line_fault(done, "BadKeyFileError", "identity.key")
+    # Whoever starts it in a wrong folder finds nothing left there.
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_a_coordinator_without_its_task_leaves_nothing_behind(tmp_path: Path) -> None:
+    shoal("fleet", "init", "herd", folder=tmp_path)
+    folder = tmp_path / "herd" / "coordinator"
+    before = sorted(folder.iterdir())
+    (folder / "config.toml").write_text('fleet = "demo"\ntask = "nowhere.task"\n')
+    done = shoal("coordinator", "run", "--data-dir", str(folder), folder=tmp_path)
+    assert_one_line_fault(done, "TaskFileError", "nowhere.task")
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("party", "event"), [("coordinator", "data folder made"), ("hub", "data_folder_made")]
+)
+def test_a_party_says_where_it_makes_its_data_folder(tmp_path: Path, party: str, event: str) -> None:
+    shoal("fleet", "init", ".", folder=tmp_path)
+    folder = tmp_path / (party if party == "coordinator" else "hub-1")
+    command = [sys.executable, "-m", "shoal_coordinator", party, "run"]
+    command += ["--broker", f"mqtt://127.0.0.1:{free_port()}"]
+    environment = os.environ | {"SHOAL_STOP_ON_STDIN_EOF": "true"}
+
+    def said() -> list[dict[str, Any]]:
+        """Return what it logs until it has looked for the broker."""
+        lines = []
+        with subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            assert process.stdin is not None
+            for line in process.stderr:
+                lines.append(msgspec.json.decode(line))
+                if lines[-1]["event"] == "not_connected":
+                    process.stdin.close()
+        return lines
+
+    made = [line["folder"] for line in said() if line["event"] == event]
+    assert made == [str(folder / "data")]
+    assert event not in [line["event"] for line in said()]
 
 
 def test_a_task_that_is_none_is_named_with_its_place(tmp_path: Path) -> None:

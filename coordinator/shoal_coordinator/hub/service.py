@@ -285,8 +285,11 @@ async def run_hub(settings: HubSettings) -> None:
     configure_logs(settings.log_level)
     folder = settings.party_folder
     identity = load_identity(settings.name, folder / "identity.key")
+    is_new = not settings.data_folder.exists()
     roster = trusted_roster(folder, settings.data_folder, settings.fleet)
     service = HubService(settings, identity, roster)
+    if is_new:
+        log.info("data_folder_made", folder=str(settings.data_folder.resolve()))
     with structlog.contextvars.bound_contextvars(hub=settings.name):
         reason = await run_until_stopped(service.run(), stop_on_stdin_eof=settings.stop_on_stdin_eof)
         log.info("hub_stopped", reason=reason)
