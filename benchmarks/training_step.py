@@ -18,6 +18,7 @@ import shoal_edge.jobs.reporting  # noqa: F401 - its memory counts
 from shoal_codecs.memory import keep_freed_memory
 from shoal_codecs.wire.blob import digest_of
 from shoal_edge.trainers.base import FitOptions
+from shoal_edge.trainers.system_random import SystemRandom
 from shoal_edge.worker_settings import WorkerSettings
 from shoal_edge.worker_task import ReadyTask, read_task
 
@@ -43,7 +44,7 @@ def main() -> None:
         x,
         y,
         options,
-        np.random.default_rng(1),
+        SystemRandom(),
         on_progress=lambda _done, _total: marks.append((time.perf_counter(), time.process_time())),
     )
     # Before the first mark of a step is an evaluation.

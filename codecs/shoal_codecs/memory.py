@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+from pathlib import Path
 
 _HEAP_BYTES, _KEPT_BYTES = 8 * 1024 * 1024, 64 * 1024 * 1024
 SERVER_BYTES = 32 * 1024 * 1024, 160 * 1024 * 1024
@@ -15,6 +16,16 @@ def give_back_freed_memory() -> None:
     """Give the system what the C library holds of freed memory, as after something large that is over."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process has now, 0 where that is not known."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf(
+            "SC_PAGESIZE"
+        )
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def keep_freed_memory(heap_bytes: int = _HEAP_BYTES, kept_bytes: int = _KEPT_BYTES) -> None:

@@ -1,5 +1,7 @@
 """How one data set is split among devices, repeatably by a seed: evenly, by shards of labels, or unevenly."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self

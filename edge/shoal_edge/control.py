@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from shoal_codecs.updates.base import EncodeContext, to_dense
+from shoal_codecs.updates.base import EncodeContext, length, to_dense
 from shoal_codecs.updates.plain_noise import longest_update
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.shared_part import SharedPart
@@ -67,7 +67,7 @@ class ControlRound:
             StoreError: the disk does not take it.
         """
         plan = self.plan
-        norm, longest = float(np.linalg.norm(update.astype(np.float64))), longest_update(plan)
+        norm, longest = length(update), longest_update(plan)
         if norm > longest:
             update = update * np.float32(longest / norm)
         change = -self.fleet - update / np.float32(steps * plan.training.learning_rate)

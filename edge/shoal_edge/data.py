@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.pcg64 import permutation
 from shoal_codecs.wire.task import InputDescription, TargetDescription
 from shoal_edge.sources.errors import DataTooLargeError
 from shoal_edge.sources.settings import DEFAULT_MOST_BYTES, HELD_OUT_FRACTION
@@ -185,7 +186,7 @@ def held_out_indices(
         return np.flatnonzero(~examples.aside), np.flatnonzero(examples.aside)
     count = len(examples)
     held = held_count(count, fraction)
-    order = np.random.default_rng(_SPLIT_SEED).permutation(count)
+    order = permutation(count, _SPLIT_SEED)
     return np.sort(order[held:]), np.sort(order[:held])
 
 

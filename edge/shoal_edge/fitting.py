@@ -8,13 +8,22 @@ from typing import Any
 import numpy as np
 
 from shoal_codecs.privacy.examples import EXAMPLE_DELTA, example_charge
+from shoal_codecs.updates.base import length
 from shoal_codecs.updates.local_steps import effective_steps
 from shoal_codecs.updates.ring_extras import DeviceMetrics
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.told import NOTHING_TOLD, Told
 from shoal_edge.data import Examples
-from shoal_edge.trainers.base import ExamplePrivacy, FitOptions, FitReport, OnProgress, ShouldStop, Trainer
+from shoal_edge.trainers.base import (
+    ExamplePrivacy,
+    FitOptions,
+    FitReport,
+    OnProgress,
+    RandomSource,
+    ShouldStop,
+    Trainer,
+)
 from shoal_edge.trainers.errors import (
     DataError,
     FitMemoryError,
@@ -33,8 +42,8 @@ Shard = Callable[[], tuple[Examples, Examples]]
 class Fitted:
     """What a fit made: ``update`` of the fleet's vector from ``examples``, ``metrics`` of the base.
 
-    ``weights`` are all weights (D,) after its ``steps``, None where nothing was trained. ``told`` goes beside
-    the update where the plan asks for it, ``said`` into the device's log.
+    ``weights`` are all weights (D,) after its ``steps``, None where nothing was trained or nobody wants them.
+    ``told`` goes beside the update where the plan asks for it, ``said`` into the device's log.
     """
 
     update: Vector
@@ -48,18 +57,22 @@ class Fitted:
 
 def fit_update(
     trainer: Trainer,
-    base: Vector,
+    base: Callable[[], Vector],
     part: SharedPart,
     shard: Shard,
     plan: Plan,
-    rng: np.random.Generator,
+    rng: RandomSource,
     should_stop: ShouldStop,
     on_progress: OnProgress,
     *,
     hide_faults: bool,
     correction: Vector | None = None,
+    keep_weights: bool = True,
 ) -> Fitted:
     """Train on ``base`` (D,), which the trainer holds, with what ``shard`` gives, as ``plan`` says.
+
+    ``base`` is asked for once the fit is over, so that nobody holds it meanwhile. ``keep_weights`` says
+    whether anybody wants the weights afterwards.
 
     The update is that of the fleet's ``part``; ``correction`` (D,) is added to every gradient.
 
@@ -72,7 +85,9 @@ def fit_update(
         FitCancelledError: ``should_stop`` said so.
     """
     try:
-        return _fitted(trainer, base, part, shard, plan, rng, should_stop, on_progress, correction)
+        return _fitted(
+            trainer, base, part, shard, plan, rng, should_stop, on_progress, correction, keep_weights
+        )
     except (*DATA_FAULTS, MemoryError) as error:
         if not hide_faults or plan.privacy is None:
             raise
@@ -87,14 +102,15 @@ def nothing_fitted(part: SharedPart, **said: Any) -> Fitted:
 
 def _fitted(
     trainer: Trainer,
-    base: Vector,
+    base: Callable[[], Vector],
     part: SharedPart,
     shard: Shard,
     plan: Plan,
-    rng: np.random.Generator,
+    rng: RandomSource,
     should_stop: ShouldStop,
     on_progress: OnProgress,
     correction: Vector | None,
+    keep_weights: bool,  # noqa: FBT001 - as fit_update says
 ) -> Fitted:
     train, held_out = shard()
     metrics = _metrics(plan, trainer, held_out)
@@ -114,9 +130,15 @@ def _fitted(
         should_stop,
         on_progress,
     )
+    told = _told(plan, trainer, held_out, fit)
     weights = trainer.get_weights()
-    update = part.of(weights) - part.of(base)
-    norm = float(np.linalg.norm(update.astype(np.float64)))
+    # What is made of the weights takes as much again.
+    trainer.rest()
+    kept = weights if keep_weights else None
+    # The vector of a fleet that shares all of it is the weights themselves.
+    moved = part.of(weights)
+    update = np.subtract(moved, part.of(base()), out=None if moved is kept else moved)
+    norm = length(update)
     if not math.isfinite(norm):
         raise NonFiniteWeightsError("the weights moved out of float32: lower the learning rate")
     said = {
@@ -133,8 +155,7 @@ def _fitted(
         )
     if training.example_noise:
         said["example_epsilon"] = example_charge(training).epsilon(EXAMPLE_DELTA)
-    told = _told(plan, trainer, held_out, fit)
-    return Fitted(update, len(train), metrics, weights, fit.steps, said, told)
+    return Fitted(update, len(train), metrics, kept, fit.steps, said, told)
 
 
 def _told(plan: Plan, trainer: Trainer, held_out: Examples, fit: FitReport) -> Told:

@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shoal_codecs.updates.shared_part import SharedPart
 from shoal_codecs.wire.plan import Plan
 from shoal_codecs.wire.task import dimension
@@ -15,7 +13,7 @@ from shoal_edge.errors import ModelDimensionError
 from shoal_edge.fitting import Fitted
 from shoal_edge.own_tensors import begun, read_own, write_own
 from shoal_edge.personal_fit import fit_personal
-from shoal_edge.trainers.base import Trainer
+from shoal_edge.trainers.base import RandomSource, Trainer
 from shoal_edge.vectors import Vector
 from shoal_edge.worker_task import ReadyTask
 
@@ -69,15 +67,19 @@ class OwnRound:
         """Return the vector that the codec codes: a variant's update in the full model's place if need be."""
         return update if self._cut is None or self._plan.sliced else self._cut.spread(update)
 
+    def keeps(self, pull: float) -> bool:
+        """Return whether ``leave`` with this ``pull`` wants to know the weights after a fit."""
+        return bool(self.part.own or pull)
+
     def leave(
         self,
         path: Path,
         fitted: Fitted,
         train: Callable[[], Examples],
         trainer: Trainer,
-        base: Vector,
+        base: Callable[[], Vector],
         pull: float,
-        rng: np.random.Generator,
+        rng: RandomSource,
         should_stop: Callable[[], bool],
     ) -> dict[str, Any]:
         """Leave at ``path`` what the fit made of the device's own; with ``pull`` train its own model first.
@@ -89,12 +91,12 @@ class OwnRound:
             StoreError: the disk does not take it.
         """
         said: dict[str, Any] = {"own_tensors": "damaged, begun anew"} if self._own.damaged else {}
-        if fitted.weights is None or not (self.part.own or pull):
+        if fitted.weights is None or not self.keeps(pull):
             return said
         following = replace(self._own, tensors=self.part.own_of(fitted.weights))
         if pull:
             made = fit_personal(
-                trainer, base, self._own.personal, train(), self._training, pull, rng, should_stop
+                trainer, base(), self._own.personal, train(), self._training, pull, rng, should_stop
             )
             said |= made.said
             if made.model is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal_codecs.wire.plan import TrainingPlan
 from shoal_edge.data import Examples
-from shoal_edge.trainers.base import FitOptions, Trainer
+from shoal_edge.trainers.base import FitOptions, RandomSource, Trainer
 from shoal_edge.trainers.errors import FitCancelledError, TrainingError
 from shoal_edge.vectors import Vector
 
@@ -33,7 +33,7 @@ def fit_personal(
     train: Examples,
     training: TrainingPlan,
     pull: float,
-    rng: np.random.Generator,
+    rng: RandomSource,
     should_stop: Callable[[], bool],
 ) -> PersonalFit:
     """Train the device's ``model`` (D,), at first ``base`` (D,), pulled towards ``base`` by ``pull``.

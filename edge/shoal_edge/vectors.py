@@ -1,6 +1,7 @@
 """Model vectors on disk: little-endian float32, named by their BLAKE3 digest. Worker only: needs numpy."""
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +21,48 @@ def read_vector(path: Path, digest: bytes) -> Vector:
         VectorFileError: missing, damaged, or not the vector with ``digest``.
         DivergedError: it holds NaN or infinity.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise VectorFileError(f"cannot read the model {path.name[:16]}: {error.strerror}") from error
-    if digest_of(data) != digest or len(data) % 4:
-        raise VectorFileError(f"the model {path.name[:16]} on disk is damaged: fetch it again")
-    return check_finite(np.frombuffer(data, dtype="<f4").astype(np.float32))
+    with StoredVector(path, digest) as stored:
+        return stored.read()
+
+
+class StoredVector:
+    """The float32[D] with ``digest`` at ``path``, read whenever it is asked for and not held in between.
+
+    It is there until this is closed, whatever becomes of the path meanwhile.
+
+    Raises:
+        VectorFileError: it is missing.
+    """
+
+    def __init__(self, path: Path, digest: bytes) -> None:
+        self._name, self._digest = path.name[:16], digest
+        try:
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise _unread(self._name, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self) -> Vector:
+        """Return the vector.
+
+        Raises:
+            VectorFileError: damaged, or not the vector with the digest.
+            DivergedError: it holds NaN or infinity.
+        """
+        try:
+            self._file.seek(0)
+            vector = np.fromfile(self._file, "<f4")
+            whole = not self._file.read(1)
+        except OSError as error:
+            raise _unread(self._name, error) from error
+        if not whole or digest_of(vector.view(np.uint8).data) != self._digest:
+            raise VectorFileError(f"the model {self._name} on disk is damaged: fetch it again")
+        return check_finite(vector.astype(np.float32, copy=False))
 
 
 def write_vector(path: Path, vector: Vector) -> None:
@@ -43,3 +79,7 @@ def check_finite(vector: Vector) -> Vector:
     if not all_finite(vector):
         raise DivergedError("the model holds NaN or infinity: go back to an earlier version")
     return vector
+
+
+def _unread(name: str, error: OSError) -> VectorFileError:
+    return VectorFileError(f"cannot read the model {name}: {error.strerror}")

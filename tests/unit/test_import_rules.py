@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from shoal_coordinator.config import shipped
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "shoal_codecs": ROOT / "codecs" / "shoal_codecs",
@@ -128,29 +130,28 @@ def test_the_worker_loads_what_training_needs_and_no_more() -> None:
 
 
 A_FIT = """
-import numpy as np
 from shoal_codecs.wire.blob import digest_of
-from shoal_codecs.wire.task import decode_task
 from shoal_edge.jobs.registry import load
+from shoal_edge.jobs.state import WorkerState
 from shoal_edge.trainers.base import FitOptions
-from shoal_edge.worker_settings import DEFAULT_SETTINGS
-from shoal_edge.worker_task import ReadyTask
+from shoal_edge.trainers.system_random import SystemRandom
 load("fit_and_report")
-data = open(__TASK__, "rb").read()
-ready = ReadyTask(decode_task(data), digest_of(data), 0, DEFAULT_SETTINGS)
-x, y = ready.bundle.reference.x.numpy(), ready.bundle.reference.y.numpy()
-ready.trainer.fit(x, y, FitOptions(epochs=1, learning_rate=0.01, batch_size=8), np.random.default_rng(0))
+state = WorkerState()
+ready = state.ready(digest_of(open(TASK, "rb").read()), TASK)
+train, _ = state.examples(ready.bundle, DATA, b"")
+ready.trainer.fit(train.x, train.y, FitOptions(epochs=1, learning_rate=0.01, batch_size=99), SystemRandom())
 assert ready.trainer.runtime.partition(" ")[2]
 """
 
 
 def test_a_fit_loads_no_ciphers_and_nothing_else_that_it_does_not_use() -> None:
-    """They come with the report, when what the model took is free."""
-    task = PACKAGES["shoal_coordinator"] / "tasks" / "digits.task"
-    fit = A_FIT.replace("__TASK__", repr(str(task)))
+    """They come with the report, when what the model took is free. ``secrets`` comes with numpy.random."""
+    task, data = shipped("digits.task"), shipped("digits.npz")
+    fit = f"TASK, DATA = {str(task)!r}, {str(data)!r}\n{A_FIT}"
     loaded = loaded_by(["shoal_edge.worker"], absent=NOT_ON_A_DEVICE, then=fit)
-    unused = {"cryptography", "nacl", "_cffi_backend", "logging", "concurrent", "email", "tomllib"}
-    assert loaded & (unused | {"asyncio", "structlog", "aiomqtt"}) == set()
+    ciphers = {"cryptography", "nacl", "_cffi_backend", "hashlib", "_hashlib", "secrets"}
+    assert loaded & ciphers == set()
+    assert loaded & {"logging", "concurrent", "email", "tomllib", "asyncio", "structlog", "aiomqtt"} == set()
     assert loaded & {"ai_edge_litert", "tflite_runtime"}
     assert {"cryptography", "nacl"} <= loaded_by(["shoal_edge.shares"])
 

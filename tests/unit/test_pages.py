@@ -11,7 +11,7 @@ from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.tasks import FOLDER
 from shoal_edge.trainers.base import EvaluationCounts, FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
-from shoal_edge.trainers.pages import give_back_pages
+from shoal_edge.trainers.pages import give_back_pages, move_out
 
 
 def _resident_kib() -> int:
@@ -33,6 +33,30 @@ def test_what_is_small_stays() -> None:
     memory = np.ones(1000, np.float32)
     give_back_pages(memory)
     assert memory.all()
+
+
+def test_what_is_moved_arrives_and_is_there_once() -> None:
+    memory = np.arange(3_000_001, dtype=np.float32)
+    values, out = memory[1:].reshape(1500, 2000), np.empty((1500, 2000), np.float32)
+    before = _resident_kib()
+    move_out(values, out)
+    assert _resident_kib() - before < 2048
+    np.testing.assert_array_equal(out.reshape(-1), np.arange(1, 3_000_001, dtype=np.float32))
+
+
+def test_a_rest_gives_back_what_much_training_took_and_the_trainer_trains_on() -> None:
+    trainer = LiteRtTrainer(decode_task((FOLDER / "mnist_cnn.task").read_bytes()))
+    x, y = np.zeros((32, 28, 28, 1), np.uint8), np.zeros(32, np.int32)
+    options = FitOptions(epochs=1, learning_rate=0.01, batch_size=32)
+    fits = []
+    for _ in range(2):
+        trainer.set_weights(trainer.initial_weights())
+        fits.append(trainer.fit(x, y, options, np.random.default_rng(0)))
+        before = _resident_kib()
+        trainer.rest()
+        assert before - _resident_kib() > 16 << 10
+    assert fits[0] == fits[1]
+    np.testing.assert_array_equal(trainer.get_weights(), trainer.initial_weights())
 
 
 def test_a_large_models_weights_stay_when_what_carried_them_goes() -> None:

@@ -1,5 +1,7 @@
 """What every update codec takes, gives and is called."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -20,6 +22,7 @@ Payload: TypeAlias = bytes | bytearray | memoryview
 
 # Positions stay within 31 bits, so that a gap always fits five varint bytes.
 MAX_DIMENSION = 2**31 - 1
+_AT_ONCE = 1 << 16
 SEED_BYTES = 32
 
 
@@ -137,6 +140,15 @@ def all_finite(values: npt.NDArray[np.floating[Any]]) -> bool:
     # The least and the greatest are NaN where one value is.
     with np.errstate(invalid="ignore"):
         return math.isfinite(values.min()) and math.isfinite(values.max())
+
+
+def length(values: Float32Vector) -> float:
+    """Return the L2 norm of `values`, whose squares are added in float64, a piece at a time."""
+    total = 0.0
+    for start in range(0, values.size, _AT_ONCE):
+        piece = values[start : start + _AT_ONCE].astype(np.float64)
+        total += float(piece @ piece)
+    return math.sqrt(total)
 
 
 def check_vector(vector: Float32Vector, dimension: int) -> Float32Vector:

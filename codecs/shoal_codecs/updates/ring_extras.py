@@ -4,6 +4,8 @@ Each value is one coordinate within +-its levels, noised like the rest and charg
 counts it. A device that cannot say gives 0, which is halfway.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 

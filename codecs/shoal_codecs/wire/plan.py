@@ -4,7 +4,6 @@
 round binds itself to it (secret sharing, step 3 of mode ``hubs``).
 """
 
-import hashlib
 import math
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
@@ -399,7 +398,7 @@ def decode_plan(data: bytes) -> Plan:
 
 def plan_hash(data: bytes) -> bytes:
     """Return M, the SHA-256 (32 bytes) over the plan as it was signed."""
-    return hashlib.sha256(_HASH_LABEL + data).digest()
+    return _sha256(_HASH_LABEL + data)
 
 
 def plan_signing_bytes(data: bytes) -> bytes:
@@ -427,7 +426,12 @@ def coordinate_seed(plan: Plan) -> bytes:
     base in it, one could be searched for that reveals wanted coordinates. Hubs promise their nonces before
     any of them shows one (``wire.hubs``), so that none can search either.
     """
-    digest = hashlib.sha256(_SEED_LABEL)
-    for hub in sorted(plan.hubs, key=lambda offer: offer.hub):
-        digest.update(prefixed(hub.hub) + hub.nonce)
-    return digest.digest()
+    hubs = sorted(plan.hubs, key=lambda offer: offer.hub)
+    return _sha256(_SEED_LABEL + b"".join(prefixed(hub.hub) + hub.nonce for hub in hubs))
+
+
+def _sha256(data: bytes) -> bytes:
+    # It brings OpenSSL: megabytes that a device which trains by the plan has not got.
+    import hashlib  # noqa: PLC0415
+
+    return hashlib.sha256(data).digest()

@@ -293,7 +293,7 @@ def split_weights(
 def initial_weights(parameters: Iterable[Parameter], seed: int) -> npt.NDArray[np.float32]:
     """Draw the weights (D,) float32 of a fresh model; the same seed gives the same bits on every machine.
 
-    Raw PCG64 words, whose stream numpy keeps for good: the upper 53 bits make u in [-1, 1) exactly, the
+    Raw PCG64 words, the stream that numpy keeps for good: the upper 53 bits make u in [-1, 1) exactly, the
     weight is u times the bound plus the mean, each rounded to float64, and then to float32.
     """
     import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
@@ -316,7 +316,9 @@ def draw_weights(
     """
     import numpy as np  # noqa: PLC0415 - an idle agent holds the types without numpy
 
-    bits = np.random.PCG64(seed)
+    from shoal_codecs.pcg64 import Pcg64  # noqa: PLC0415 - needs numpy
+
+    bits = Pcg64(seed)
     for one in parameters:
         # A piece at a time: raw words and float64 take four times what they become.
         for start in range(0, one.size, _DRAWN_AT_ONCE):

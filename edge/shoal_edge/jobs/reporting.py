@@ -14,7 +14,8 @@ from shoal_codecs.wire.plan import decode_plan, plan_hash
 from shoal_edge.fitting import fit_update, nothing_fitted
 from shoal_edge.jobs.state import Stop, WorkerState
 from shoal_edge.own_round import OwnRound
-from shoal_edge.vectors import Vector, read_vector
+from shoal_edge.trainers.system_random import SystemRandom
+from shoal_edge.vectors import StoredVector, Vector
 
 if TYPE_CHECKING:
     from shoal_edge.shares import Shared
@@ -54,47 +55,57 @@ def fit_and_report(
     ``fit_update``; without ``train`` the device moves nothing.
     """
     started = time.perf_counter()
-    promised, digest = decode_plan(plan), plan_hash(plan)
+    promised = decode_plan(plan)
     ready = state.ready(task, task_path, promised.level_of(device), percent)
     own = OwnRound(ready, promised, Path(own_path))
-    base = own.base(read_vector(Path(model_path), promised.base))
-    rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
-    ready.trainer.set_weights(base)
-    control = None
-    if promised.training.correction:
-        # Brings the codecs and their ciphers, for the plans that ask for it.
-        from shoal_edge.control import control_round  # noqa: PLC0415
+    pull = 0.0 if promised.variants else ditto
+    with StoredVector(Path(model_path), promised.base) as stored:
 
-        fleet_path, control_path = map(Path, control_paths[:2])
-        control = control_round(promised, own.part, device, fleet_path, control_path)
-    fitted = nothing_fitted(own.part)
-    if train:
-        fitted = fit_update(
+        def base() -> Vector:
+            return own.base(stored.read())
+
+        ready.trainer.set_weights(base())
+        control = None
+        if promised.training.correction:
+            # Brings the codecs and their ciphers, for the plans that ask for it.
+            from shoal_edge.control import control_round  # noqa: PLC0415
+
+            fleet_path, control_path = map(Path, control_paths[:2])
+            control = control_round(promised, own.part, device, fleet_path, control_path)
+        if train:
+            fitted = fit_update(
+                ready.trainer,
+                base,
+                own.part,
+                lambda: state.examples(ready.bundle, data_path, data),
+                promised,
+                SystemRandom(),
+                should_stop,
+                state.on_progress,
+                hide_faults=hide_faults,
+                correction=control.correction if control else None,
+                keep_weights=own.keeps(pull),
+            )
+        else:
+            fitted = nothing_fitted(own.part)
+        kept = own.leave(
+            Path(own_next_path),
+            fitted,
+            lambda: state.examples(ready.bundle, data_path, data)[0],
             ready.trainer,
             base,
-            own.part,
-            lambda: state.examples(ready.bundle, data_path, data),
-            promised,
-            rng,
+            pull,
+            SystemRandom(),
             should_stop,
-            state.on_progress,
-            hide_faults=hide_faults,
-            correction=control.correction if control else None,
         )
-    update, examples = own.sent(fitted.update), fitted.examples
-    kept = own.leave(
-        Path(own_next_path),
-        fitted,
-        lambda: state.examples(ready.bundle, data_path, data)[0],
-        ready.trainer,
-        base,
-        0.0 if promised.variants else ditto,
-        rng,
-        should_stop,
-    )
-    # The ciphers are loaded when the fit, which takes the most memory, is over.
+    # Of a model of its own, or a fit that failed.
+    ready.trainer.rest()
+    # The ciphers, and generators for rounding, are loaded when the fit is over.
     from shoal_edge.shares import clear_share, ring_shares, seal_shares  # noqa: PLC0415
 
+    digest = plan_hash(plan)
+    rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
+    update, examples = own.sent(fitted.update), fitted.examples
     if promised.shared:
         source = Path(source_path).read_bytes() if source_path else b""
         shared = ring_shares(update, examples, promised, digest, device, rng, source, fitted.metrics, masks)

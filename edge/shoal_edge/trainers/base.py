@@ -90,6 +90,18 @@ def unheard(_done: int, _total: int) -> None:
     """Hear of progress and do nothing."""
 
 
+class RandomSource(Protocol):
+    """What a fit draws of chance: ``numpy.random.Generator`` is one."""
+
+    def permutation(self, x: int, /) -> npt.NDArray[np.int64]:
+        """Return the numbers below ``x`` in a random order: int64[x]."""
+        ...
+
+    def integers(self, low: int, high: int, size: int, dtype: Any) -> npt.NDArray[Any]:
+        """Return ``size`` numbers from ``low`` to below ``high``."""
+        ...
+
+
 class Trainer(Protocol):
     """Trains one task's model; weights cross as one flat float32 vector of ``dimension`` entries.
 
@@ -126,7 +138,7 @@ class Trainer(Protocol):
         x: npt.NDArray[Any],
         y: npt.NDArray[Any],
         options: FitOptions,
-        rng: np.random.Generator,
+        rng: RandomSource,
         should_stop: ShouldStop = ...,
         on_progress: OnProgress = ...,
     ) -> FitReport:
@@ -139,6 +151,10 @@ class Trainer(Protocol):
 
     def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
         """Count over raw examples ``x`` (n, ...) with targets ``y`` (n, ...)."""
+        ...
+
+    def rest(self) -> None:
+        """Give back what training takes of the memory, where that is much; weights may be lost."""
         ...
 
     def self_test(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shoal_edge.trainers.base import FitOptions, OnProgress, ShouldStop
+from shoal_edge.trainers.base import FitOptions, OnProgress, RandomSource, ShouldStop
 from shoal_edge.trainers.errors import FitCancelledError, InvalidFitSettingsError, NonFiniteLossError
 
 # What an evaluation lays out at once: enough that calls cost little, little enough for small boards.
@@ -80,7 +80,7 @@ def run_steps(
     batches: Batches,
     step: Step,
     options: FitOptions,
-    rng: np.random.Generator,
+    rng: RandomSource,
     should_stop: ShouldStop,
     on_progress: OnProgress,
 ) -> int:

@@ -17,6 +17,7 @@ from shoal_edge.trainers.base import (
     FitOptions,
     FitReport,
     OnProgress,
+    RandomSource,
     ShouldStop,
     never,
     unheard,
@@ -87,7 +88,7 @@ class FittingTrainer(ABC):
         x: npt.NDArray[Any],
         y: npt.NDArray[Any],
         options: FitOptions,
-        rng: np.random.Generator,
+        rng: RandomSource,
         should_stop: ShouldStop = never,
         on_progress: OnProgress = unheard,
     ) -> FitReport:
@@ -128,6 +129,9 @@ class FittingTrainer(ABC):
         refuse_non_finite_loss(counts.loss_sum, 0)
         return counts
 
+    def rest(self) -> None:  # noqa: B027 - most runtimes have nothing to give back
+        """Give back what training takes of the memory, where that is much; weights may be lost."""
+
     def self_test(self) -> None:
         """Compare loss and gradients of the stored batch with the reference; weights stay.
 
@@ -151,7 +155,7 @@ class FittingTrainer(ABC):
         except (UnusableModelError, NonFiniteWeightsError) as error:
             raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
         finally:
-            self._tested()
+            self._renew()
             self._is_bare = kept is None
             if kept is not None:
                 self._set_weights(kept)
@@ -167,7 +171,7 @@ class FittingTrainer(ABC):
         """Return the weights (D,), whatever they are."""
 
     @abstractmethod
-    def _step(self, options: FitOptions, rng: np.random.Generator, batches: Batches) -> Step:
+    def _step(self, options: FitOptions, rng: RandomSource, batches: Batches) -> Step:
         """Return what makes one step on one of ``batches``, with all set that is the same in each."""
 
     @abstractmethod
@@ -201,8 +205,8 @@ class FittingTrainer(ABC):
     def _make_room(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:  # noqa: B027 - few need to
         """See that there is memory for the gradient of a batch of raw examples before less is planned."""
 
-    def _tested(self) -> None:  # noqa: B027 - most runtimes have nothing to give back
-        """Give back what only the self-test needed; weights may be lost."""
+    def _renew(self) -> None:  # noqa: B027 - most runtimes have nothing to give back
+        """Give back what was planned; weights may be lost."""
 
     @abstractmethod
     def _counts(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.memory import give_back_freed_memory
+from shoal_codecs.memory import give_back_freed_memory, resident_bytes
 from shoal_codecs.updates.base import all_finite
 from shoal_codecs.wire.task import (
     REFERENCE_MASK_SEED,
@@ -20,7 +20,7 @@ from shoal_codecs.wire.task import (
     folded_sizes,
     split_weights,
 )
-from shoal_edge.trainers.base import EvaluationCounts, FitOptions
+from shoal_edge.trainers.base import EvaluationCounts, FitOptions, RandomSource
 from shoal_edge.trainers.errors import (
     NoPrivateTrainingError,
     UnsupportedTrainingError,
@@ -28,6 +28,7 @@ from shoal_edge.trainers.errors import (
 )
 from shoal_edge.trainers.fit_loop import SEEDS, Batches, Step
 from shoal_edge.trainers.fitting_trainer import FittingTrainer, Weights
+from shoal_edge.trainers.pages import move_out
 from shoal_edge.trainers.private import PrivateSteps
 from shoal_edge.trainers.runtime import open_model, runtime_name
 from shoal_edge.trainers.signatures import (
@@ -41,6 +42,8 @@ from shoal_edge.trainers.signatures import (
 
 # A large power of two scales the step exactly and keeps its rounding far under the tolerance.
 _SELF_TEST_RATE = 16.0
+# What is less is planned again with every fit for nothing.
+_MUCH_BYTES = 16 << 20
 
 
 class LiteRtTrainer(FittingTrainer):
@@ -54,6 +57,7 @@ class LiteRtTrainer(FittingTrainer):
     def __init__(self, bundle: TaskBundle, threads: int = 1) -> None:
         super().__init__(bundle)
         self._threads = threads
+        self._held_bytes = 0
         self._interpreter: Any = None
         self._signatures: dict[str, Signature] = {}
         self._open()
@@ -62,6 +66,12 @@ class LiteRtTrainer(FittingTrainer):
     def runtime(self) -> str:
         """The interpreter's distribution and version."""
         return runtime_name()
+
+    def rest(self) -> None:
+        """Give back what training takes of the memory, if that is much; the weights are lost then."""
+        if resident_bytes() - self._held_bytes >= _MUCH_BYTES:
+            self._renew()
+            self._is_new = self._is_bare = True
 
     # --- what FittingTrainer asks for ---------------------------------------------------------
 
@@ -88,8 +98,8 @@ class LiteRtTrainer(FittingTrainer):
         with self._named_faults():
             self._signatures[name].plan(**{key: value.shape for key, value in inputs.items()})
 
-    def _tested(self) -> None:
-        """Begin with another interpreter: memory planned for the self-test's batch stays with the first."""
+    def _renew(self) -> None:
+        """Begin with another interpreter: the memory that was planned stays with the first."""
         planned = [name for name, one in self._signatures.items() if one.was_planned]
         self._open()
         for name in planned:
@@ -101,6 +111,7 @@ class LiteRtTrainer(FittingTrainer):
         give_back_freed_memory()
         self._interpreter = open_model(self._bundle.trainable, self._threads)
         self._signatures = checked_signatures(self._interpreter, self._bundle)
+        self._held_bytes = resident_bytes()
 
     def _set_weights(self, vector: Weights) -> None:
         self._run("set_weights", **split_weights(vector, self._bundle.parameters))
@@ -113,7 +124,7 @@ class LiteRtTrainer(FittingTrainer):
             signature.invoke()
             for name, part in split_weights(vector, self._bundle.parameters).items():
                 # From where they are: a large model's weights are there often enough.
-                part[...] = signature.shown(name)
+                move_out(signature.shown(name), part)
             signature.let_go()
         return vector
 
@@ -182,7 +193,7 @@ class LiteRtTrainer(FittingTrainer):
             )
         return PRIVATE
 
-    def _step(self, options: FitOptions, rng: np.random.Generator, batches: Batches) -> Step:
+    def _step(self, options: FitOptions, rng: RandomSource, batches: Batches) -> Step:
         """Return what makes one step, planned for the largest of ``batches``, with all put that stays."""
         # A file without the one pulls in the other.
         pulled = (options.mu or options.correction is not None) and PULLED in self._signatures
@@ -202,7 +213,7 @@ class LiteRtTrainer(FittingTrainer):
         def step(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
             more: dict[str, npt.NDArray[Any]] = noise.inputs() if noise else {}
             if seeded:
-                more["seed"] = rng.integers(0, SEEDS, 1, dtype=np.int32)
+                more["seed"] = rng.integers(0, SEEDS, 1, np.int32)
             try:
                 signature.put(x=x, y=y, **more)
                 signature.invoke()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from shoal_codecs.wire.task import REFERENCE_MASK_SEED, TaskBundle
-from shoal_edge.trainers.base import EvaluationCounts, FitOptions
+from shoal_edge.trainers.base import EvaluationCounts, FitOptions, RandomSource
 from shoal_edge.trainers.errors import NoPrivateTrainingError
 from shoal_edge.trainers.fit_loop import SEEDS, Batches, Step
 from shoal_edge.trainers.fitting_trainer import FittingTrainer, Weights
@@ -58,7 +58,7 @@ class TorchTrainer(FittingTrainer):
     def _get_weights(self) -> Weights:
         return self._model.vector(self._weights)
 
-    def _step(self, options: FitOptions, rng: np.random.Generator, batches: Batches) -> Step:
+    def _step(self, options: FitOptions, rng: RandomSource, batches: Batches) -> Step:
         """Return what makes one step of the task's optimiser."""
         del batches
         noise = None
@@ -73,7 +73,7 @@ class TorchTrainer(FittingTrainer):
 
         def step(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
             more = noise.inputs() if noise else {}
-            seed = int(rng.integers(0, SEEDS)) if "seed" in self._bundle.abilities else 0
+            seed = int(rng.integers(0, SEEDS, 1, np.int32)[0]) if "seed" in self._bundle.abilities else 0
             gradients = partial(self._private_gradients, more=more) if more else self._gradients
             loss_sum, moved = gradients(x, y, seed)
             self._pull(options.mu)

@@ -128,6 +128,10 @@ class Signature:
 
     def _plan(self) -> None:
         values = sum(math.prod(shape) for shape in self._shapes.values())
+        grows = values > self._most_values
+        if grows:
+            # Vectors that nobody wants any more would stand beside what is planned.
+            give_back_freed_memory()
         try:
             self._runtime.AllocateTensors(self._graph)
         except RuntimeError as error:
@@ -139,7 +143,7 @@ class Signature:
                 "fit_memory_limit_bytes"
             ) from error
         self._planned = self.was_planned = True
-        if values > self._most_values:
+        if grows:
             # What was planned for fewer examples lies free in between.
             self._most_values = values
             give_back_freed_memory()
