@@ -39,7 +39,7 @@ def init_fleet(
 
     Raises:
         InvalidNameError: a name that cannot stand in a topic.
-        FleetFolderError: one hub only, or a name used twice.
+        FleetFolderError: one hub only, a name used twice, or an authority that is elsewhere.
     """
     names = [*hubs, *devices, COORDINATOR, PUBLISHER, OPERATOR, AUTHORITY]
     # Before anything is made: names are folders.
@@ -49,6 +49,9 @@ def init_fleet(
         raise FleetFolderError("a name is used twice: every hub and device needs one of its own")
     if len(hubs) == 1:
         raise FleetFolderError("one hub would read every update: name two or more, or none")
+    if not (folder / AUTHORITY / "identity.key").exists() and (folder / COORDINATOR / "roster.bin").exists():
+        # Another would sign for a fleet that nobody but these folders believes.
+        raise FleetFolderError(f"the key that signs this fleet is not in {folder / AUTHORITY}: bring it back")
     authority = _identity(AUTHORITY, folder / AUTHORITY / "identity.key")
     folders = {name: folder / name for name in (COORDINATOR, OPERATOR, *hubs, *devices)}
     keys = {name: _identity(name, path / "identity.key") for name, path in folders.items()}

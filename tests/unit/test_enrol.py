@@ -1,6 +1,7 @@
 """Enrolment by file: what ``shoal fleet init`` leaves in everybody's folder, and that it is of use there."""
 
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -204,6 +205,23 @@ def test_who_joins_later_is_like_those_that_are_there(tmp_path: Path) -> None:
         enrol(Enrolment(folder=folder, devices=devices))
         roster = load_roster(folder / "operator" / "roster.bin", folder / "operator" / "authority.pub", "f")
         assert len(roster.names("device")) == 4
+
+
+def test_who_loses_a_place_or_a_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that was moved to its machine looks like one that was removed."""
+    folder = fleet(tmp_path, devices=4)
+    assert "off the roster" not in capsys.readouterr().out
+    for name in ("device-02", "device-04"):
+        shutil.rmtree(folder / name)
+    enrol(Enrolment(folder=folder, devices=3))
+    said = capsys.readouterr().out
+    assert "off the roster, for no folder is here: device-04" in said
+    assert "with a new key, for the old one is not here: device-02" in said
+    shutil.rmtree(folder / "authority")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(FleetFolderError, match="bring it back"):
+        enrol(Enrolment(folder=folder, devices=4))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

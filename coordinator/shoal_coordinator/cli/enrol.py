@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shoal_codecs.errors import ShoalError
+from shoal_codecs.security.roster import Party, load_roster
 from shoal_codecs.transport.settings import parse_broker_url
 from shoal_coordinator.cli.enrolment import OWN_CA, Enrolment, Fleet, settle
 from shoal_coordinator.fleet_init import (
@@ -42,6 +43,7 @@ def enrol(wanted: Enrolment) -> None:
     with_tls = parse_broker_url(fleet.broker).tls
     if fleet.ca_file is not None and not fleet.ca_file.is_file():
         raise FleetFolderError(f"no certificate at {fleet.ca_file}: name the file that openssl made")
+    before = _roster(fleet)
     folders = init_fleet(fleet.folder, fleet.name, devices=fleet.devices, hubs=fleet.hubs)
     if wanted.sample_data:
         _share_digits([folders[name] / "examples.npz" for name in fleet.devices])
@@ -54,8 +56,28 @@ def enrol(wanted: Enrolment) -> None:
         _write_passwords(fleet.folder, folders)
     console = Console()
     console.print(_told(fleet))
-    if doubtful := _doubts(fleet):
-        console.print(Text(doubtful, style="yellow"))
+    for doubtful in (*_changes(before, _roster(fleet)), _doubts(fleet)):
+        if doubtful:
+            console.print(Text(doubtful, style="yellow"))
+
+
+def _roster(fleet: Fleet) -> dict[str, Party]:
+    """Return who is on the fleet's newest roster, by name; nobody where there is none yet."""
+    folder = fleet.folder / AUTHORITY
+    if not (folder / "roster.bin").is_file():
+        return {}
+    roster = load_roster(folder / "roster.bin", folder / "authority.pub", fleet.name)
+    return {party.name: party for party in roster.parties}
+
+
+def _changes(before: dict[str, Party], after: dict[str, Party]) -> list[str]:
+    """Return what a new roster takes from parties of the one before: their places, or their keys."""
+    gone = [name for name in before if name not in after]
+    renewed = [name for name in after if name in before and before[name].key != after[name].key]
+    return [
+        f"off the roster, for no folder is here: {', '.join(gone)}" if gone else "",
+        f"with a new key, for the old one is not here: {', '.join(renewed)}" if renewed else "",
+    ]
 
 
 def _settings(fleet: Fleet, name: str, *, with_tls: bool) -> dict[str, Any]:

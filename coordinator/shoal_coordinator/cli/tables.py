@@ -65,7 +65,7 @@ def _head(view: FleetView) -> Text:
     head.append(f"   version {view.version}", style="bold")
     head.append(f" ({view.digest[:12]}), {newest_accuracy(view)}")
     head.append(f"   mode {view.mode}, codec {view.codec}, algorithm {view.algorithm}\n")
-    head.append(f"round {view.round} {view.phase}, target version {view.target}")
+    head.append(f"round {view.round} {view.phase}, target version {max(view.target, view.version)}")
     wait_s = view.next_ms / 1000 - time.time()
     head.append(f", the next not for {wait_s:.0f} s\n" if wait_s > 1 else "\n")
     if view.waits_for:
