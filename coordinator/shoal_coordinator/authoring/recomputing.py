@@ -34,9 +34,9 @@ def recomputed(graph: Any, kinds: list[int]) -> list[Any]:
     if _KINDS.ASSIGN_VARIABLE not in kinds:
         return operators
     kind_of = {one.opcodeIndex: kind for one, kind in zip(operators, kinds, strict=True)}
-    operators = _small_assigned_last(graph, operators, kind_of)
-    while (relieved := _Steps(graph, operators, kind_of).relieved()) is not None:
-        operators = relieved
+    late = _small_assigned_last(graph, operators, kind_of)
+    while (relieved := _Steps(graph, late, kind_of).relieved()) is not None:
+        operators = late = relieved
     return operators
 
 
