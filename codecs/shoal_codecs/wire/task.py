@@ -38,6 +38,8 @@ GRADIENT_FLOOR = 0.1
 """Of the largest of all: what a parameter is measured by at least, for some gradients are rounding alone."""
 REFERENCE_MASK_SEED = 1
 """What ``seed`` is given where the reference's gradient is compared."""
+REFERENCE_RATE = 16.0
+"""What ``lr`` is given there: a large power of two scales a step exactly and keeps its rounding small."""
 _DRAWN_AT_ONCE = 4 * GRADIENT_FOLD
 _ITEM_BYTES: dict[StoredDType, int] = {"uint8": 1, "int16": 2, "int32": 4, "float32": 4}
 
@@ -137,7 +139,8 @@ class ReferenceGradients(msgspec.Struct, frozen=True):
 
     ``x`` (n and the input's shape) and ``y`` (n and the target's) are a batch of raw examples; ``loss_sum``
     is their summed loss, ``correct`` how many are right (0 where the target is values), both as ``evaluate``
-    finds them. The gradient of their mean loss in training is folded by ``fold_gradient`` and stored as
+    finds them. The gradient of their mean loss in training, and the way back from where a step moves what has
+    none (running statistics) divided by ``REFERENCE_RATE``, are folded by ``fold_gradient`` and stored as
     ``gradient``, int16 levels within +-``GRADIENT_LEVELS``, times one entry of ``scales`` a parameter.
     """
 
@@ -224,8 +227,8 @@ class TaskBundle(msgspec.Struct, frozen=True):
       added to every gradient of ``train_pulled`` until the next ``set_weights`` (SCAFFOLD).
     - With a ``private`` reference: ``train_private(x, y, lr, clip (1,), noise_{parameter} ...)`` ->
       ``loss_sum``. It clips each example's gradient and adds the noise it is given to their sum.
-    - ``gradients(x, y)`` -> weights: the mean loss's, there only where ``train`` moves weights by something
-      else than ``lr`` times its gradient (Adam, running statistics); with ``seed`` it takes that too.
+    - ``gradients(x, y)`` -> weights: what the reference has a gradient of, there only where the optimiser's
+      first step is something else than ``lr`` times its gradient (Adam); with ``seed`` it takes that too.
 
     ``local`` names parameters that stay on the device by default; ``variants`` are narrower models. Without
     an ``architecture`` (a part of the model is not described by layers) only LiteRT trains it.

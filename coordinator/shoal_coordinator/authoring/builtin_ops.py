@@ -136,15 +136,17 @@ class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTok
 
         @tf.custom_gradient
         def batch_norm(x: Tensor, g: Tensor, b: Tensor) -> Any:
-            unit = (x - mean) * inverse
+            # Channels' factors are multiplied with each other first: they are far fewer than entries.
+            away, factor = x - mean, g * inverse
 
             def gradient(dy: Tensor) -> Any:
-                along = tf.reduce_mean(dy * unit, axis=places)
+                along = tf.reduce_mean(dy * away, axis=places) * (inverse * inverse)
                 level = tf.reduce_mean(dy, axis=places)
-                dx = (dy - level - unit * along) * (g * inverse)
-                return dx, tf.reduce_sum(dy * unit, axis=places), tf.reduce_sum(dy, axis=places)
+                dx = (dy - level - away * along) * factor
+                of_g = tf.reduce_sum(dy * away, axis=places) * inverse
+                return dx, of_g, tf.reduce_sum(dy, axis=places)
 
-            return unit * g + b, gradient
+            return away * factor + b, gradient
 
         return batch_norm(x, g, b), tf.stop_gradient(mean), tf.stop_gradient(variance)
 

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from shoal_codecs.wire.task import (
     GRADIENT_FLOOR,
     REFERENCE_MASK_SEED,
+    REFERENCE_RATE,
     PrivateReference,
     initial_weights,
     split_weights,
@@ -67,13 +68,13 @@ class Converted:
     def gradient(
         self, start: npt.NDArray[np.float32], batch: Batch, seed: int = REFERENCE_MASK_SEED
     ) -> Vector:
-        """Return the mean loss's gradient (D,), told by the model or read off one step."""
+        """Return what a step follows (D,), told by the model or read off one."""
         self.set(start)
         inputs = {**self.fed(batch), **self.seeded(seed)}
         if "gradients" in self:
             return self.weights("gradients", **inputs)
-        self.call("train", **inputs, lr=np.array([16.0], np.float32))
-        return (start.astype(np.float64) - self.weights()) / 16.0
+        self.call("train", **inputs, lr=np.array([REFERENCE_RATE], np.float32))
+        return (start.astype(np.float64) - self.weights()) / REFERENCE_RATE
 
     def pull(self, mu: float) -> dict[str, npt.NDArray[np.float32]]:
         """Return FedProx's input of ``train_pulled``, where there is one."""
@@ -92,7 +93,7 @@ def check_converted(task: Task, model: bytes, batch: Batch, private: PrivateRefe
     moved = start + np.random.default_rng(task.seed).normal(0, 0.01, start.shape).astype(np.float32)
     for vector in (start, moved):
         _check_evaluation(ran, twin, vector, batch, task)
-        _compare(task, ran.gradient(vector, batch), twin.gradient(vector, batch), "gradient")
+        _compare(task, ran.gradient(vector, batch), twin.followed(vector, batch), "gradient")
     _check_steps(ran, twin, start, batch, task)
     if private is not None:
         _check_private(ran, twin, start, batch, task, private)

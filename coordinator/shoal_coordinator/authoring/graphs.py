@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from shoal_codecs.wire.task import REFERENCE_RATE
 from shoal_coordinator.authoring.builtin_ops import BuiltinOps
 from shoal_coordinator.authoring.layer import Run, Tensor, Tensors
 from shoal_coordinator.authoring.task import Task
@@ -64,7 +65,7 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
             self._sign("set_correction", self._set_correction, weights)
         if task.private:
             self._sign("train_private", self._train_private, [x, y, lr, clip, *seed, *noise])
-        if not task.optimiser.ALONG_GRADIENT or self._model.moved:
+        if not task.optimiser.ALONG_GRADIENT:
             self._sign("gradients", self._gradients, [x, y, *seed])
 
     def _sign(self, name: str, function: Callable[[Tensors], Tensors], specs: list[Any]) -> None:
@@ -122,7 +123,8 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         run = Run(self._ops, training=True, seed=given.get("seed"))
         weights = self._read()
         _, gradients = gradients_of(self._task, run, weights, given["x"], given["y"])
-        return {name: gradients.get(name, value * 0.0) for name, value in weights.items()}
+        ways = {name: (weights[name] - one) * (1 / REFERENCE_RATE) for name, one in run.moved.items()}
+        return {**gradients, **ways}
 
     def _step(self, weights: Tensors, gradients: Tensors, lr: Tensor, moved: Tensors) -> None:
         slots = {

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from shoal_codecs.wire.task import (
     REFERENCE_MASK_SEED,
+    REFERENCE_RATE,
     PrivateReference,
     ReferenceGradients,
     TypedArray,
@@ -31,7 +32,7 @@ Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Expected:
-    """Summed loss and correct count of an evaluation, and the mean loss's gradient (D,) in training."""
+    """Summed loss and correct count of an evaluation, and what a step of training follows (D,)."""
 
     loss_sum: float
     correct: int
@@ -101,7 +102,15 @@ class Float64Twin:
         correct = 0
         if self._task.target.kind == "label":
             correct = int(np.sum(np.argmax(output.numpy(), axis=1) == batch[1]))
-        return Expected(loss_sum, correct, self.gradient(vector, batch))
+        return Expected(loss_sum, correct, self.followed(vector, batch))
+
+    def followed(self, vector: npt.NDArray[Any], batch: Batch) -> Vector:
+        """Return the mean loss's gradient (D,) in training, and what moves without one as if it had one."""
+        gradient, moved = self.gradient_and_moves(vector, batch, REFERENCE_MASK_SEED)
+        before = self.weights(vector)
+        return gradient + self.flat(
+            {name: (before[name] - one) / REFERENCE_RATE for name, one in moved.items()}
+        )
 
     def gradient(self, vector: npt.NDArray[Any], batch: Batch, seed: int = REFERENCE_MASK_SEED) -> Vector:
         """Return the mean loss's gradient (D,) in training."""

@@ -13,6 +13,7 @@ from shoal_codecs.memory import give_back_freed_memory, resident_bytes
 from shoal_codecs.updates.base import all_finite
 from shoal_codecs.wire.task import (
     REFERENCE_MASK_SEED,
+    REFERENCE_RATE,
     TaskBundle,
     draw_weights,
     fold_into,
@@ -40,8 +41,6 @@ from shoal_edge.trainers.signatures import (
     checked_signatures,
 )
 
-# A large power of two scales the step exactly and keeps its rounding far under the tolerance.
-_SELF_TEST_RATE = 16.0
 # What is less is planned again with every fit for nothing.
 _MUCH_BYTES = 16 << 20
 
@@ -146,7 +145,7 @@ class LiteRtTrainer(FittingTrainer):
             by_name = {one.name: part for one, part in zip(parameters, sums, strict=True)}
             for one, start, drawn in draw_weights(parameters, self._bundle.reference.seed):
                 way = drawn - moved.shown(one.name).reshape(-1)[start : start + drawn.size]
-                fold_into(by_name[one.name], way * np.float32(1 / _SELF_TEST_RATE))
+                fold_into(by_name[one.name], way * np.float32(1 / REFERENCE_RATE))
             moved.let_go()
         return np.concatenate(sums)
 
@@ -167,7 +166,7 @@ class LiteRtTrainer(FittingTrainer):
             return self._flat(found)
         moved = self.get_weights()
         np.subtract(start, moved, out=moved)
-        moved *= np.float32(1 / _SELF_TEST_RATE)
+        moved *= np.float32(1 / REFERENCE_RATE)
         return moved
 
     def _probe(
@@ -177,7 +176,7 @@ class LiteRtTrainer(FittingTrainer):
         # Where the optimiser takes another way, the model tells its gradient.
         name = GRADIENTS if signature == "train" and GRADIENTS in self._signatures else signature
         fixed = {
-            "lr": np.array([_SELF_TEST_RATE], np.float32),
+            "lr": np.array([REFERENCE_RATE], np.float32),
             "mu": np.zeros(1, np.float32),
             "seed": np.array([REFERENCE_MASK_SEED], np.int32),
         }

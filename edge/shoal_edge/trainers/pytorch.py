@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shoal_codecs.wire.task import REFERENCE_MASK_SEED, TaskBundle
+from shoal_codecs.wire.task import REFERENCE_MASK_SEED, REFERENCE_RATE, TaskBundle
 from shoal_edge.trainers.base import EvaluationCounts, FitOptions, RandomSource
 from shoal_edge.trainers.errors import NoPrivateTrainingError
 from shoal_edge.trainers.fit_loop import SEEDS, Batches, Step
@@ -134,18 +134,19 @@ class TorchTrainer(FittingTrainer):
         y: npt.NDArray[Any],
         **more: npt.NDArray[Any],
     ) -> Weights:
-        """Return the gradient (D,) on a batch of raw examples, from the weights ``start``."""
+        """Return what a step follows (D,) on a batch of raw examples, from the weights ``start``."""
         self._set_weights(start)
         inputs, targets = self._batches(x, y, len(x)).cut(slice(None))
         if signature == "train":
-            self._gradients(inputs, targets, REFERENCE_MASK_SEED)
+            _, moved = self._gradients(inputs, targets, REFERENCE_MASK_SEED)
         else:
-            self._private_gradients(inputs, targets, REFERENCE_MASK_SEED, more=more)
+            _, moved = self._private_gradients(inputs, targets, REFERENCE_MASK_SEED, more=more)
         zeros = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
         found = {
             name: zeros[name] if weight.grad is None else weight.grad
             for name, weight in self._weights.items()
         }
+        found |= {name: (self._weights[name].detach() - one) / REFERENCE_RATE for name, one in moved.items()}
         return self._model.vector(found)
 
     def _counts(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> EvaluationCounts:
