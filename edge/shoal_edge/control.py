@@ -4,13 +4,15 @@ The device keeps its control before and after the last round it reported to. Whi
 coordinator says beside the fleet's control: the later one, if that round's change was taken.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from shoal_codecs.updates.base import EncodeContext, length, to_dense
+from shoal_codecs.updates.base import Chance, EncodeContext, length, to_dense
 from shoal_codecs.updates.plain_noise import longest_update
 from shoal_codecs.updates.registry import codec
 from shoal_codecs.updates.shared_part import SharedPart
@@ -54,7 +56,7 @@ class ControlRound:
         zeros = {one.name: np.zeros(one.shape, np.float32) for one in self.part.own}
         return self.part.joined(self.fleet - self.own, zeros)
 
-    def leave(self, path: Path, update: Vector, steps: int, rng: np.random.Generator) -> bytes:
+    def leave(self, path: Path, update: Vector, steps: int, rng: Chance) -> bytes:
         """Leave at ``path`` the control after ``steps`` that made ``update``; return its change, coded.
 
         Option II of the paper: c_k + (-c - update / (steps * learning rate)), with the update no longer than

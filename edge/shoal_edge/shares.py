@@ -4,6 +4,8 @@ Order and names follow the plan (mode ``hubs``, step 5): ring encoding, additive
 its hub's key of this round. Seeds come from the system's generator and are used once.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 from shoal_codecs.secagg.additive import split_in_place
 from shoal_codecs.secagg.share_seed import new_share_seed
 from shoal_codecs.security.sealing import OVERHEAD_BYTES, seal_into
-from shoal_codecs.updates.base import EncodeContext, Float32Vector, Indices
+from shoal_codecs.updates.base import Chance, EncodeContext, Float32Vector, Indices
 from shoal_codecs.updates.plain_noise import noise_on_device
 from shoal_codecs.updates.plan_ring import ring_spec
 from shoal_codecs.updates.registry import codec
@@ -23,7 +25,6 @@ from shoal_codecs.wire.plan import Plan, coordinate_seed, whole_share_place
 from shoal_codecs.wire.report import share_context
 from shoal_codecs.wire.told import NOTHING_TOLD, PlainShare, Told
 from shoal_edge.files import write_durably
-from shoal_edge.single_jobs import put_masks_on
 
 PREVIEW_NUMBERS = 8
 
@@ -46,7 +47,7 @@ def ring_shares(
     plan: Plan,
     digest: bytes,
     device: str,
-    rng: np.random.Generator,
+    rng: Chance,
     source: bytes = b"",
     metrics: DeviceMetrics | None = None,
     masks: bytes = b"",
@@ -67,6 +68,9 @@ def ring_shares(
     seeds = [new_share_seed() for _ in plan.hubs[1:]]
     whole = whole_share_place(plan, device)
     if plan.mode == "single":
+        # Rosters, boxes and shares of secrets: for this mode alone.
+        from shoal_edge.single_jobs import put_masks_on  # noqa: PLC0415
+
         put_masks_on(words, spec.ring_bits, plan, digest, device, masks)
     else:
         split_in_place(words, spec.ring_bits, len(plan.hubs), seeds, digest, device, whole + 1)
@@ -80,7 +84,7 @@ def clear_share(
     update: Float32Vector,
     examples: int,
     plan: Plan,
-    rng: np.random.Generator,
+    rng: Chance,
     residual_path: Path,
     residual_next_path: Path,
     told: Told = NOTHING_TOLD,

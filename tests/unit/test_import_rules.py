@@ -153,7 +153,9 @@ def test_a_fit_loads_no_ciphers_and_nothing_else_that_it_does_not_use() -> None:
     assert loaded & ciphers == set()
     assert loaded & {"logging", "concurrent", "email", "tomllib", "asyncio", "structlog", "aiomqtt"} == set()
     assert loaded & {"ai_edge_litert", "tflite_runtime"}
-    assert {"cryptography", "nacl"} <= loaded_by(["shoal_edge.shares"])
+    report = loaded_by(["shoal_edge.jobs.reporting", "shoal_edge.shares"])
+    assert {"cryptography", "nacl"} <= report
+    assert report & {"hashlib", "_hashlib", "secrets", "logging", "concurrent"} == set()
 
 
 def test_help_does_not_wait_for_what_it_does_not_use() -> None:

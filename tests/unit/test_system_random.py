@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from shoal_codecs.updates.base import Chance
 from shoal_edge.trainers.base import RandomSource
 from shoal_edge.trainers.fit_loop import SEEDS
 from shoal_edge.trainers.system_random import SystemRandom
@@ -23,6 +24,15 @@ def test_every_place_is_as_likely_for_every_number() -> None:
         counts[np.arange(4), source.permutation(4)] += 1
     # Five standard deviations of a binomial count.
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(4000 * 3 / 16)
+
+
+def test_fractions_are_uniform_and_octets_are_as_many_as_asked_for() -> None:
+    source: Chance = SystemRandom()
+    found = source.random(10_000)
+    assert 0 <= found.min() < 0.01
+    assert 0.99 < found.max() < 1
+    assert abs(found.mean() - 0.5) < 5 / np.sqrt(12 * 10_000)
+    assert len({source.bytes(32) for _ in range(3)} | {bytes(32)}) == 4
 
 
 def test_numbers_are_within_their_bounds_and_reach_them() -> None:

@@ -11,7 +11,6 @@ AES-256 (`draw_pieces`) where all who mask with it have instructions for that: t
 """
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -106,6 +105,9 @@ def fold_masks(
     if threads <= 1 or pieces < threads:
         _fold(acc, 0, work, bits)
         return
+    # Threads come with logging, which devices have no other use for.
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
     length = -(-pieces // threads) * PIECE_BYTES // acc.itemsize
     with ThreadPoolExecutor(threads) as pool:
         turns = [

@@ -18,12 +18,25 @@ from shoal_codecs.updates.errors import (
 
 Float32Vector: TypeAlias = npt.NDArray[np.float32]
 Indices: TypeAlias = npt.NDArray[np.int64]
+Octets: TypeAlias = bytes
 Payload: TypeAlias = bytes | bytearray | memoryview
 
 # Positions stay within 31 bits, so that a gap always fits five varint bytes.
 MAX_DIMENSION = 2**31 - 1
 _AT_ONCE = 1 << 16
 SEED_BYTES = 32
+
+
+class Chance(Protocol):
+    """What rounding draws of chance: ``numpy.random.Generator`` is one."""
+
+    def bytes(self, length: int, /) -> Octets:
+        """Return so many random bytes."""
+        ...
+
+    def random(self, size: int, /) -> npt.NDArray[np.float64]:
+        """Return numbers from 0 to below 1: float64[size]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +54,7 @@ class EncodeContext:
     kept: int
     seed: bytes = b""
     block: int = 256
-    rng: np.random.Generator | None = None
+    rng: Chance | None = None
     residual: Float32Vector | None = None
 
     def __post_init__(self) -> None:
@@ -55,7 +68,7 @@ class EncodeContext:
         if not 1 <= self.block <= MAX_DIMENSION:
             raise CodecContextError(f"block {self.block} must be at least one value")
 
-    def required_rng(self) -> np.random.Generator:
+    def required_rng(self) -> Chance:
         """Return the generator for stochastic rounding; raises CodecContextError without one."""
         if self.rng is None:
             raise CodecContextError("stochastic rounding needs a generator: set context.rng")

@@ -4,13 +4,15 @@ Worked through in pieces that stay in the second-level cache: a pass over memory
 arithmetic here.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.updates.base import Float32Vector, Payload, check_length
+from shoal_codecs.updates.base import Chance, Float32Vector, Payload, check_length
 from shoal_codecs.updates.errors import NonFiniteUpdateError, PayloadContentError
 from shoal_codecs.updates.rounding import Dither
 
@@ -39,7 +41,7 @@ class BlockCoder:
         """Return the bytes of `count` values with a scale for every `block` of them."""
         return 4 * -(-count // block) + self._level_bytes(count)
 
-    def pack(self, values: Float32Vector, block: int, rng: np.random.Generator | None) -> bytes:
+    def pack(self, values: Float32Vector, block: int, rng: Chance | None) -> bytes:
         """Code float32[n]; rounds stochastically with `rng` (unbiased), to nearest without.
 
         The error of a value is at most one level of its block, half a level to nearest.

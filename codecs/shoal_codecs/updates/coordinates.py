@@ -4,13 +4,12 @@ Derived from a ChaCha20 keystream and not from a numpy generator, whose streams 
 versions: every device of a fleet must draw the same set for years.
 """
 
-import hashlib
-
 import numpy as np
 
 from shoal_codecs.updates.base import MAX_DIMENSION, SEED_BYTES, Indices
 from shoal_codecs.updates.errors import CodecContextError, CoordinateError
 from shoal_codecs.updates.keystream import keystream_pieces
+from shoal_codecs.wire.sha256 import sha256
 
 _LABEL = b"shoal/rand-coordinates/v1\x00"
 _WORD = np.dtype(np.uint64)
@@ -30,7 +29,7 @@ def rand_coordinates(seed: bytes, dimension: int, count: int) -> Indices:
         raise CoordinateError(f"cannot draw {count} of {dimension} coordinates")
     if count == dimension:
         return np.arange(dimension, dtype=np.int64)
-    key = hashlib.sha256(_LABEL + seed).digest()
+    key = sha256(_LABEL + seed)
     # Only words under a generous threshold are kept: what is sorted and stored is then about
     # `count` large. A set that falls short (far beyond six sigma) is drawn again without it.
     ceiling = _likely_ceiling(dimension, count)

@@ -4,6 +4,8 @@ Integers and not floats, whose gaps would tell the noise from what it hides (Mir
 grid under a bound on the norm, add noise from a table.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 
@@ -15,7 +17,7 @@ from shoal_codecs.privacy.plan_noise import clip_levels, grid_sensitivity, grid_
 from shoal_codecs.privacy.ring_width import FAR_DEVIATIONS, noise_length
 from shoal_codecs.privacy.samplers import noise_pieces
 from shoal_codecs.privacy.sensitivity import rounded_l1
-from shoal_codecs.updates.base import Float32Vector, check_shape
+from shoal_codecs.updates.base import Chance, Float32Vector, check_shape
 from shoal_codecs.updates.ring_levels import Chosen, check_finite, write_levels
 from shoal_codecs.updates.selection import Selection, select_coordinates
 from shoal_codecs.wire.plan import SEEDED_CODECS, Plan, coordinate_seed
@@ -25,7 +27,7 @@ _WORD_BITS = 32
 _NO_CLAMP = (1 << (_WORD_BITS - 1)) - 1
 
 
-def noise_on_device(update: Float32Vector, plan: Plan, rng: np.random.Generator) -> Float32Vector:
+def noise_on_device(update: Float32Vector, plan: Plan, rng: Chance) -> Float32Vector:
     """Return ``update`` (float32[D]) as a device may show it under ``local-gaussian`` or ``local-laplace``.
 
     Clipped after the rescale (to an L1 norm for Laplace noise) and noised on every coordinate that the
@@ -53,7 +55,7 @@ def noise_on_device(update: Float32Vector, plan: Plan, rng: np.random.Generator)
     return noised
 
 
-def noised_mean(updates: Iterable[Float32Vector], plan: Plan, rng: np.random.Generator) -> Float64Vector:
+def noised_mean(updates: Iterable[Float32Vector], plan: Plan, rng: Chance) -> Float64Vector:
     """Return the mean (float64[D]) of decoded ``updates`` (float32[D] each) over n_max, under ``central``.
 
     Each is clipped to the clip norm, rescaled as it comes; noise is added once, on every coordinate that
@@ -99,7 +101,7 @@ def _selection(plan: Plan) -> Selection | None:
     return select_coordinates(coordinate_seed(plan), codec.dimension, codec.kept)
 
 
-def _levels(chosen: Chosen, plan: Plan, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+def _levels(chosen: Chosen, plan: Plan, rng: Chance) -> npt.NDArray[np.int32]:
     """Return the chosen values clipped and rounded to the plan's grid: int32[k]."""
     codec = plan.codec
     power = 1 if plan.privacy is not None and plan.privacy.mechanism == "local-laplace" else 2

@@ -4,6 +4,8 @@ A sum needs one coordinate set, one scale and one ring for all devices of a roun
 in the `RingSpec`, which follows from the signed plan.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +18,7 @@ from shoal_codecs.privacy.ring_width import bits_for, overflow, sum_reach
 from shoal_codecs.privacy.sensitivity import rounded_l2_squared
 from shoal_codecs.updates.base import (
     SEED_BYTES,
+    Chance,
     Float32Vector,
     Indices,
     Payload,
@@ -209,7 +212,7 @@ def encode_ring(
     update: Float32Vector,
     examples: int,
     spec: RingSpec,
-    rng: np.random.Generator,
+    rng: Chance,
     metrics: DeviceMetrics | None = None,
 ) -> Words:
     """Encode one device's update and weight as uint[spec.words] modulo 2**w, ready to be shared.
@@ -243,9 +246,7 @@ def encode_ring(
     return words
 
 
-def _write_update(
-    words: Words, update: Float32Vector, share: float, spec: RingSpec, rng: np.random.Generator
-) -> bool:
+def _write_update(words: Words, update: Float32Vector, share: float, spec: RingSpec, rng: Chance) -> bool:
     """Write the levels of ``share`` times ``update``, clipped, into ``words``; return whether it was."""
     factor = share * spec.levels_per_unit
     if spec.kept == spec.dimension and not spec.private and spec.clamp.bit_length() <= MOST_LEVEL_BITS:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from shoal_codecs.updates.base import Chance
+
 LOSS_CAP = 4.0
 """Losses in nats count as at most this: a coordinate needs a bound that everybody knows."""
 
@@ -58,7 +60,7 @@ def encode_extras(
     metrics: DeviceMetrics | None,
     clip_bit: int,
     metric_levels: int,
-    rng: np.random.Generator,
+    rng: Chance,
 ) -> npt.NDArray[np.int64]:
     """Return one device's further coordinates as integers: the clip bit, then loss and accuracy."""
     values: list[float] = []

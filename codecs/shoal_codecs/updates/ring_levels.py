@@ -3,6 +3,8 @@
 Every pass works in buffers that stay in the cache; the words are the only thing as long as the update.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import numpy.typing as npt
 
 from shoal_codecs.privacy.noise_table import NoiseTable
 from shoal_codecs.privacy.samplers import noise_pieces
-from shoal_codecs.updates.base import Float32Vector
+from shoal_codecs.updates.base import Chance, Float32Vector
 from shoal_codecs.updates.errors import NonFiniteUpdateError
 from shoal_codecs.updates.keystream import Words
 from shoal_codecs.updates.rounding import DRAW_BITS, Draws
@@ -76,7 +78,7 @@ def write_levels(
     words: Words,
     chosen: Chosen,
     factor: float,
-    rng: np.random.Generator,
+    rng: Chance,
     *,
     clamp: int,
     bits: int,

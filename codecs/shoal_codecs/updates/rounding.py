@@ -3,10 +3,13 @@
 It never leaves the device, so each takes the cipher that its processor does best.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
 
 from shoal_codecs.security.stream_cipher import best_cipher
+from shoal_codecs.updates.base import Chance
 from shoal_codecs.updates.keystream import PIECE_BYTES, SPARE_BYTES, StreamKey, draw_pieces
 
 DRAW_BITS = 16
@@ -21,7 +24,7 @@ class Draws:
     A seeded generator gives the same numbers again, on processors that are best at the same cipher.
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: Chance) -> None:
         self._draw = draw_pieces(StreamKey(best_cipher(), rng.bytes(_KEY_BYTES)))
         self._octets = np.empty(SPARE_BYTES, np.uint8)
 
@@ -38,7 +41,7 @@ class Draws:
 class Dither:
     """Draws as fractions; the key is `rng`'s."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: Chance) -> None:
         self._draws = Draws(rng)
         self._numbers = np.empty(0, dtype=np.float32)
 

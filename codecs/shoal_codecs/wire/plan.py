@@ -12,6 +12,7 @@ import msgspec
 
 from shoal_codecs.wire.errors import InvalidPlanError, MalformedMessageError
 from shoal_codecs.wire.packing import pack, prefixed, unpack
+from shoal_codecs.wire.sha256 import sha256
 from shoal_codecs.wire.told import Tell
 
 PLAN_FORMAT = 3
@@ -398,7 +399,7 @@ def decode_plan(data: bytes) -> Plan:
 
 def plan_hash(data: bytes) -> bytes:
     """Return M, the SHA-256 (32 bytes) over the plan as it was signed."""
-    return _sha256(_HASH_LABEL + data)
+    return sha256(_HASH_LABEL + data)
 
 
 def plan_signing_bytes(data: bytes) -> bytes:
@@ -427,11 +428,4 @@ def coordinate_seed(plan: Plan) -> bytes:
     any of them shows one (``wire.hubs``), so that none can search either.
     """
     hubs = sorted(plan.hubs, key=lambda offer: offer.hub)
-    return _sha256(_SEED_LABEL + b"".join(prefixed(hub.hub) + hub.nonce for hub in hubs))
-
-
-def _sha256(data: bytes) -> bytes:
-    # It brings OpenSSL: megabytes that a device which trains by the plan has not got.
-    import hashlib  # noqa: PLC0415
-
-    return hashlib.sha256(data).digest()
+    return sha256(_SEED_LABEL + b"".join(prefixed(hub.hub) + hub.nonce for hub in hubs))

@@ -1,12 +1,11 @@
 """A device's report to one hub: the sealed share, bound to every other share of the same update."""
 
-import hashlib
-
 import msgspec
 
 from shoal_codecs.wire.blob import digest_of
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import TypedDecoder, pack, prefixed
+from shoal_codecs.wire.sha256 import sha256
 
 SHARE_SEED_BYTES = 1 + 32
 """Of a share in clear at each hub but the one that gets it in full: a cipher's number, then random bytes."""
@@ -38,7 +37,7 @@ def ciphertext_digests(report: Report, position: int) -> tuple[bytes, ...]:
 
 def report_id(plan_hash: bytes, device: str, digests: tuple[bytes, ...]) -> bytes:
     """Return the 32-byte id of a report; over ciphertexts, so that no hub can guess at values."""
-    return hashlib.sha256(_ID_LABEL + _bound(plan_hash, device) + b"".join(digests)).digest()
+    return sha256(_ID_LABEL + _bound(plan_hash, device) + b"".join(digests))
 
 
 def report_signing_bytes(plan_hash: bytes, device: str, digests: tuple[bytes, ...]) -> bytes:

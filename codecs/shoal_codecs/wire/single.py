@@ -1,6 +1,5 @@
 """Mode ``single``: key bundles parked at the broker, sets of devices as bitmaps, what is signed for both."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -9,6 +8,7 @@ from shoal_codecs.security.stream_cipher import StreamCipher
 from shoal_codecs.wire.errors import MalformedMessageError
 from shoal_codecs.wire.packing import pack, prefixed, unpack
 from shoal_codecs.wire.plan import PREKEY_ID_BYTES
+from shoal_codecs.wire.sha256 import sha256
 
 _PREKEY_LABEL = b"shoal/1 prekey\x00"
 _DRAW_LABEL = b"shoal/1 draw\x00"
@@ -75,7 +75,7 @@ def decode_opening(data: bytes, cohort: Sequence[str]) -> tuple[bytes, dict[str,
 
 def seed_commitment(plan_hash: bytes, device: str, seed: bytes) -> bytes:
     """Return the commitment (32 bytes) to the seed (32 bytes) of the mask that ``device`` alone has."""
-    return hashlib.sha256(_SEED_LABEL + plan_hash + prefixed(device) + seed).digest()
+    return sha256(_SEED_LABEL + plan_hash + prefixed(device) + seed)
 
 
 def box_context(plan_hash: bytes, sender: str, receiver: str) -> bytes:
@@ -85,7 +85,7 @@ def box_context(plan_hash: bytes, sender: str, receiver: str) -> bytes:
 
 def draw_commitment(nonce: bytes) -> bytes:
     """Return the commitment (32 bytes) to a draw nonce (32 bytes)."""
-    return hashlib.sha256(_DRAW_LABEL + nonce).digest()
+    return sha256(_DRAW_LABEL + nonce)
 
 
 def prekey_signing_bytes(fleet: str, device: str, prekey: Prekey) -> bytes:
@@ -96,7 +96,7 @@ def prekey_signing_bytes(fleet: str, device: str, prekey: Prekey) -> bytes:
 
 def prekey_id(fleet: str, device: str, prekey: Prekey) -> bytes:
     """Return the id (16 bytes) under which a plan names a bundle of ``device``."""
-    return hashlib.sha256(prekey_signing_bytes(fleet, device, prekey)).digest()[:PREKEY_ID_BYTES]
+    return sha256(prekey_signing_bytes(fleet, device, prekey))[:PREKEY_ID_BYTES]
 
 
 def consent_bytes(plan_hash: bytes, alive: bytes, dead: bytes) -> bytes:

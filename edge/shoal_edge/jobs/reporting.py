@@ -1,13 +1,11 @@
 """A round on the device: from the plan's base and the examples to sealed shares."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from shoal_codecs.updates.slices import FULL
 from shoal_codecs.wire.plan import decode_plan, plan_hash
@@ -59,6 +57,7 @@ def fit_and_report(
     ready = state.ready(task, task_path, promised.level_of(device), percent)
     own = OwnRound(ready, promised, Path(own_path))
     pull = 0.0 if promised.variants else ditto
+    rng = SystemRandom()
     with StoredVector(Path(model_path), promised.base) as stored:
 
         def base() -> Vector:
@@ -79,7 +78,7 @@ def fit_and_report(
                 own.part,
                 lambda: state.examples(ready.bundle, data_path, data),
                 promised,
-                SystemRandom(),
+                rng,
                 should_stop,
                 state.on_progress,
                 hide_faults=hide_faults,
@@ -95,16 +94,15 @@ def fit_and_report(
             ready.trainer,
             base,
             pull,
-            SystemRandom(),
+            rng,
             should_stop,
         )
     # Of a model of its own, or a fit that failed.
     ready.trainer.rest()
-    # The ciphers, and generators for rounding, are loaded when the fit is over.
+    # The ciphers are loaded when the fit, which takes the most memory, is over.
     from shoal_edge.shares import clear_share, ring_shares, seal_shares  # noqa: PLC0415
 
     digest = plan_hash(plan)
-    rng = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(32), "big")))
     update, examples = own.sent(fitted.update), fitted.examples
     if promised.shared:
         source = Path(source_path).read_bytes() if source_path else b""
