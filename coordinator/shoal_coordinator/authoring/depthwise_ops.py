@@ -35,10 +35,10 @@ def fits(window: Window) -> bool:
 
 @dataclass(frozen=True)
 class _Bands:
-    """Which rows meet: block by block of ``rows`` of the output, and ``stride`` times as many of the input.
+    """How blocks of rows meet: ``rows`` of the output, and ``stride`` times as many of the input.
 
-    An input lies as (c, its blocks, n, a block's entries), an output likewise. Block i of the output is the
-    sum of the input's blocks i + s for each s of ``shifts``, each times its band matrix.
+    Block i of the output is the sum of the input's blocks i + s for each s of ``shifts``, each times a matrix
+    of what its entries, rows and columns together, give to each entry of the output's block.
     """
 
     window: Window
@@ -47,9 +47,8 @@ class _Bands:
     def rows(self) -> int:
         """How many rows of the output are a block."""
         high, wide = self.window.counts
-        return max(
-            one for one in range(1, high + 1) if high % one == 0 and (one == 1 or one * wide <= _LANES)
-        )
+        most = max(1, min(high, _LANES // wide))
+        return next(one for one in range(most, 0, -1) if high % one == 0)
 
     @property
     def rows_met(self) -> int:
@@ -58,17 +57,17 @@ class _Bands:
 
     @property
     def blocks(self) -> int:
-        """Of the output."""
+        """How many blocks the output has."""
         return self.window.counts[0] // self.rows
 
     @property
     def blocks_met(self) -> int:
-        """Of the input, the last one filled up."""
+        """How many the input has; the last one is filled up."""
         return -(-self.window.sides[0] // self.rows_met)
 
     @cached_property
     def shifts(self) -> range:
-        """How many blocks on the input is that a block of the output meets."""
+        """How many blocks further on in the input those lie that a block of the output meets."""
         first = -self.window.pads[0][0]
         last = first + (self.rows - 1) * self.window.stride[0] + self.window.size[0] - 1
         return range(
@@ -146,11 +145,9 @@ class _Bands:
     def input(self, met: Tensor) -> Tensor:
         """Return what ``met`` takes."""
         high, wide = self.window.sides
-        x = (
-            tf.reshape(met, (-1, self.blocks_met * self.rows_met, wide, met.shape[3]))
-            if self.rows_met > 1
-            else met
-        )
+        x = met
+        if self.rows_met > 1:
+            x = tf.reshape(met, (-1, self.blocks_met * self.rows_met, wide, met.shape[3]))
         return x if x.shape[1] == high else x[:, :high]
 
     def kept(self, y: Tensor) -> Tensor:
@@ -177,12 +174,8 @@ def convolve(x: Tensor, w: Tensor, window: Window) -> Any:
     def gradient(dy: Tensor) -> Any:
         error = tf.transpose(bands.kept(dy), (3, 1, 0, 2))
         back = _moved(error, [-one for one in bands.shifts], bands.blocks_met)
-        dx = _sum(
-            [
-                tf.raw_ops.BatchMatMulV2(x=one, y=matrix, adj_y=True)
-                for one, matrix in zip(back, matrices, strict=True)
-            ]
-        )
+        parts = zip(back, matrices, strict=True)
+        dx = _sum([tf.raw_ops.BatchMatMulV2(x=one, y=matrix, adj_y=True) for one, matrix in parts])
         dx = tf.reshape(dx, (dx.shape[0], bands.blocks_met, -1, dx.shape[2]))
         dx = bands.input(tf.transpose(dx, (2, 1, 3, 0)))
         met = tf.transpose(bands.met(x), (3, 2, 1, 0))
@@ -193,7 +186,10 @@ def convolve(x: Tensor, w: Tensor, window: Window) -> Any:
 
 
 def _moved(x: Tensor, shifts: Any, count: int) -> list[Tensor]:
-    """Return for each shift ``count`` blocks of ``x`` (c, blocks, ...) from there on, zeros where is none."""
+    """Return for each shift the ``count`` blocks of ``x`` (c, blocks, n, entries) from there on as rows.
+
+    Shape (c, count x n, entries) each; a block that is not there is zeros.
+    """
     before = max(0, -min(shifts))
     after = max(0, count + max(shifts) - x.shape[1])
     if before or after:
