@@ -60,7 +60,9 @@ class Signature:
 
     def plan(self, **shapes: tuple[int, ...]) -> None:
         """Make room for inputs of ``shapes``, and put what is kept."""
-        self._resize(shapes)
+        for name, shape in shapes.items():
+            if self._shapes.get(name) != shape:
+                self._resize(name, shape)
         if not self._planned:
             self.put()
 
@@ -69,7 +71,9 @@ class Signature:
 
         Inputs that are not named stay as they are, unless a shape changes: then what is kept is put again.
         """
-        self._resize({name: value.shape for name, value in values.items()})
+        for name, value in values.items():
+            if self._shapes.get(name) != value.shape:
+                self._resize(name, value.shape)
         if not self._planned:
             self._plan()
             values = self._kept | values
@@ -118,13 +122,11 @@ class Signature:
         found: npt.NDArray[Any] = self._runtime.tensor(self._runtime, place, self._graph)
         return found
 
-    def _resize(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        for name, shape in shapes.items():
-            if self._shapes.get(name) != shape:
-                sides = np.array(shape, np.int32)
-                self._runtime.ResizeInputTensor(self._place(name), sides, False, self._graph)  # noqa: FBT003
-                self._shapes[name] = shape
-                self._planned = False
+    def _resize(self, name: str, shape: tuple[int, ...]) -> None:
+        sides = np.array(shape, np.int32)
+        self._runtime.ResizeInputTensor(self._place(name), sides, False, self._graph)  # noqa: FBT003
+        self._shapes[name] = shape
+        self._planned = False
 
     def _plan(self) -> None:
         values = sum(math.prod(shape) for shape in self._shapes.values())
