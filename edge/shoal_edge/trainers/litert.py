@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal_codecs.memory import give_back_freed_memory, resident_bytes
-from shoal_codecs.updates.base import all_finite
 from shoal_codecs.wire.task import (
     REFERENCE_MASK_SEED,
     REFERENCE_RATE,
-    TaskBundle,
     draw_weights,
     fold_into,
     fold_parts,
@@ -25,27 +20,20 @@ from shoal_edge.trainers.base import EvaluationCounts, FitOptions, RandomSource
 from shoal_edge.trainers.errors import (
     NoPrivateTrainingError,
     UnsupportedTrainingError,
-    UnusableModelError,
 )
 from shoal_edge.trainers.fit_loop import SEEDS, Batches, Step
-from shoal_edge.trainers.fitting_trainer import FittingTrainer, Weights
-from shoal_edge.trainers.pages import move_out
+from shoal_edge.trainers.fitting_trainer import Weights
+from shoal_edge.trainers.litert_weights import LiteRtWeights
 from shoal_edge.trainers.private import PrivateSteps
-from shoal_edge.trainers.runtime import open_model, runtime_name
 from shoal_edge.trainers.signatures import (
     CORRECTION,
     GRADIENTS,
     PRIVATE,
     PULLED,
-    Signature,
-    checked_signatures,
 )
 
-# What is less is planned again with every fit for nothing.
-_MUCH_BYTES = 16 << 20
 
-
-class LiteRtTrainer(FittingTrainer):
+class LiteRtTrainer(LiteRtWeights):
     """Trains ``bundle``'s model on ``threads`` threads; belongs to the thread that made it.
 
     Raises:
@@ -53,79 +41,12 @@ class LiteRtTrainer(FittingTrainer):
         UnusableModelError, MissingSignatureError, TaskMismatchError: a model that cannot train.
     """
 
-    def __init__(self, bundle: TaskBundle, threads: int = 1) -> None:
-        super().__init__(bundle)
-        self._threads = threads
-        self._held_bytes = 0
-        self._interpreter: Any = None
-        self._signatures: dict[str, Signature] = {}
-        self._open()
-
-    @property
-    def runtime(self) -> str:
-        """The interpreter's distribution and version."""
-        return runtime_name()
-
-    def rest(self) -> None:
-        """Give back what training takes of the memory, if that is much; the weights are lost then."""
-        if resident_bytes() - self._held_bytes >= _MUCH_BYTES:
-            self._renew()
-            self._is_new = self._is_bare = True
-
     # --- what FittingTrainer asks for ---------------------------------------------------------
-
-    def _begin(self) -> None:
-        """Draw the initial weights where the interpreter takes them from: no vector holds them."""
-        parameters, seed = self._bundle.parameters, self._bundle.reference.seed
-        signature = self._signatures["set_weights"]
-        with self._named_faults():
-            for one, start, values in draw_weights(parameters, seed):
-                signature.shown_input(one.name).reshape(-1)[start : start + values.size] = values
-            signature.invoke()
-            signature.let_go()
-
-    def _is_finite(self) -> bool:
-        signature = self._signatures["get_weights"]
-        with self._named_faults():
-            signature.invoke()
-            found = all(all_finite(signature.shown(one.name)) for one in self._bundle.parameters)
-            signature.let_go()
-        return found
 
     def _make_room(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
         name, inputs = self._probe("train", x, y)
         with self._named_faults():
             self._signatures[name].plan(**{key: value.shape for key, value in inputs.items()})
-
-    def _renew(self) -> None:
-        """Begin with another interpreter: the memory that was planned stays with the first."""
-        planned = [name for name, one in self._signatures.items() if one.was_planned]
-        self._open()
-        for name in planned:
-            self._signatures[name].was_planned = True
-
-    def _open(self) -> None:
-        # The earlier one goes first.
-        self._interpreter, self._signatures = None, {}
-        give_back_freed_memory()
-        self._interpreter = open_model(self._bundle.trainable, self._threads)
-        self._signatures = checked_signatures(self._interpreter, self._bundle)
-        self._held_bytes = resident_bytes()
-
-    def _set_weights(self, vector: Weights) -> None:
-        self._run("set_weights", **split_weights(vector, self._bundle.parameters))
-        self._signatures["set_weights"].let_go()
-
-    def _get_weights(self) -> Weights:
-        signature = self._signatures["get_weights"]
-        vector = np.empty(self.dimension, np.float32)
-        with self._named_faults():
-            signature.invoke()
-            for name, part in split_weights(vector, self._bundle.parameters).items():
-                # From where they are: a large model's weights are there often enough.
-                move_out(signature.shown(name), part)
-            signature.let_go()
-        return vector
 
     def _folded_gradient(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return what a step follows from the initial weights, folded piece by piece: no vector holds it."""
@@ -247,21 +168,5 @@ class LiteRtTrainer(FittingTrainer):
         sums = self._run("evaluate", x=x, y=y)
         return EvaluationCounts(len(y), int(sums["correct"][0]), float(sums["loss_sum"][0]))
 
-    def _run(self, signature: str, /, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        with self._named_faults():
-            return self._signatures[signature](**inputs)
-
     def _flat(self, parts: dict[str, npt.NDArray[Any]]) -> Weights:
         return np.concatenate([parts[one.name].reshape(-1) for one in self._bundle.parameters])
-
-    @contextmanager
-    def _named_faults(self) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, RuntimeError) as error:
-            raise self._refused(error) from error
-
-    def _refused(self, error: Exception) -> UnusableModelError:
-        return UnusableModelError(
-            f"the interpreter cannot run task {self._bundle.name} ({error}): update the agent"
-        )
