@@ -19,7 +19,7 @@ from shoal_edge.trainers.runtime import open_model, runtime_name
 from shoal_edge.trainers.signatures import Signature, checked_signatures
 
 # What is less is planned again with every fit for nothing.
-_MUCH_BYTES = 16 << 20
+_MUCH_BYTES = 24 << 20
 
 
 class LiteRtWeights(FittingTrainer):
