@@ -22,9 +22,12 @@ from shoal_coordinator.authoring import (
     MaxPool,
     Reshape,
     Run,
+    winograd,
 )
+from shoal_coordinator.authoring.convolution import pair
 from shoal_coordinator.authoring.errors import LayerSettingError, LayerShapeError
 from shoal_coordinator.authoring.plain_ops import PlainOps
+from shoal_coordinator.authoring.windows import Window
 
 LAYERS = {
     "conv same": (Conv2D(4, 3), (6, 5, 3)),
@@ -62,6 +65,15 @@ LAYERS = {
     "batch norm": (BatchNorm(), (4, 3, 5)),
     "batch norm of features": (BatchNorm(epsilon=1e-5), (7,)),
 }
+# Minimal filtering, of odd and even counts and of two sizes: its constants cost about a digit.
+FREQUENCIES = {
+    "conv 5 same": (Conv2D(17, 5), (6, 7, 16)),
+    "conv 5 valid": (Conv2D(16, 5, padding="valid"), (8, 9, 18)),
+    "conv 3 same": (Conv2D(20, 3), (7, 6, 16)),
+    "conv 3 valid": (Conv2D(16, 3, padding="valid"), (6, 5, 17)),
+    "conv of two sides": (Conv2D(16, (3, 5)), (9, 8, 16)),
+    "conv wider than the image": (Conv2D(16, 5), (3, 2, 16)),
+}
 WITH_WEIGHTS = [name for name, (layer, shape) in LAYERS.items() if layer.build(shape).parameters]
 
 
@@ -78,6 +90,17 @@ def test_outputs_and_gradients_equal_float64(name: str) -> None:
         if rows == 1 and isinstance(layer, BatchNorm) and len(shape) == 1:
             continue
         assert bench.largest_fault(x, dy) < 3e-6
+
+
+@pytest.mark.parametrize("name", FREQUENCIES)
+def test_convolutions_in_frequencies_equal_float64(name: str) -> None:
+    layer, shape = FREQUENCIES[name]
+    bench = LayerBench(layer, shape)
+    window = Window(pair(layer.kernel), (1, 1), layer.padding, shape[:2])
+    assert winograd.suits(window, shape[2], layer.filters)
+    for rows in (1, 4):
+        x, dy = drawn(rows, *shape), drawn(rows, *bench.built.shape, seed=2)
+        assert bench.largest_fault(x, dy) < 1e-5
 
 
 @pytest.mark.parametrize("name", [one for one in WITH_WEIGHTS if "norm" not in one])

@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from shoal_coordinator.authoring import winograd
 from shoal_coordinator.authoring.windows import Window, met_across, opened, patches, turned_on
 
 Tensor = Any
@@ -18,6 +19,8 @@ Tensor = Any
 def convolve(x: Tensor, w: Tensor, window: Window) -> Tensor:
     """Return the convolution (n, *counts, filters) of ``x`` (n, height, width, inputs) with ``w``."""
     rows, across, inputs, filters = w.shape
+    if winograd.suits(window, inputs, filters):
+        return winograd.convolve(x, w, window)
     # The images' axes stay: to the interpreter another shape is a copy.
     if not _by_rows(window, inputs, filters):
         return tf.matmul(patches(x, window), tf.reshape(w, (-1, filters)))
@@ -44,6 +47,8 @@ def of_weights(x: Tensor, dy: Tensor, window: Window) -> Tensor:
     """Return the gradient by the weights: the error's product with what the kernel meets."""
     rows, across = window.size
     inputs, filters = x.shape[3], dy.shape[3]
+    if winograd.suits(window, inputs, filters):
+        return winograd.of_weights(x, dy, window)
     error = tf.transpose(dy, (3, 0, 1, 2))
     if not _by_rows(window, inputs, filters):
         met = tf.reshape(patches(x, window), (-1, rows * across * inputs))
