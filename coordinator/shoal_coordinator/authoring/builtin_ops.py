@@ -12,9 +12,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from shoal_coordinator.authoring import dense_ops
 from shoal_coordinator.authoring.compression_ops import BuiltinCompression
 from shoal_coordinator.authoring.image_ops import BuiltinImages
 from shoal_coordinator.authoring.int8_weights import Int8Weights
+from shoal_coordinator.authoring.rows import Rows
 from shoal_coordinator.authoring.sequence_ops import BuiltinSequences
 from shoal_coordinator.authoring.steps import positive
 from shoal_coordinator.authoring.token_ops import BuiltinTokens
@@ -83,11 +85,11 @@ class BuiltinOps(BuiltinImages, BuiltinCompression, BuiltinSequences, BuiltinTok
 
     def matmul(self, x: Tensor, w: Tensor) -> Tensor:
         """See ``Ops``."""
-        return _matmul(x, w)
+        return dense_ops.matmul(x, w)
 
-    def dense(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def dense(self, x: Tensor, w: Tensor | Rows, b: Tensor) -> Tensor:
         """See ``Ops``."""
-        return _dense(x, w, b)
+        return dense_ops.dense_by_rows(x, w, b) if isinstance(w, Rows) else dense_ops.dense(x, w, b)
 
     def relu(self, x: Tensor) -> Tensor:
         """See ``Ops``."""
@@ -316,30 +318,6 @@ def _add_channels(x: Tensor, b: Tensor) -> Any:
 @tf.custom_gradient
 def _multiply_channels(x: Tensor, g: Tensor) -> Any:
     return x * g, lambda dy: (dy * g, _over_all_but_channels(dy * x))
-
-
-def _error_before(dy: Tensor, w: Tensor) -> Tensor:
-    """Return ``dy`` (n, units) times the transposed ``w`` (inputs, units).
-
-    As the turned product, transposed: what stands right is packed anew at each step, and ``w`` is large.
-    """
-    return tf.transpose(tf.raw_ops.BatchMatMulV2(x=w, y=dy, adj_y=True))
-
-
-@tf.custom_gradient
-def _matmul(x: Tensor, w: Tensor) -> Any:
-    def gradient(dy: Tensor) -> Any:
-        return _error_before(dy, w), tf.matmul(x, dy, transpose_a=True)
-
-    return tf.matmul(x, w), gradient
-
-
-@tf.custom_gradient
-def _dense(x: Tensor, w: Tensor, b: Tensor) -> Any:
-    def gradient(dy: Tensor) -> Any:
-        return _error_before(dy, w), tf.matmul(x, dy, transpose_a=True), tf.reduce_sum(dy, axis=0)
-
-    return tf.matmul(x, w) + b, gradient
 
 
 @tf.custom_gradient

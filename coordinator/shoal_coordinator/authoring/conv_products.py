@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from shoal_coordinator.authoring import winograd
+from shoal_coordinator.authoring.joining import joined
 from shoal_coordinator.authoring.windows import Window, met_across, opened, patches, turned_on
 
 Tensor = Any
@@ -56,7 +57,7 @@ def of_weights(x: Tensor, dy: Tensor, window: Window) -> Tensor:
         return tf.reshape(dw, (rows, across, inputs, filters))
     # The error is moved and not the input: what is made of it lives in the backward pass only.
     before, high = window.pads[0][0], x.shape[1]
-    moved = tf.concat([_moved(error, row - before, high, 2) for row in range(rows)], axis=0)
+    moved = joined([_moved(error, row - before, high, 2) for row in range(rows)], axis=0)
     met = tf.reshape(met_across(x, window), (-1, across * inputs))
     dw = tf.matmul(tf.reshape(moved, (rows * filters, -1)), met)
     return tf.transpose(tf.reshape(dw, (rows, filters, across, inputs)), (0, 2, 3, 1))

@@ -55,6 +55,7 @@ class Dense(Layer):
     """Every output from every input: ``w`` (inputs, units), ``b`` (units,)."""
 
     KIND: ClassVar[str] = "dense"
+    BY_ROWS: ClassVar[tuple[str, ...]] = ("w",)
     units: int
     activation: Nonlinearity = ""
 

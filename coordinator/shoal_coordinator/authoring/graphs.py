@@ -10,6 +10,7 @@ import tensorflow as tf
 from shoal_codecs.wire.task import REFERENCE_RATE
 from shoal_coordinator.authoring.builtin_ops import BuiltinOps
 from shoal_coordinator.authoring.layer import Run, Tensor, Tensors
+from shoal_coordinator.authoring.rows import cells_of
 from shoal_coordinator.authoring.task import Task
 from shoal_coordinator.authoring.training import gradients_of, private_gradients, stepped
 
@@ -27,6 +28,9 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         self._task, self._model = task, task.model
         self._ops, self._inference_ops = BuiltinOps(products=True), BuiltinOps()
         self._shapes = {one.name: one.shape for one in self._model.parameters}
+        self._cells = {
+            one.name: cells_of(one, by_rows=one.name in self._model.by_rows) for one in self._model.parameters
+        }
         self._weights = self._zeros("")
         self._slots = {slot: self._zeros(f"{slot}_") for slot in task.optimiser.SLOTS}
         self._counters = {name: tf.Variable(tf.zeros((1,)), name=name) for name in task.optimiser.COUNTERS}
@@ -42,8 +46,19 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
 
     def _zeros(self, prefix: str) -> dict[str, Any]:
         return {
-            name: tf.Variable(tf.zeros(shape), name=prefix + name) for name, shape in self._shapes.items()
+            cell.name: tf.Variable(tf.zeros(cell.shape), name=prefix + cell.name.replace(":", "_rows"))
+            for cells in self._cells.values()
+            for cell in cells
         }
+
+    def _cut(self, values: Tensors) -> dict[str, Tensor]:
+        """Return ``values`` by parameter as values by cell."""
+        return {cell.name: cell.of(one) for name, one in values.items() for cell in self._cells[name]}
+
+    def _whole(self, values: Tensors) -> dict[str, Tensor]:
+        """Return ``values`` by cell as values by parameter."""
+        blocks = {name: [values[cell.name] for cell in cells] for name, cells in self._cells.items()}
+        return {name: tf.concat(each, 0) if len(each) > 1 else each[0] for name, each in blocks.items()}
 
     def _build(self) -> None:
         task = self._task
@@ -115,7 +130,8 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         run = Run(self._ops, training=True, seed=given.get("seed"))
         losses, sums = private_gradients(self._task, run, weights, given["x"], given["y"], given["clip"])
         share = 1.0 / tf.cast(tf.shape(given["y"])[:1], tf.float32)
-        gradients = {name: (one + given[NOISE + name]) * share for name, one in sums.items()}
+        noise = self._cut({name: given[NOISE + name] for name in self._shapes})
+        gradients = {name: (one + noise[name]) * share for name, one in sums.items()}
         self._step(weights, gradients, given["lr"], run.moved)
         return {"loss_sum": _total(losses)}
 
@@ -124,7 +140,7 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         weights = self._read()
         _, gradients = gradients_of(self._task, run, weights, given["x"], given["y"])
         ways = {name: (weights[name] - one) * (1 / REFERENCE_RATE) for name, one in run.moved.items()}
-        return {**gradients, **ways}
+        return self._whole({**gradients, **ways})
 
     def _step(self, weights: Tensors, gradients: Tensors, lr: Tensor, moved: Tensors) -> None:
         slots = {
@@ -150,7 +166,7 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         return {"correct": tf.reduce_sum(hits, axis=0, keepdims=True), "loss_sum": loss_sum}
 
     def _infer(self, given: Tensors) -> Tensors:
-        output = self._task.outputs(Run(self._inference_ops), self._read(), given["x"])
+        output = self._task.outputs(Run(self._inference_ops), self._whole(self._read()), given["x"])
         if self._task.target.kind == "label":
             return {"probabilities": tf.nn.softmax(output)}
         return {"values": output + 0.0}
@@ -158,10 +174,13 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
     def _get_weights(self, given: Tensors) -> Tensors:
         """Copies: without the addition the interpreter returns the variable's own buffer."""
         del given
-        return {name: value + 0.0 for name, value in self._read().items()}
+        return {
+            name: value if len(self._cells[name]) > 1 else value + 0.0
+            for name, value in self._whole(self._read()).items()
+        }
 
     def _set_weights(self, given: Tensors) -> Tensors:
-        for name, value in given.items():
+        for name, value in self._cut(given).items():
             self._weights[name].assign(value)
             cleared = value * 0.0
             for held in self._slots.values():
@@ -175,7 +194,7 @@ class TrainableGraph(tf.Module):  # type: ignore[misc] # TensorFlow has no types
         return {"tensors": tf.constant([len(given)], tf.int32)}
 
     def _set_correction(self, given: Tensors) -> Tensors:
-        for name, value in given.items():
+        for name, value in self._cut(given).items():
             self._correction[name].assign(value)
         return {"tensors": tf.constant([len(given)], tf.int32)}
 

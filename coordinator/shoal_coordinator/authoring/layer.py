@@ -57,6 +57,8 @@ class Layer:
     """Whether training draws masks from ``run.seed``."""
     MOVES: ClassVar[tuple[str, ...]] = ()
     """Short names of the parameters that training hands to ``run.move``; they have no gradient."""
+    BY_ROWS: ClassVar[tuple[str, ...]] = ()
+    """Short names of the matrices that ``forward`` also takes as ``rows.Rows``, to compute block by block."""
     DESCRIBED: ClassVar[bool] = True
     """Whether kind and settings say all of it, so that another runtime can build it."""
     TAKES_TOKENS: ClassVar[bool] = False

@@ -16,6 +16,7 @@ from shoal_coordinator.authoring.dense import Activation
 from shoal_coordinator.authoring.errors import DescriptionError, LayerSettingError, UnsupportedLayerError
 from shoal_coordinator.authoring.layer import Built, Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.pooling import MaxPool
+from shoal_coordinator.authoring.rows import joined
 from shoal_coordinator.authoring.scale import Scale
 
 _MOST_CHARACTERS = 200
@@ -46,7 +47,7 @@ class Placed:
     def own(self, p: Tensors) -> dict[str, Tensor]:
         """Return this layer's tensors of ``p`` by their short names."""
         start = len(self.name) + 1
-        return {one.name[start:]: p[one.name] for one in self.parameters}
+        return {one.name[start:]: joined(p, one.name) for one in self.parameters}
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Model:
     def moved(self) -> frozenset[str]:
         """Full names of the parameters that training moves without a gradient."""
         return frozenset(f"{one.name}_{name}" for one in self.placed for name in one.layer.MOVES)
+
+    @property
+    def by_rows(self) -> frozenset[str]:
+        """Full names of the matrices that their layers take as ``Rows``."""
+        return frozenset(f"{one.name}_{name}" for one in self.placed for name in one.layer.BY_ROWS)
 
     @property
     def _pooled_first(self) -> tuple[Placed, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from shoal_coordinator.authoring.int8_weights import Int8Weights
+    from shoal_coordinator.authoring.rows import Rows
 
 Tensor = Any
 Pair = tuple[int, int]
@@ -74,7 +75,7 @@ class Ops(Protocol):
         """Return ``x`` (n, i) times ``w`` (i, o)."""
         ...
 
-    def dense(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def dense(self, x: Tensor, w: Tensor | Rows, b: Tensor) -> Tensor:
         """Return ``x`` (n, i) times ``w`` (i, o) plus ``b`` (o,)."""
         ...
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from shoal_coordinator.authoring.joining import joined
+
 Tensor = Any
 Pair = tuple[int, int]
 
@@ -81,8 +83,7 @@ def patches(x: Tensor, window: Window) -> Tensor:
 
 def _joined(x: Tensor, axis: int, window: Window) -> Tensor:
     """Return what a side of the kernel meets along ``axis``, joined as channels."""
-    parts = _met(x, axis, window)
-    return tf.concat(parts, axis=-1) if len(parts) > 1 else parts[0]
+    return joined(_met(x, axis, window), axis=-1)
 
 
 def _met(x: Tensor, axis: int, window: Window) -> list[Tensor]:

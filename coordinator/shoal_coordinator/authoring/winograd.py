@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from shoal_coordinator.authoring.joining import joined
 from shoal_coordinator.authoring.toom_cook import OUTPUTS, SIZES, Matrix, constants
 from shoal_coordinator.authoring.windows import Pair, Window
 
@@ -47,8 +48,8 @@ def of_weights(x: Tensor, dy: Tensor, window: Window) -> Tensor:
         for rows in pairs
         for one, error in zip(*rows, strict=True)
     ]
-    joined = tf.reshape(tf.concat(products, axis=0), (-1, inputs * filters))
-    dw = _mixed(_kernel_matrix(window.size).T, joined)
+    every = tf.reshape(joined(products, axis=0), (-1, inputs * filters))
+    dw = _mixed(_kernel_matrix(window.size).T, every)
     return tf.reshape(dw, (*window.size, inputs, filters))
 
 

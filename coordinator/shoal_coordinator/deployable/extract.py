@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from shoal_codecs.wire.task import Parameter, TaskBundle
-from shoal_coordinator.artefact_errors import InvalidTemplateError, UnsupportedGraphError
+from shoal_codecs.wire.task import TaskBundle
+from shoal_coordinator.artefact_errors import UnsupportedGraphError
 from shoal_coordinator.deployable.flatbuffer import Source, read_subgraph, write
-from shoal_coordinator.deployable.graph import DTYPES, FLOAT32, Graph, Tensor, constant
+from shoal_coordinator.deployable.graph import DTYPES, Graph, Tensor, constant
+from shoal_coordinator.deployable.variables import bind_variables, signature_of
 
 _SHAPE_KINDS = frozenset({"SHAPE", "RANK"})
-_STATE_KINDS = frozenset({"CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE"})
 
 
 @dataclass
@@ -51,79 +51,19 @@ def inference_of(bundle: TaskBundle) -> Inference:
         UnsupportedGraphError: ``infer`` has loops, operators that are no builtins, or no fixed shape.
     """
     file = Source(bundle.trainable)
-    graph = read_subgraph(file, _signature(file, "infer").subgraphIndex)
+    graph = read_subgraph(file, signature_of(file, "infer").subgraphIndex)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise UnsupportedGraphError(
             f"infer has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs: give it x and one answer"
         )
     example = graph.inputs[0]
     example.shape, example.name = (1, *bundle.input.shape), "x"
-    graph.outputs[0].name = _signature(file, "infer").outputs[0].name.decode()
-    parameters = _bind_variables(file, graph, bundle.parameters)
+    graph.outputs[0].name = signature_of(file, "infer").outputs[0].name.decode()
+    parameters = bind_variables(file, graph, bundle.parameters)
     found = Inference(graph, example, parameters)
     _learn_shapes(found)
     fold_constants(found)
     return found
-
-
-def _signature(file: Source, name: str) -> Any:
-    for one in file.signatures:
-        if one.signatureKey == name.encode():
-            return one
-    raise InvalidTemplateError(f"the trainable model has no signature {name}: author the task again")
-
-
-def _bind_variables(file: Source, graph: Graph, parameters: Iterable[Parameter]) -> dict[str, Tensor]:
-    """Replace what ``graph`` reads of variables: by parameters, and other variables by their first value."""
-    handles = {one.output: one.options.sharedName for one in graph.operators if one.kind == "VAR_HANDLE"}
-    names = _names_of_variables(file)
-    first = _first_values(file, graph)
-    bound = {one.name: Tensor(one.shape, FLOAT32, one.name) for one in parameters}
-    for operator in graph.operators:
-        if operator.kind != "READ_VARIABLE":
-            continue
-        handle = operator.inputs[0]
-        variable = handles[handle] if handle is not None else b""
-        name = names.get(variable, "")
-        if name in bound:
-            graph.replace_uses(operator.output, bound[name])
-        elif variable in first:
-            graph.replace_uses(operator.output, first[variable])
-        else:
-            raise UnsupportedGraphError(
-                f"infer reads the variable {variable.decode(errors='replace')}, no parameter and without "
-                "a first value: make it a parameter"
-            )
-    graph.operators = [one for one in graph.operators if one.kind not in _STATE_KINDS]
-    return bound
-
-
-def _names_of_variables(file: Source) -> dict[bytes, str]:
-    """Return the parameter that ``set_weights`` assigns to each variable."""
-    signature = _signature(file, "set_weights")
-    setter = read_subgraph(file, signature.subgraphIndex)
-    told = file.subgraph(signature.subgraphIndex)
-    position = {int(index): place for place, index in enumerate(told.inputs)}
-    name_of = {setter.inputs[position[one.tensorIndex]]: one.name.decode() for one in signature.inputs}
-    return {variable: name_of[value] for variable, value in _assigned(setter) if value in name_of}
-
-
-def _first_values(file: Source, graph: Graph) -> dict[bytes, Tensor]:
-    values: dict[bytes, Tensor] = {}
-    for operator in graph.operators:
-        if operator.kind == "CALL_ONCE":
-            start = read_subgraph(file, operator.options.initSubgraphIndex)
-            values.update((name, value) for name, value in _assigned(start) if value.data is not None)
-    return values
-
-
-def _assigned(graph: Graph) -> list[tuple[bytes, Tensor]]:
-    handles = {one.output: one.options.sharedName for one in graph.operators if one.kind == "VAR_HANDLE"}
-    return [
-        (handles[one.inputs[0]], one.inputs[1])
-        for one in graph.operators
-        if one.kind == "ASSIGN_VARIABLE" and one.inputs[0] is not None and one.inputs[1] is not None
-    ]
 
 
 def _learn_shapes(found: Inference) -> None:
