@@ -15,7 +15,7 @@ from shoal_coordinator.authoring import Conv2D, Dense, Flatten, Input, MaxPool, 
 from shoal_coordinator.authoring.convert import convert
 from shoal_coordinator.authoring.graphs import TrainableGraph
 from shoal_coordinator.authoring.rewriting import rewritten
-from shoal_coordinator.authoring.scheduling import Order, held, scheduled
+from shoal_coordinator.authoring.scheduling import Order, held, numbers_of, scheduled
 from shoal_coordinator.authoring.windows import Window, shifted
 
 TASK = Task(
@@ -134,13 +134,19 @@ def test_products_and_their_gradients_are_those_of_the_patches(
             np.testing.assert_array_equal(found, wanted)
 
 
-def test_values_are_made_late_and_weights_are_read_before_they_change(converted: bytes) -> None:
+@pytest.mark.parametrize("eager", [False, True])
+def test_values_are_made_late_and_weights_are_read_before_they_change(
+    converted: bytes, *, eager: bool
+) -> None:
     kinds = schema.BuiltinOperator
     tree: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(converted, 0))
     (index,) = (one.subgraphIndex for one in tree.signatureDefs if one.signatureKey == b"train")
     graph = tree.subgraphs[index]
     codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in tree.operatorCodes]
-    late = Order(graph, [codes[one.opcodeIndex] for one in graph.operators]).operators()
+    kinds_of = [codes[one.opcodeIndex] for one in graph.operators]
+    sizes = numbers_of(graph, kinds_of)
+    late = Order(graph, kinds_of, sizes).operators(eager=eager)
+    assert len({id(one) for one in late}) == len(late)
     made = {place for one in graph.operators for place in one.outputs}
     ready: set[int] = set()
     names: dict[int, bytes] = {}
@@ -158,5 +164,5 @@ def test_values_are_made_late_and_weights_are_read_before_they_change(converted:
         if kind == kinds.ASSIGN_VARIABLE:
             changed.add(names[operator.inputs[0]])
     assert changed == set(names.values())
-    kinds_of = [codes[one.opcodeIndex] for one in graph.operators]
-    assert held(graph, scheduled(graph, kinds_of)) <= min(held(graph, graph.operators), held(graph, late))
+    most = held(scheduled(graph, kinds_of), sizes)
+    assert most <= min(held(graph.operators, sizes), held(late, sizes))

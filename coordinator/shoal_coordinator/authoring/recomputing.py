@@ -2,7 +2,8 @@
 
 What a layer gave is held until its gradient is made, although most of it is quickly made of something else
 that is held as well: what a norm gives and an activation lets through, of the normalised input (Chen et al.
-2016, "Training deep nets with sublinear memory cost", section 3, does so with such operators).
+2016, "Training deep nets with sublinear memory cost", section 3, does so with such operators). Weights are
+read again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from shoal_coordinator.authoring.scheduling import SAME_MEMORY, held_along, numbers_of
+from shoal_coordinator.authoring.scheduling import SAME_MEMORY, held_along
+from shoal_coordinator.authoring.sizes import numbers_of
 
 _KINDS = schema.BuiltinOperator
 # One pass over what they are given, in fast kernels.
@@ -34,15 +36,16 @@ def recomputed(graph: Any, kinds: list[int]) -> list[Any]:
     if _KINDS.ASSIGN_VARIABLE not in kinds:
         return operators
     kind_of = {one.opcodeIndex: kind for one, kind in zip(operators, kinds, strict=True)}
-    late = _small_assigned_last(graph, operators, kind_of)
-    while (relieved := _Steps(graph, late, kind_of).relieved()) is not None:
+    sizes = numbers_of(graph, kinds)
+    late = _small_assigned_last(operators, kind_of, sizes)
+    while (relieved := _Steps(graph, late, kind_of, sizes).relieved()) is not None:
         operators = late = relieved
     return operators
 
 
-def _small_assigned_last(graph: Any, operators: list[Any], kind_of: dict[int, int]) -> list[Any]:
+def _small_assigned_last(operators: list[Any], kind_of: dict[int, int], sizes: list[int]) -> list[Any]:
     """Return ``operators`` with small variables assigned at the end: until then they are what they were."""
-    most = max(held_along(graph, operators))
+    most = max(held_along(operators, sizes))
     names = _names(operators, kind_of)
     read_again, assigned = set(), set()
     for one in operators:
@@ -55,7 +58,7 @@ def _small_assigned_last(graph: Any, operators: list[Any], kind_of: dict[int, in
     def waits(one: Any) -> bool:
         if kind_of[one.opcodeIndex] != _KINDS.ASSIGN_VARIABLE or names[one.inputs[0]] in read_again:
             return False
-        return numbers_of(graph.tensors[one.inputs[1]]) < _SMALL * most
+        return sizes[one.inputs[1]] < _SMALL * most
 
     return sorted(operators, key=waits)
 
@@ -69,14 +72,17 @@ def _names(operators: list[Any], kind_of: dict[int, int]) -> dict[int, Any]:
 class _Steps:
     """The steps of a graph, and what each needs and gives; values are known by their tensors' places."""
 
-    def __init__(self, graph: Any, operators: list[Any], kind_of: dict[int, int]) -> None:
+    def __init__(
+        self, graph: Any, operators: list[Any], kind_of: dict[int, int], sizes: list[int]
+    ) -> None:
         self._graph, self._operators, self._kind_of = graph, operators, kind_of
+        self._sizes = sizes
         self._makers = {place: at for at, one in enumerate(operators) for place in one.outputs}
         self._uses: dict[int, list[int]] = {}
         for at, one in enumerate(operators):
             for place in one.inputs:
                 self._uses.setdefault(place, []).append(at)
-        self._along = held_along(graph, operators)
+        self._along = held_along(operators, sizes)
         self._names = _names(operators, kind_of)
         self._assigned = {
             self._names[one.inputs[0]]: at
@@ -89,7 +95,7 @@ class _Steps:
         most = max(self._along)
         peak = self._along.index(most)
         waiting = [place for place, at in self._makers.items() if at < peak and self._waits(place, peak)]
-        for place in sorted(waiting, key=lambda one: -numbers_of(self._graph.tensors[one])):
+        for place in sorted(waiting, key=lambda one: -self._sizes[one]):
             if self._is_small(place):
                 break
             start = next(at for at in self._uses[place] if at > peak)
@@ -98,9 +104,9 @@ class _Steps:
                 continue
             tensors = len(self._graph.tensors)
             again = self._again(chain, start)
-            if max(held_along(self._graph, again)) < most:
+            if max(held_along(again, self._sizes)) < most:
                 return again
-            del self._graph.tensors[tensors:]
+            del self._graph.tensors[tensors:], self._sizes[tensors:]
         return None
 
     def _kind(self, at: int) -> int:
@@ -111,11 +117,14 @@ class _Steps:
         return peak not in uses and bool(uses) and uses[-1] > peak
 
     def _is_small(self, place: int) -> bool:
-        return numbers_of(self._graph.tensors[place]) < _SMALL * max(self._along)
+        return self._sizes[place] < _SMALL * max(self._along)
 
     def _chain(self, place: int, start: int) -> list[int] | None:
         """Return the steps that make ``place`` of what is there at ``start``; None where none may."""
         maker = self._makers[place]
+        if self._kind(maker) == _KINDS.READ_VARIABLE:
+            # To the fast kernels reading is copying: a large layer's weights would be held twice.
+            return [maker] if self._is_still(place, start) else None
         if self._kind(maker) not in _QUICK:
             return None
         steps: list[int] = []
@@ -152,6 +161,7 @@ class _Steps:
                 tensor = copy.copy(self._graph.tensors[place])
                 tensor.name = tensor.name + b"_again"
                 self._graph.tensors.append(tensor)
+                self._sizes.append(self._sizes[place])
             one.outputs = [renamed[place] for place in one.outputs]
             copies.append(one)
         later = [self._renamed(one, renamed) for one in self._operators[start:]]

@@ -25,8 +25,8 @@ def rewritten(model: bytes) -> bytes:
     _multiply_in_batches(tree)
     _leave_variables_unset(tree)
     for graph in tree.subgraphs:
-        graph.operators = scheduled(graph, [_kind(tree, one) for one in graph.operators])
-        graph.operators = recomputed(graph, [_kind(tree, one) for one in graph.operators])
+        graph.operators = scheduled(graph, _kinds_of(tree, graph))
+        graph.operators = recomputed(graph, _kinds_of(tree, graph))
         _count_first(tree, graph)
     builder = flatbuffers.Builder(len(model))
     builder.Finish(tree.Pack(builder), _IDENTIFIER)
@@ -36,6 +36,10 @@ def rewritten(model: bytes) -> bytes:
 def _kind(tree: Any, operator: Any) -> int:
     code = tree.operatorCodes[operator.opcodeIndex]
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def _kinds_of(tree: Any, graph: Any) -> list[int]:
+    return [_kind(tree, one) for one in graph.operators]
 
 
 def _multiply_in_batches(tree: Any) -> None:

@@ -6,18 +6,17 @@ forward and wait for the way back, and every gradient is there before the first 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
+
+from shoal_coordinator.authoring.sizes import numbers_of
 
 _KINDS = schema.BuiltinOperator
 # What these give may be what they were given.
 SAME_MEMORY = frozenset({_KINDS.RESHAPE, _KINDS.EXPAND_DIMS, _KINDS.SQUEEZE})
 
 _MANY = 1 << 18
-# A batch's usual size, to weigh what is made of examples against what is made of weights.
-_EXAMPLES = 32
 
 
 def scheduled(graph: Any, kinds: list[int]) -> list[Any]:
@@ -27,16 +26,19 @@ def scheduled(graph: Any, kinds: list[int]) -> list[Any]:
     """
     if _KINDS.ASSIGN_VARIABLE not in kinds:
         return list(graph.operators)
-    return min((list(graph.operators), Order(graph, kinds).operators()), key=lambda one: held(graph, one))
+    sizes = numbers_of(graph, kinds)
+    order = Order(graph, kinds, sizes)
+    candidates = (list(graph.operators), order.operators(), order.operators(eager=True))
+    return min(candidates, key=lambda one: held(one, sizes))
 
 
-def held(graph: Any, operators: list[Any]) -> int:
+def held(operators: list[Any], sizes: list[int]) -> int:
     """Return how many numbers are held at once at most, where ``operators`` follow each other."""
-    return max(held_along(graph, operators), default=0)
+    return max(held_along(operators, sizes), default=0)
 
 
-def held_along(graph: Any, operators: list[Any]) -> list[int]:
-    """Return how many numbers are held while each of ``operators`` computes."""
+def held_along(operators: list[Any], sizes: list[int]) -> list[int]:
+    """Return how many numbers are held while each of ``operators`` computes; ``sizes`` are the tensors'."""
     last = {place: number for number, one in enumerate(operators) for place in (*one.inputs, *one.outputs)}
     ends: dict[int, list[int]] = {}
     for place, number in last.items():
@@ -45,16 +47,10 @@ def held_along(graph: Any, operators: list[Any]) -> list[int]:
     now, along = 0, []
     for number, operator in enumerate(operators):
         made.update(operator.outputs)
-        now += sum(numbers_of(graph.tensors[place]) for place in operator.outputs)
+        now += sum(sizes[place] for place in operator.outputs)
         along.append(now)
-        now -= sum(numbers_of(graph.tensors[place]) for place in ends.get(number, ()) if place in made)
+        now -= sum(sizes[place] for place in ends.get(number, ()) if place in made)
     return along
-
-
-def numbers_of(tensor: Any) -> int:
-    """Return how many numbers ``tensor`` holds, with a batch of a usual size."""
-    shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-    return math.prod(_EXAMPLES if side < 0 else int(side) for side in shape)
 
 
 class Order:
@@ -63,20 +59,25 @@ class Order:
     Variables are read before they are assigned as often as they were, by all that uses what was read.
     """
 
-    def __init__(self, graph: Any, kinds: list[int]) -> None:
+    def __init__(self, graph: Any, kinds: list[int], sizes: list[int]) -> None:
         self._operators = graph.operators
         self._kinds = kinds
+        self._sizes = sizes
         makers = {place: number for number, one in enumerate(self._operators) for place in one.outputs}
         self._needs = [[makers[place] for place in one.inputs if place in makers] for one in self._operators]
         self._behind_variables()
         self._depths = self._count_depths()
         ends = {number for number, kind in enumerate(kinds) if kind == _KINDS.ASSIGN_VARIABLE}
         ends |= {makers[place] for place in graph.outputs if place in makers}
-        self._ends = sorted(ends, key=lambda one: (self._is_large(graph, one), self._depths[one], one))
+        self._ends = sorted(ends, key=lambda one: (self._is_large(one), self._depths[one], one))
 
-    def operators(self) -> list[Any]:
-        """Return the operators that something is made with, in their order."""
+    def operators(self, *, eager: bool = False) -> list[Any]:
+        """Return the operators that something is made with, in their order.
+
+        An ``eager`` order also does at once whatever lets go of as much as it makes.
+        """
         done: dict[int, None] = {}
+        waiting = _Waiting(self._operators, self._needs, self._wanted(), self._sizes) if eager else None
         for end in self._ends:
             open_ones = [end]
             while open_ones:
@@ -85,15 +86,29 @@ class Order:
                 if missing:
                     # The longest way first: what is quickly made would wait for it.
                     open_ones.append(max(missing, key=lambda one: self._depths[one]))
-                else:
-                    done[open_ones.pop()] = None
+                    continue
+                open_ones.pop()
+                if number not in done:
+                    done[number] = None
+                    if waiting is not None:
+                        done.update(dict.fromkeys(waiting.freed_by(number)))
         return [self._operators[number] for number in done]
 
-    def _is_large(self, graph: Any, end: int) -> bool:
+    def _wanted(self) -> set[int]:
+        """Return the operators that something is made with."""
+        found, left = set(self._ends), list(self._ends)
+        while left:
+            new = set(self._needs[left.pop()]) - found
+            found |= new
+            left += new
+        return found
+
+    def _is_large(self, end: int) -> bool:
         """Whether what is assigned is so large that it comes last, when all activations are let go."""
         if self._kinds[end] != _KINDS.ASSIGN_VARIABLE:
             return False
-        return math.prod(map(int, graph.tensors[self._operators[end].inputs[1]].shape)) > _MANY
+        value: int = self._operators[end].inputs[1]
+        return self._sizes[value] > _MANY
 
     def _behind_variables(self) -> None:
         """Let assignments wait for whatever uses the variable before, and reads for assignments before."""
@@ -131,3 +146,53 @@ class Order:
                 found |= all_of[one]
             all_of.append(found)
         return [len(one) for one in all_of]
+
+
+class _Waiting:
+    """What can be done at once after an operator, since it lets go of as much as it makes."""
+
+    def __init__(
+        self, operators: list[Any], needs: list[list[int]], wanted: set[int], sizes: list[int]
+    ) -> None:
+        self._operators = operators
+        self._sizes = sizes
+        self._missing = {number: set(needs[number]) for number in wanted}
+        self._after: dict[int, set[int]] = {}
+        self._uses: dict[int, int] = {}
+        for number in wanted:
+            for one in needs[number]:
+                self._after.setdefault(one, set()).add(number)
+            for place in set(operators[number].inputs):
+                self._uses[place] = self._uses.get(place, 0) + 1
+        self._made: set[int] = set()
+        self._ready: set[int] = set()
+
+    def freed_by(self, number: int) -> list[int]:
+        """Note that the operator ``number`` is done; do, and return, what lets go of as much as it makes."""
+        self._note(number)
+        found: list[int] = []
+        while True:
+            gains = {one: self._gain(one) for one in self._ready}
+            best = max(gains, key=lambda one: (gains[one], -one), default=None)
+            if best is None or gains[best] < 0:
+                return found
+            found.append(best)
+            self._note(best)
+
+    def _note(self, number: int) -> None:
+        self._ready.discard(number)
+        self._made.update(self._operators[number].outputs)
+        for place in set(self._operators[number].inputs):
+            self._uses[place] -= 1
+        for one in self._after.get(number, ()):
+            self._missing[one].discard(number)
+            if not self._missing[one]:
+                self._ready.add(one)
+
+    def _gain(self, number: int) -> int:
+        """Return how much less is held when the operator is done."""
+        operator = self._operators[number]
+        last = [place for place in set(operator.inputs) if place in self._made and self._uses[place] == 1]
+        return sum(self._sizes[place] for place in last) - sum(
+            self._sizes[place] for place in operator.outputs
+        )
