@@ -15,7 +15,8 @@ from shoal_coordinator.authoring import Conv2D, Dense, Flatten, Input, MaxPool, 
 from shoal_coordinator.authoring.convert import convert
 from shoal_coordinator.authoring.graphs import TrainableGraph
 from shoal_coordinator.authoring.rewriting import rewritten
-from shoal_coordinator.authoring.scheduling import Order, held, numbers_of, scheduled
+from shoal_coordinator.authoring.scheduling import Order, held, scheduled
+from shoal_coordinator.authoring.sizes import numbers_of
 from shoal_coordinator.authoring.windows import Window, shifted
 
 TASK = Task(

@@ -2,8 +2,7 @@
 
 What a layer gave is held until its gradient is made, although most of it is quickly made of something else
 that is held as well: what a norm gives and an activation lets through, of the normalised input (Chen et al.
-2016, "Training deep nets with sublinear memory cost", section 3, does so with such operators). Weights are
-read again.
+2016, "Training deep nets with sublinear memory cost", section 3, does so with such operators).
 """
 
 from __future__ import annotations
@@ -58,7 +57,8 @@ def _small_assigned_last(operators: list[Any], kind_of: dict[int, int], sizes: l
     def waits(one: Any) -> bool:
         if kind_of[one.opcodeIndex] != _KINDS.ASSIGN_VARIABLE or names[one.inputs[0]] in read_again:
             return False
-        return sizes[one.inputs[1]] < _SMALL * most
+        value: int = one.inputs[1]
+        return sizes[value] < _SMALL * most
 
     return sorted(operators, key=waits)
 
@@ -72,9 +72,7 @@ def _names(operators: list[Any], kind_of: dict[int, int]) -> dict[int, Any]:
 class _Steps:
     """The steps of a graph, and what each needs and gives; values are known by their tensors' places."""
 
-    def __init__(
-        self, graph: Any, operators: list[Any], kind_of: dict[int, int], sizes: list[int]
-    ) -> None:
+    def __init__(self, graph: Any, operators: list[Any], kind_of: dict[int, int], sizes: list[int]) -> None:
         self._graph, self._operators, self._kind_of = graph, operators, kind_of
         self._sizes = sizes
         self._makers = {place: at for at, one in enumerate(operators) for place in one.outputs}
@@ -122,9 +120,6 @@ class _Steps:
     def _chain(self, place: int, start: int) -> list[int] | None:
         """Return the steps that make ``place`` of what is there at ``start``; None where none may."""
         maker = self._makers[place]
-        if self._kind(maker) == _KINDS.READ_VARIABLE:
-            # To the fast kernels reading is copying: a large layer's weights would be held twice.
-            return [maker] if self._is_still(place, start) else None
         if self._kind(maker) not in _QUICK:
             return None
         steps: list[int] = []

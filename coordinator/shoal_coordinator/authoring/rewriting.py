@@ -13,6 +13,7 @@ import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
 from shoal_coordinator.authoring.recomputing import recomputed
+from shoal_coordinator.authoring.rereading import reread
 from shoal_coordinator.authoring.scheduling import scheduled
 
 _IDENTIFIER = b"TFL3"
@@ -26,6 +27,7 @@ def rewritten(model: bytes) -> bytes:
     _leave_variables_unset(tree)
     for graph in tree.subgraphs:
         graph.operators = scheduled(graph, _kinds_of(tree, graph))
+        graph.operators = reread(graph, _kinds_of(tree, graph))
         graph.operators = recomputed(graph, _kinds_of(tree, graph))
         _count_first(tree, graph)
     builder = flatbuffers.Builder(len(model))

@@ -193,6 +193,5 @@ class _Waiting:
         """Return how much less is held when the operator is done."""
         operator = self._operators[number]
         last = [place for place in set(operator.inputs) if place in self._made and self._uses[place] == 1]
-        return sum(self._sizes[place] for place in last) - sum(
-            self._sizes[place] for place in operator.outputs
-        )
+        freed, made = (sum(self._sizes[int(place)] for place in one) for one in (last, operator.outputs))
+        return freed - made
