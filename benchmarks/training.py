@@ -2,6 +2,7 @@
 
 benchmarks/peers/torch.sh
 python benchmarks/training.py --json benchmarks/results/training.json
+python benchmarks/training.py --batch 32 --json benchmarks/results/training-batch-32.json
 
 One thread each, every run in a process of its own, LiteRT and PyTorch by turns. Time is that of a whole step:
 cutting and converting the batch, forward, backward, optimiser, reading the loss. Memory is the process's
@@ -30,8 +31,6 @@ from shoal_coordinator.tasks import FOLDER
 
 HERE = Path(__file__).parent
 EXAMPLES = 480
-BATCHES = {"mnist_2nn": 10}
-BATCH = 32
 LEARNING_RATE = 0.001
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -127,7 +126,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, help="examples a step; 0: as many as the task's own plan says")
+    parser.add_argument("--batch", type=int, default=0, help="examples a step; default: the task's own")
     parser.add_argument("--torch", default=str(HERE.parent / ".peers" / "torch" / "bin" / "python"))
     parser.add_argument(
         "tasks", nargs="*", help="names of shipped tasks, or paths of task files; default: all"
@@ -139,11 +138,9 @@ def main() -> None:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         for path in paths or sorted(FOLDER.glob("*.task")):
-            batch = BATCHES.get(path.stem, BATCH) if options.batch is None else options.batch
-            figures += measure(path, torch, options.runs, options.steps, Path(folder), batch)
+            figures += measure(path, torch, options.runs, options.steps, Path(folder), options.batch)
     settings = {
-        "batch": BATCH if options.batch is None else options.batch or "the task's own",
-        "batches": BATCHES if options.batch is None else {},
+        "batch": options.batch or "the task's own",
         "steps": options.steps,
         "threads": 1,
         "load_before": round(load, 2),

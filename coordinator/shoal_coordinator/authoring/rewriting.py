@@ -7,6 +7,7 @@ variable's first value in full.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import flatbuffers
@@ -14,7 +15,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from shoal_coordinator.authoring.recomputing import recomputed
 from shoal_coordinator.authoring.rereading import reread
-from shoal_coordinator.authoring.scheduling import scheduled
+from shoal_coordinator.authoring.scheduling import held, orders
+from shoal_coordinator.authoring.sizes import numbers_of
 
 _IDENTIFIER = b"TFL3"
 _KINDS = schema.BuiltinOperator
@@ -26,9 +28,9 @@ def rewritten(model: bytes) -> bytes:
     _multiply_in_batches(tree)
     _leave_variables_unset(tree)
     for graph in tree.subgraphs:
-        graph.operators = scheduled(graph, _kinds_of(tree, graph))
-        graph.operators = reread(graph, _kinds_of(tree, graph))
-        graph.operators = recomputed(graph, _kinds_of(tree, graph))
+        arranged = [_arranged(tree, graph, order) for order in orders(graph, _kinds_of(tree, graph))]
+        best = min(arranged, key=lambda one: held(one.operators, numbers_of(one, _kinds_of(tree, one))))
+        graph.operators, graph.tensors = best.operators, best.tensors
         _count_first(tree, graph)
     builder = flatbuffers.Builder(len(model))
     builder.Finish(tree.Pack(builder), _IDENTIFIER)
@@ -38,6 +40,15 @@ def rewritten(model: bytes) -> bytes:
 def _kind(tree: Any, operator: Any) -> int:
     code = tree.operatorCodes[operator.opcodeIndex]
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def _arranged(tree: Any, graph: Any, order: list[Any]) -> Any:
+    """Return ``graph`` in ``order``, with what is read and computed a second time so that less is held."""
+    arranged = copy.copy(graph)
+    arranged.tensors, arranged.operators = list(graph.tensors), [copy.copy(one) for one in order]
+    arranged.operators = reread(arranged, _kinds_of(tree, arranged))
+    arranged.operators = recomputed(arranged, _kinds_of(tree, arranged))
+    return arranged
 
 
 def _kinds_of(tree: Any, graph: Any) -> list[int]:

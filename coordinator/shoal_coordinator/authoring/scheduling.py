@@ -19,17 +19,15 @@ SAME_MEMORY = frozenset({_KINDS.RESHAPE, _KINDS.EXPAND_DIMS, _KINDS.SQUEEZE})
 _MANY = 1 << 18
 
 
-def scheduled(graph: Any, kinds: list[int]) -> list[Any]:
-    """Return the operators of ``graph``, one of ``kinds`` each, in an order that holds least.
+def orders(graph: Any, kinds: list[int]) -> list[list[Any]]:
+    """Return orders of the operators of ``graph``, one of ``kinds`` each, of which one may hold least.
 
     A graph that changes no variable stays as it is: it holds little, and artefacts are made of its order.
     """
     if _KINDS.ASSIGN_VARIABLE not in kinds:
-        return list(graph.operators)
-    sizes = numbers_of(graph, kinds)
-    order = Order(graph, kinds, sizes)
-    candidates = (list(graph.operators), order.operators(), order.operators(eager=True))
-    return min(candidates, key=lambda one: held(one, sizes))
+        return [list(graph.operators)]
+    order = Order(graph, kinds, numbers_of(graph, kinds))
+    return [list(graph.operators), order.operators(), order.operators(eager=True)]
 
 
 def held(operators: list[Any], sizes: list[int]) -> int:
