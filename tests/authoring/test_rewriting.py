@@ -17,7 +17,7 @@ from shoal_coordinator.authoring.graphs import TrainableGraph
 from shoal_coordinator.authoring.rewriting import rewritten
 from shoal_coordinator.authoring.scheduling import Order, held, orders
 from shoal_coordinator.authoring.sizes import numbers_of
-from shoal_coordinator.authoring.windows import Window, shifted
+from shoal_coordinator.authoring.windows import Window, patches, shifted
 
 TASK = Task(
     name="small",
@@ -133,6 +133,12 @@ def test_products_and_their_gradients_are_those_of_the_patches(
         np.testing.assert_allclose(conv_products.of_weights(x, dy, window), dw, atol=1e-10)
         for found, wanted in zip(shifted(x, window), met, strict=True):
             np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_kernel_of_one_entry_meets_the_image_itself() -> None:
+    x = tf.constant(np.ones((2, 4, 5, 3)))
+    assert patches(x, Window((1, 1), (1, 1), "same", (4, 5))) is x
+    assert patches(x, Window((1, 1), (2, 1), "same", (4, 5))).shape == (2, 2, 5, 3)
 
 
 @pytest.mark.parametrize("eager", [False, True])

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from shoal_coordinator.authoring.joining import joined
 from shoal_coordinator.authoring.windows import Window
 
 Tensor = Any
@@ -24,8 +25,6 @@ Tensor = Any
 _WIDEST = 32
 # What fast products compute at once: a block narrower than that is no faster.
 _LANES = 16
-# More parts than that fast kernels do not join.
-_JOINED = 4
 
 
 def fits(window: Window) -> bool:
@@ -115,7 +114,7 @@ class _Bands:
         """Return the kernel (height, width, c) of whose entries these are sums, (c, entries met, entries)."""
         channels = matrices[0].shape[0]
         down, across, met, kept = self._sides
-        laid = tf.reshape(_joined(matrices, 0), (-1, down, met, across, kept))
+        laid = tf.reshape(joined(matrices, axis=0), (-1, down, met, across, kept))
         laid = tf.transpose(laid, (0, 1, 3, 2, 4))
         rows = tf.matmul(
             tf.reshape(laid, (len(self.shifts), channels, down * across, met * kept)),
@@ -207,10 +206,3 @@ def _sum(parts: list[Tensor]) -> Tensor:
     for one in parts[1:]:
         total += one
     return total
-
-
-def _joined(parts: list[Tensor], axis: int) -> Tensor:
-    """Join tensors, no more at once than fast kernels do."""
-    while len(parts) > 1:
-        parts = [tf.concat(parts[at : at + _JOINED], axis) for at in range(0, len(parts), _JOINED)]
-    return parts[0]
