@@ -62,7 +62,7 @@ class OperatorDesk:
             case RunRounds(count=count):
                 organs.privacy.refuse_rounds(self._rounds_wanted(count))
                 # A round under way is one of those that were asked for, also where the rest was taken back.
-                target = organs.schedule.run_more(count, newest + (self._runner.machine is not None))
+                target = organs.schedule.run_more(count, newest + self._is_under_way())
                 await organs.ledger.save_target(target)
                 self._look()
                 return f"rounds until version {target}", {"target": target, "version": newest}
@@ -136,9 +136,14 @@ class OperatorDesk:
             with contextlib.suppress(NothingToSkipError):
                 await self._skipper.skip(reason)
 
+    def _is_under_way(self) -> bool:
+        """Return whether there is a round that nobody has given up."""
+        machine = self._runner.machine
+        return machine is not None and machine.state is not on.RoundState.WITHDRAWING
+
     def _rounds_wanted(self, count: int) -> int:
         """Return how many rounds are still to be paid for if ``count`` more are run."""
         organs = self._organs
         # The devices of the round under way are charged already.
-        paid_for = organs.models.newest.number + (self._runner.machine is not None)
+        paid_for = organs.models.newest.number + self._is_under_way()
         return max(organs.schedule.target, paid_for) + count - paid_for

@@ -8,6 +8,7 @@ import pytest
 
 from coordinator_bench import DEVICES, Bench, everybody, fleet, kill, until_version
 from shoal_codecs.wire.status import FleetView
+from shoal_coordinator.cli.operate import send_command
 from shoal_coordinator.demo.broker import BrokerHandle
 
 
@@ -77,9 +78,13 @@ async def test_the_round_under_way_is_given_up_and_its_version_trained_on_again(
         view = await operator.until(lambda view: idle(view) and len(view.rounds) == 1, 20)
         assert view.rounds[0].reason == "given up by the operator: wrong data"
         assert (view.target, view.stopped) == (0, "wrong data")
+        await operator.command("rounds.run", count=3)
+        await operator.until(lambda view: view.phase == "collecting", 20)
+        await operator.command("rounds.stop", abort=True)
+        # Hubs may not have let go of it yet, and still it makes none of what is asked for.
+        assert (await operator.command("rounds.run", count=1)).fields["target"] == 1
         for device in devices.values():
             device.silent = False
-        await operator.command("rounds.run", count=1)
         view = await operator.until(until_version(1), 30)
         assert view.rounds[-1].devices == len(DEVICES)
 
@@ -104,3 +109,20 @@ async def test_a_round_that_makes_its_version_is_not_given_up(
         assert [row.outcome for row in view.rounds] == ["committed"]
         answer = await operator.command("rounds.stop")
         assert answer.fields == {"taken_back": 0, "version": 1, "round": 0, "given_up": False}
+
+
+async def test_who_waits_for_the_last_round_does_not_where_there_is_none(
+    mosquitto: BrokerHandle, tmp_path: Path
+) -> None:
+    """Nobody else speaks, so that no picture follows but the one of the answer's own millisecond."""
+    bench = Bench(tmp_path, mosquitto.url, mode="plain", codec="dense")
+    config = bench.folders["operator"] / "config.toml"
+    config.write_text('fleet = "bench"\n', encoding="utf-8")
+    async with bench.coordinator():
+        async with bench.operator() as operator:
+            await operator.until(idle, 20)
+        for _ in range(4):
+            # Until the board may show a picture at once.
+            await asyncio.sleep(0.7)
+            async with asyncio.timeout(10):
+                await send_command(config, mosquitto.url, "rounds.stop", {"abort": False}, wait=True)

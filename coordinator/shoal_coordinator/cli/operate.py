@@ -88,8 +88,9 @@ async def send_command(
         if wait and "target" in answer.fields:
             await _until_version(operator, answer)
         elif wait and "taken_back" in answer.fields:
+            # The picture that follows the answer is most often of the same millisecond.
             await operator.until(
-                lambda view: view.phase == "idle" and view.taken_ms > answer.sent_ms, LONGEST_S
+                lambda view: view.phase == "idle" and view.taken_ms >= answer.sent_ms, LONGEST_S
             )
         elif wait and "release" in answer.fields:
             await _until_released(operator, answer.fields["release"])
