@@ -55,6 +55,10 @@ def test_only_mode_hubs_makes_hubs_unless_they_are_asked_for(tmp_path: Path, mod
     fleet(tmp_path, mode=mode, devices=4)
     roster = load_roster(tmp_path / "device-04" / "roster.bin", tmp_path / "device-04" / "authority.pub", "f")
     assert roster.names("hub") == ("hub-1", "hub-2", "hub-3")
+    # Nobody takes a roster that lacks a hub.
+    fleet(tmp_path, mode=mode, hubs=2)
+    roster = load_roster(tmp_path / "hub-3" / "roster.bin", tmp_path / "hub-3" / "authority.pub", "f")
+    assert roster.names("hub") == ("hub-1", "hub-2", "hub-3")
 
 
 def test_mode_hubs_without_hubs_is_refused_and_nothing_is_made(tmp_path: Path) -> None:

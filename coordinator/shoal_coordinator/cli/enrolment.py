@@ -146,18 +146,20 @@ def _refuse_others(wanted: Enrolment, settings: CoordinatorSettings, path: Path)
 
 
 def _hubs(wanted: Enrolment, mode: Mode) -> tuple[str, ...]:
-    count = wanted.hubs
-    if count is None:
-        present = len(list(wanted.folder.glob("hub-*")))
-        count = present or (DEFAULT_HUBS if mode == "hubs" else 0)
-    return tuple(f"hub-{number}" for number in range(1, count + 1))
+    default = DEFAULT_HUBS if mode == "hubs" else 0
+    return _parties(wanted.folder, "hub-", wanted.hubs, default, "hub-{}")
 
 
 def _devices(wanted: Enrolment) -> tuple[str, ...]:
+    return _parties(wanted.folder, "device-", wanted.devices, DEFAULT_DEVICES, "device-{:02}")
+
+
+def _parties(folder: Path, prefix: str, count: int | None, default: int, pattern: str) -> tuple[str, ...]:
     """Return who is there and who is to be added: nobody leaves the roster because a number is lower."""
-    present = {path.parent.name for path in wanted.folder.glob("device-*/identity.key")}
-    count = wanted.devices or (0 if present else DEFAULT_DEVICES)
-    named = present | {f"device-{number:02}" for number in range(1, count + 1)}
+    present = {path.parent.name for path in folder.glob(f"{prefix}*/identity.key")}
+    if count is None:
+        count = 0 if present else default
+    named = present | {pattern.format(number) for number in range(1, count + 1)}
     return tuple(sorted(named, key=lambda name: (len(name), name)))
 
 
