@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from shoal_codecs.wire.task import decode_task
 from shoal_coordinator.tasks import FOLDER
+from shoal_edge.trainers import litert_weights
 from shoal_edge.trainers.base import EvaluationCounts, FitOptions
 from shoal_edge.trainers.litert import LiteRtTrainer
 from shoal_edge.trainers.pages import give_back_pages, move_out
@@ -57,6 +59,28 @@ def test_a_rest_gives_back_what_much_training_took_and_the_trainer_trains_on() -
         assert before - _resident_kib() > 16 << 10
     assert fits[0] == fits[1]
     np.testing.assert_array_equal(trainer.get_weights(), trainer.initial_weights())
+
+
+def test_an_interpreter_that_found_no_memory_is_opened_at_the_next_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker keeps its trainer for the next round, whatever became of this one."""
+    trainer = LiteRtTrainer(decode_task((FOLDER / "digits.task").read_bytes()))
+    weights = trainer.initial_weights() * np.float32(2)
+    trainer.set_weights(weights)
+    monkeypatch.setattr(litert_weights, "_MUCH_BYTES", -(1 << 60))
+    with monkeypatch.context() as patch:
+
+        def no_memory(*_: object) -> None:
+            raise MemoryError
+
+        patch.setattr(litert_weights, "open_model", no_memory)
+        # Nobody hears of what goes wrong here.
+        trainer.rest()
+        with pytest.raises(MemoryError):
+            trainer.set_weights(weights)
+    trainer.set_weights(weights)
+    np.testing.assert_array_equal(trainer.get_weights(), weights)
 
 
 def test_a_large_models_weights_stay_when_what_carried_them_goes() -> None:

@@ -156,9 +156,9 @@ class FittingTrainer(ABC):
             raise SelfTestError(f"the self-test failed: {error}. Update the agent") from error
         finally:
             self._renew()
-            self._is_bare = kept is None
+            self._is_bare = True
             if kept is not None:
-                self._set_weights(kept)
+                self.set_weights(kept)
 
     # --- what subclasses compute ----------------------------------------------------------------
 

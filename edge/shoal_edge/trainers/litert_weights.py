@@ -33,7 +33,8 @@ class LiteRtWeights(FittingTrainer):
         self._threads = threads
         self._held_bytes = 0
         self._interpreter: Any = None
-        self._signatures: dict[str, Signature] = {}
+        self._opened: dict[str, Signature] = {}
+        self._planned: list[str] = []
         self._open()
 
     @property
@@ -43,7 +44,7 @@ class LiteRtWeights(FittingTrainer):
 
     def rest(self) -> None:
         """Give back what training takes of the memory, if that is much; the weights are lost then."""
-        if resident_bytes() - self._held_bytes >= _MUCH_BYTES:
+        if self._opened and resident_bytes() - self._held_bytes >= _MUCH_BYTES:
             self._renew()
             self._is_new = self._is_bare = True
 
@@ -84,19 +85,28 @@ class LiteRtWeights(FittingTrainer):
 
     # --- the interpreter -----------------------------------------------------------------------
 
+    @property
+    def _signatures(self) -> dict[str, Signature]:
+        """The interpreter's, which is opened where there is none."""
+        if not self._opened:
+            self._open()
+        return self._opened
+
     def _renew(self) -> None:
-        """Begin with another interpreter: the memory that was planned stays with the first."""
-        planned = [name for name, one in self._signatures.items() if one.was_planned]
-        self._open()
-        for name in planned:
-            self._signatures[name].was_planned = True
+        """Let the interpreter go, for the memory that was planned stays with it; the next use opens another.
+
+        Not here, where there may be no memory for it, and nobody who hears of that.
+        """
+        self._planned = [name for name, one in self._opened.items() if one.was_planned] or self._planned
+        self._interpreter, self._opened = None, {}
+        give_back_freed_memory()
 
     def _open(self) -> None:
-        # The earlier one goes first.
-        self._interpreter, self._signatures = None, {}
-        give_back_freed_memory()
         self._interpreter = open_model(self._bundle.trainable, self._threads)
-        self._signatures = checked_signatures(self._interpreter, self._bundle)
+        opened = checked_signatures(self._interpreter, self._bundle)
+        for name in self._planned:
+            opened[name].was_planned = True
+        self._opened = opened
         self._held_bytes = resident_bytes()
 
     def _run(self, signature: str, /, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
