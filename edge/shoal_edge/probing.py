@@ -3,13 +3,12 @@
 import math
 import time
 
-import numpy as np
-
 from shoal_codecs.updates.slices import ModelLevels
 from shoal_codecs.wire.task import TaskBundle
 from shoal_edge.data import Examples
 from shoal_edge.probe import Probe
 from shoal_edge.trainers.base import FitOptions
+from shoal_edge.trainers.system_random import SystemRandom
 from shoal_edge.worker_settings import WorkerSettings, allocated_bytes
 from shoal_edge.worker_task import ReadyTask
 
@@ -26,7 +25,7 @@ def probe_models(
     """
     found: list[Probe] = []
     percents = ModelLevels(task).percents
-    defaults, rng = task.defaults, np.random.default_rng(0)
+    defaults, rng = task.defaults, SystemRandom()
     steps = defaults.epochs * math.ceil(len(train) / defaults.batch_size)
     batch = slice(0, min(defaults.batch_size, len(train)))
     options = FitOptions(epochs=1, learning_rate=defaults.learning_rate, batch_size=defaults.batch_size)

@@ -76,13 +76,10 @@ class Worker:
             return {"id": number, "ok": found(**request, should_stop=lambda: number in self._cancelled)}
         except ShoalError as error:
             return {"id": number, "fault": type(error).__name__, "text": str(error)}
-        except MemoryError:
-            return {
-                "id": number,
-                "fault": "FitMemoryError",
-                "text": "this task needs more memory than is free, or than memory_limit_bytes allows",
-            }
         except Exception as error:  # noqa: BLE001 - one bad request must not end the worker
+            if self._is_for_memory(error):
+                text = "this task needs more memory than is free, or than memory_limit_bytes allows"
+                return {"id": number, "fault": "FitMemoryError", "text": text}
             # The text of a foreign error may quote data; its type and place do not.
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
@@ -91,6 +88,13 @@ class Worker:
             return {"id": number, "fault": kind, "text": text}
         finally:
             self._cancelled.discard(number)
+
+    def _is_for_memory(self, error: Exception) -> bool:
+        """Return whether memory is what a job lacked."""
+        if isinstance(error, ImportError) and self._settings.memory_limit_bytes:
+            # So the loader says that a library, which a job loads when it needs it, finds no room.
+            return not isinstance(error, ModuleNotFoundError)
+        return isinstance(error, MemoryError)
 
     def _read(self) -> None:
         try:

@@ -153,6 +153,10 @@ def test_a_fit_loads_no_ciphers_and_nothing_else_that_it_does_not_use() -> None:
     assert loaded & ciphers == set()
     assert loaded & {"logging", "concurrent", "email", "tomllib", "asyncio", "structlog", "aiomqtt"} == set()
     assert loaded & {"ai_edge_litert", "tflite_runtime"}
+    # Tried out by the process that trains afterwards.
+    tried = fit + "load('measure')\nfrom shoal_edge.probing import probe_models\n"
+    tried += "probe_models(ready.bundle, ready.digest, train, state.settings, 60.0)\n"
+    assert loaded_by(["shoal_edge.worker"], then=tried) & ciphers == set()
     report = loaded_by(["shoal_edge.jobs.reporting", "shoal_edge.shares"])
     assert {"cryptography", "nacl"} <= report
     assert report & {"hashlib", "_hashlib", "secrets", "logging", "concurrent"} == set()

@@ -1,6 +1,7 @@
 """The worker as a real process: what it computes, and every way in which it can fail."""
 
 import asyncio
+import io
 import os
 import signal
 import sys
@@ -46,6 +47,8 @@ from shoal_edge.errors import (
     WorkerStartError,
     WorkerTimeLimitError,
 )
+from shoal_edge.jobs.state import WorkerState
+from shoal_edge.worker import Worker
 from shoal_edge.worker_client import WorkerClient
 from shoal_edge.worker_settings import WorkerSettings
 
@@ -492,6 +495,28 @@ async def test_a_request_over_the_memory_ends_the_worker_and_not_its_hearing(dev
     with pytest.raises(WorkerMemoryError, match="fit_memory_limit_bytes"):
         await client.request("prepare", 20, task=bytes(256 << 20))
     await client.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "limit_bytes", "fault"),
+    [
+        (MemoryError(), 0, "FitMemoryError"),
+        (ImportError("x.so: failed to map segment from shared object"), 1 << 30, "FitMemoryError"),
+        (ImportError("x.so: undefined symbol: y"), 0, "ImportError"),
+        (ModuleNotFoundError("No module named 'x'"), 1 << 30, "ModuleNotFoundError"),
+    ],
+)
+def test_a_library_that_finds_no_room_under_the_limit_is_no_defect(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, limit_bytes: int, fault: str
+) -> None:
+    def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("shoal_edge.worker.job", refused)
+    worker = Worker(io.BytesIO(), io.BytesIO(), WorkerSettings(memory_limit_bytes=limit_bytes))
+    answer = worker._answer(WorkerState(), {"id": 1, "do": "prepare"})
+    assert answer["fault"] == fault
+    assert ("memory_limit_bytes" in answer["text"]) is (fault == "FitMemoryError")
 
 
 async def test_a_worker_that_is_refused_memory_says_so() -> None:
