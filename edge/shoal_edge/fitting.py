@@ -88,7 +88,8 @@ def fit_update(
         return _fitted(
             trainer, base, part, shard, plan, rng, should_stop, on_progress, correction, keep_weights
         )
-    except (*DATA_FAULTS, MemoryError) as error:
+    except (*DATA_FAULTS, MemoryError, ImportError) as error:
+        # An ImportError: beside many examples a library may find no room under a limit.
         if not hide_faults or plan.privacy is None:
             raise
         # For this device's own log.

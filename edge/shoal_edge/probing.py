@@ -8,6 +8,7 @@ from shoal_codecs.wire.task import TaskBundle
 from shoal_edge.data import Examples
 from shoal_edge.probe import Probe
 from shoal_edge.trainers.base import FitOptions
+from shoal_edge.trainers.errors import FitMemoryError
 from shoal_edge.trainers.system_random import SystemRandom
 from shoal_edge.worker_settings import WorkerSettings, allocated_bytes
 from shoal_edge.worker_task import ReadyTask
@@ -38,7 +39,8 @@ def probe_models(
             began = time.perf_counter()
             for _ in range(STEPS):
                 ready.trainer.fit(train.x[batch], train.y[batch], options, rng)
-        except MemoryError:
+        except (MemoryError, FitMemoryError):
+            # The interpreter has its own way of saying so.
             break
         seconds = (time.perf_counter() - began) / STEPS * steps
         found.append(Probe(percents[level], seconds, max(0, allocated_bytes() - held)))
