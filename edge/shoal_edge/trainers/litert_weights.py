@@ -31,7 +31,9 @@ class LiteRtWeights(FittingTrainer):
     def __init__(self, bundle: TaskBundle, threads: int = 1) -> None:
         super().__init__(bundle)
         self._threads = threads
-        self._held_bytes = 0
+        # What the process has beside an interpreter, and what one takes before it trains.
+        self._beside_bytes = resident_bytes()
+        self._opened_bytes = 0
         self._interpreter: Any = None
         self._opened: dict[str, Signature] = {}
         self._planned: list[str] = []
@@ -44,7 +46,8 @@ class LiteRtWeights(FittingTrainer):
 
     def rest(self) -> None:
         """Give back what training takes of the memory, if that is much; the weights are lost then."""
-        if self._opened and resident_bytes() - self._held_bytes >= _MUCH_BYTES:
+        more_bytes = resident_bytes() - self._beside_bytes - self._opened_bytes
+        if self._opened and more_bytes >= _MUCH_BYTES:
             self._renew()
             self._is_new = self._is_bare = True
 
@@ -100,14 +103,15 @@ class LiteRtWeights(FittingTrainer):
         self._planned = [name for name, one in self._opened.items() if one.was_planned] or self._planned
         self._interpreter, self._opened = None, {}
         give_back_freed_memory()
+        self._beside_bytes = resident_bytes()
 
     def _open(self) -> None:
+        before_bytes = resident_bytes()
         self._interpreter = open_model(self._bundle.trainable, self._threads)
         opened = checked_signatures(self._interpreter, self._bundle)
         for name in self._planned:
             opened[name].was_planned = True
-        self._opened = opened
-        self._held_bytes = resident_bytes()
+        self._opened, self._opened_bytes = opened, resident_bytes() - before_bytes
 
     def _run(self, signature: str, /, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         with self._named_faults():
