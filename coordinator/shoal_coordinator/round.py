@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shoal_codecs.wire.hubs import HubPromise
-from shoal_codecs.wire.plan import HubOffer, decode_plan
+from shoal_codecs.wire.plan import MORE_TIME, HubOffer, decode_plan
 from shoal_coordinator.round_errors import (
     ConflictingAgreementError,
     StrangerToRoundError,
@@ -259,7 +259,7 @@ class RoundMachine:
             why = (
                 "the hubs agreed on no set of reports in time"
                 if facts.hubs
-                else f"{self._counted()} reports in time, the floor is {facts.plan.n_min}"
+                else f"{self._counted()} reports in time, the floor is {facts.plan.n_min}: {MORE_TIME}"
             )
             return self._give_up(why, now_ms)
         if self._past(self._resend_ms, now_ms):

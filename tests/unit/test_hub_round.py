@@ -60,6 +60,7 @@ from shoal_codecs.secagg.hub_messages import (
 )
 from shoal_codecs.secagg.hub_round import HubRound
 from shoal_codecs.secagg.hub_table import TRANSITIONS
+from shoal_codecs.wire.plan import MORE_TIME
 
 CLOSES, LINGER, PATIENCE, SILENCE = 10_000, 500, 100, 10_000_000
 DEVICES = ("a", "b", "c")
@@ -155,7 +156,7 @@ def test_too_few_reports_at_the_close_are_abandoned() -> None:
     assert machine.handle(Tick(CLOSES - 1)) == ()
     actions = machine.handle(Tick(CLOSES))
     assert kinds(actions) == [LogEnding, DestroyKey, PublishAbandoned]
-    assert actions[2] == PublishAbandoned("1 reports came, the floor is 2")
+    assert actions[2] == PublishAbandoned(f"1 reports came in time, the floor is 2: {MORE_TIME}")
 
 
 def test_patience_runs_from_the_quorum() -> None:

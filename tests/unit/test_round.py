@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from shoal_codecs.wire.hubs import HubPromise
-from shoal_codecs.wire.plan import HubOffer, decode_plan, encode_plan
+from shoal_codecs.wire.plan import MORE_TIME, HubOffer, decode_plan, encode_plan
 from shoal_coordinator import round_steps as on
 from shoal_coordinator.planning import PlanSettings, make_plan
 from shoal_coordinator.round import RoundMachine
@@ -409,7 +409,7 @@ def test_plain_rounds_close_by_quorum_patience_and_clock() -> None:
     machine = machine_in(RoundState.COLLECTING, "plain")
     machine.handle(on.ReportStored(COHORT[0]), NOW)
     (abort,) = machine.handle(on.Tick(), machine.facts.plan.closes_ms)
-    assert reason_of(abort) == "1 reports in time, the floor is 4"
+    assert reason_of(abort) == f"1 reports in time, the floor is 4: {MORE_TIME}"
 
 
 def test_plain_rounds_do_not_wait_for_those_who_declined() -> None:

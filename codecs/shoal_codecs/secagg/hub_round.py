@@ -52,7 +52,7 @@ from shoal_codecs.secagg.hub_messages import (
 )
 from shoal_codecs.secagg.hub_table import TRANSITIONS
 from shoal_codecs.secagg.norm_check import NormCheck
-from shoal_codecs.wire.plan import Plan
+from shoal_codecs.wire.plan import MORE_TIME, Plan
 
 _SLOW = 10
 S = State
@@ -349,7 +349,8 @@ class HubRound:
 
     def _close(self) -> list[Action]:
         if len(self.reports) < self.terms.floor:
-            return self._abandon(f"{len(self.reports)} reports came, the floor is {self.terms.floor}")
+            words = f"{len(self.reports)} reports came in time, the floor is {self.terms.floor}"
+            return self._abandon(f"{words}: {MORE_TIME}")
         self.state = S.CLOSED
         own = dict(self.reports)
         return [LogClosed(own), PublishSet(own)]

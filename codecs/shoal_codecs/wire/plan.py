@@ -27,6 +27,8 @@ SEEDED_CODECS = frozenset({"randk", "randk4"})
 INDEXED_CODECS = frozenset({"topk", "topk4"})
 """Codecs whose payloads hold coordinates of their own."""
 PREKEY_ID_BYTES = 16
+MORE_TIME = "see what keeps the others, or give a round more time (`window_s`)"
+"""The remedy for reports that did not come while a plan was open, as hubs and coordinator say it."""
 _LARGEST = 1 << 62
 """Round numbers and times are kept in databases and timers, which know no larger ones."""
 _HASH_LABEL = b"shoal/1 plan hash\x00"
