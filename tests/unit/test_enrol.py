@@ -228,6 +228,27 @@ def test_who_loses_a_place_or_a_key_is_named(tmp_path: Path, capsys: pytest.Capt
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_who_runs_it_again_is_told_what_is_new_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(**options: object) -> str:
+        fleet(tmp_path, **options)
+        return " ".join(capsys.readouterr().out.split())
+
+    again = "and start it again"
+    assert again not in said(mode="hubs")
+    more = said(devices=5)
+    assert "new on the roster: device-04, device-05; give every party its new roster.bin and" in more
+    # Nothing changed, and nobody is sent around.
+    assert again not in said(devices=5)
+    # Hubs and devices take no roster with a hub that their pins lack.
+    assert "new on the roster: hub-3; give every party its new roster.bin and pins.toml" in said(hubs=3)
+    shutil.rmtree(tmp_path / "device-05")
+    less = said()
+    assert again in less
+    assert "new on the roster" not in less
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("fleet", "other"), ("mode", "plain"), ("epsilon", 8.0), ("epsilon", 0.0)]
 )

@@ -56,7 +56,10 @@ def enrol(wanted: Enrolment) -> None:
         _write_passwords(fleet.folder, folders)
     console = Console()
     console.print(_told(fleet))
-    for doubtful in (*_changes(before, _roster(fleet)), _doubts(fleet)):
+    after = _roster(fleet)
+    if before and before != after:
+        console.print(Text(_next_steps(before, after)))
+    for doubtful in (*_changes(before, after), _doubts(fleet)):
         if doubtful:
             console.print(Text(doubtful, style="yellow"))
 
@@ -68,6 +71,14 @@ def _roster(fleet: Fleet) -> dict[str, Party]:
         return {}
     roster = load_roster(folder / "roster.bin", folder / "authority.pub", fleet.name)
     return {party.name: party for party in roster.parties}
+
+
+def _next_steps(before: dict[str, Party], after: dict[str, Party]) -> str:
+    """Return who is new on the roster, and what becomes of it where the fleet runs already."""
+    new = [name for name in after if name not in before]
+    files = "roster.bin and pins.toml" if any(after[name].role == "hub" for name in new) else "roster.bin"
+    words = f"new on the roster: {', '.join(new)}; " if new else ""
+    return f"{words}give every party its new {files} and start it again, for they are read at the start"
 
 
 def _changes(before: dict[str, Party], after: dict[str, Party]) -> list[str]:
