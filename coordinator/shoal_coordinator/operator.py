@@ -75,15 +75,21 @@ class Operator:
 
         Raises:
             NoBrokerError: there was no connection to the broker within ``ANSWER_S`` seconds.
-            OperatorError: it was refused, or nobody answered within that time.
+            OperatorError: it cannot be written, was refused, or nobody answered within that time.
         """
         topic = self._post.topics.coordinator("commands")
         message = self._post.compose(OperatorCommand, action=action, arguments=arguments)
+        try:
+            payload = self._post.encode(topic, message)
+        except OverflowError:
+            raise OperatorError(
+                f"a number for {action!r} has more than the 64 bits of a message: give a smaller one"
+            ) from None
         answer = asyncio.get_running_loop().create_future()
         self._answers[message.message_id] = answer
         try:
             async with asyncio.timeout(ANSWER_S):
-                await self._link.publish(topic, self._post.encode(topic, message))
+                await self._link.publish(topic, payload)
                 reply: OperatorAnswer = await answer
         except TimeoutError:
             self._refuse_without_broker(ANSWER_S)

@@ -76,18 +76,29 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="the device's folder: keys and state")
 
 
+def _print_settings(options: argparse.Namespace) -> int:
+    """Print the settings; the defaults where those cannot be used, for the fault's remedy is to look here."""
+    from shoal_codecs.settings import SettingsError, print_settings  # noqa: PLC0415
+    from shoal_edge.config import EdgeSettings, load_edge_settings  # noqa: PLC0415
+
+    try:
+        settings = load_edge_settings(options.config, folder=options.data_dir, broker=options.broker)
+    except SettingsError:
+        sys.stdout.write(print_settings(EdgeSettings()))
+        raise
+    sys.stdout.write(print_settings(settings))
+    return STOPPED
+
+
 def _run(options: argparse.Namespace) -> int:
     if not options.print_config:
         # Before the imports that take time: a Ctrl-C in the middle of them ends in order too.
         remember_signals()
     from shoal_edge.config import load_edge_settings  # noqa: PLC0415
 
-    settings = load_edge_settings(options.config, folder=options.data_dir, broker=options.broker)
     if options.print_config:
-        from shoal_codecs.settings import print_settings  # noqa: PLC0415
-
-        sys.stdout.write(print_settings(settings))
-        return STOPPED
+        return _print_settings(options)
+    settings = load_edge_settings(options.config, folder=options.data_dir, broker=options.broker)
     # structlog loads rich where it is installed, which costs an idle agent 6 MB for nothing.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     import structlog  # noqa: PLC0415

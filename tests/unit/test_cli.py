@@ -12,10 +12,13 @@ import pytest
 from rich.console import Console, RenderableType
 
 from shoal_codecs import __version__
+from shoal_codecs.settings import print_settings
 from shoal_codecs.wire.status import DeviceRow, FleetView, HubRow, PrivacyRow, ReleaseRow, RoundRow
 from shoal_coordinator.cli.privacy import privacy_tables
 from shoal_coordinator.cli.tables import round_as_json, rounds_table, status_as_json, status_tables
+from shoal_coordinator.config import CoordinatorSettings
 from shoal_coordinator.demo.broker import free_port
+from shoal_coordinator.hub.config import HubSettings
 
 
 def shoal(
@@ -90,6 +93,21 @@ def test_a_settings_file_that_cannot_be_used_is_one_line(
     (tmp_path / "config.toml").write_text(text)
     done = shoal(party, "run", "--config", "config.toml", folder=tmp_path)
     assert_one_line_fault(done, "SettingsError", fault, "config.toml")
+    assert done.stdout == ""
+    # The remedy it names is of use with such a file, too.
+    shown = shoal(party, "run", "--config", "config.toml", "--print-config", folder=tmp_path)
+    assert_one_line_fault(shown, "SettingsError", fault, "--print-config")
+    default = CoordinatorSettings() if party == "coordinator" else HubSettings()
+    assert tomllib.loads(shown.stdout) == tomllib.loads(print_settings(default))
+
+
+def test_a_number_that_no_message_can_carry_is_one_line(tmp_path: Path) -> None:
+    """Before a broker is asked for anything."""
+    shoal("fleet", "init", ".", folder=tmp_path)
+    place = ("--broker", f"mqtt://127.0.0.1:{free_port()}")
+    for words in (("rounds", "run", "--count"), ("release", "create", "--version")):
+        done = shoal(*words, str(10**30), *place, folder=tmp_path)
+        assert_one_line_fault(done, "OperatorError", f"'{words[0]}.{words[1]}'", "64 bits")
 
 
 @pytest.mark.parametrize("party", ["coordinator", "hub"])

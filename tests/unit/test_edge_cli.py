@@ -9,7 +9,7 @@ import pytest
 
 from edge_parts import DEMO_DATA, FLEET, TASK_BYTES, TASK_REF, base_vector, enrol, make_fleet, write_examples
 from shoal_codecs.ota.manifest import Artefact, Manifest, Provenance, sign_manifest
-from shoal_codecs.settings import SettingsError
+from shoal_codecs.settings import SettingsError, print_settings
 from shoal_codecs.wire.blob import describe
 from shoal_coordinator.artefacts import float_artefact, templates_of_file
 from shoal_edge.cli import main
@@ -86,6 +86,16 @@ def test_every_setting_is_printed_and_can_be_read_back(
     }
     (tmp_path / "again.toml").write_text(printed)
     assert load_edge_settings(tmp_path / "again.toml") == load_edge_settings(None, folder=tmp_path)
+
+
+def test_the_defaults_are_printed_where_the_file_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home(tmp_path, "colour = 1")
+    assert main(["run", "--data-dir", str(tmp_path), "--print-config"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == print_settings(EdgeSettings())
+    assert printed.err.startswith("shoal-edge: SettingsError: Object contains unknown field `colour`")
 
 
 @pytest.mark.parametrize(
