@@ -14,6 +14,7 @@ It is shown in the fleet as a guest and is never invited. What it sends is the w
 """
 
 import argparse
+import contextlib
 import os
 import platform
 import time
@@ -47,8 +48,24 @@ def read(started: float) -> dict[int, object]:
     }
 
 
+def send(client: mqtt.Client, options: argparse.Namespace) -> None:
+    """Send heartbeats for ever, or as many as asked for."""
+    topic = f"shoal/{options.fleet}/devices/{options.name}/heartbeat"
+    started, sequence = time.monotonic(), 0
+    last: dict[int, object] = {}
+    while not options.count or sequence < options.count:
+        now = read(started)
+        full = sequence % FULL_EVERY == 0
+        news = now if full else {key: value for key, value in now.items() if last.get(key) != value}
+        sequence, last = sequence + 1, now
+        sent = client.publish(topic, heartbeat(options.name, sequence, news, full=full), qos=0)
+        sent.wait_for_publish(10)
+        if sequence != options.count:
+            time.sleep(options.seconds)
+
+
 def main() -> None:
-    """Send heartbeats until stopped, or as many as asked for."""
+    """Connect as a device, send heartbeats until stopped, and say goodbye to the broker."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,18 +82,9 @@ def main() -> None:
     client.username_pw_set(options.name)
     client.connect(options.host, options.port)
     client.loop_start()
-    topic = f"shoal/{options.fleet}/devices/{options.name}/heartbeat"
-    started, sequence = time.monotonic(), 0
-    last: dict[int, object] = {}
-    while not options.count or sequence < options.count:
-        now = read(started)
-        full = sequence % FULL_EVERY == 0
-        news = now if full else {key: value for key, value in now.items() if last.get(key) != value}
-        sequence, last = sequence + 1, now
-        sent = client.publish(topic, heartbeat(options.name, sequence, news, full=full), qos=0)
-        sent.wait_for_publish(10)
-        if sequence != options.count:
-            time.sleep(options.seconds)
+    # Ctrl-C is how a person ends it.
+    with contextlib.suppress(KeyboardInterrupt):
+        send(client, options)
     client.disconnect()
     client.loop_stop()
 

@@ -1,6 +1,7 @@
 """The example of a device of another make is run as a person would run it, and understood."""
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -42,6 +43,25 @@ async def test_a_device_without_shoal_is_heard(mosquitto: BrokerHandle) -> None:
         readings = merged(readings, message.readings, full=message.full)
     assert readings[Reading.AGENT] == "foreign-1"
     assert readings[Reading.PHASE] == "idle"
+
+
+async def test_ctrl_c_ends_it_in_order(mosquitto: BrokerHandle) -> None:
+    collector = Collector()
+
+    async def prepare(link: Link) -> None:
+        await link.subscribe(Topics(FLEET).device("+", "heartbeat"), collector)
+
+    async with running(mosquitto.url, "coordinator", prepare=prepare):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(EXAMPLE), "--port", mosquitto.url.rpartition(":")[2]),
+            *("--fleet", FLEET, "--name", NAME, "--seconds", "30"),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await collector.count(1)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(20):
+            _, said = await process.communicate()
+    assert (process.returncode, said) == (0, b"")
 
 
 def test_the_example_needs_nothing_of_shoal() -> None:
