@@ -231,12 +231,12 @@ def test_who_loses_a_place_or_a_key_is_named(tmp_path: Path, capsys: pytest.Capt
 def test_who_runs_it_again_is_told_what_is_new_and_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(**options: object) -> str:
-        fleet(tmp_path, **options)
+    def said(devices: int = 3, hubs: int | None = None) -> str:
+        fleet(tmp_path, mode="hubs", devices=devices, hubs=hubs)
         return " ".join(capsys.readouterr().out.split())
 
     again = "and start it again"
-    assert again not in said(mode="hubs")
+    assert again not in said()
     more = said(devices=5)
     assert "new on the roster: device-04, device-05; give every party its new roster.bin and" in more
     # Nothing changed, and nobody is sent around.
