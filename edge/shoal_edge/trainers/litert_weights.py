@@ -32,11 +32,12 @@ class LiteRtWeights(FittingTrainer):
         super().__init__(bundle)
         self._threads = threads
         # What the process has beside an interpreter, and what one takes before it trains.
-        self._beside_bytes = resident_bytes()
-        self._opened_bytes = 0
+        self._beside_bytes = self._opened_bytes = 0
         self._interpreter: Any = None
         self._opened: dict[str, Signature] = {}
         self._planned: list[str] = []
+        # What lies free now would be filled by a fit that seems to take nothing.
+        self._renew()
         self._open()
 
     @property
