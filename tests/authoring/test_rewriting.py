@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import flatbuffers
@@ -172,6 +173,27 @@ def test_values_are_made_late_and_weights_are_read_before_they_change(
             changed.add(names[operator.inputs[0]])
     assert changed == set(names.values())
     assert any([id(one) for one in found] == [id(one) for one in late] for found in orders(graph, kinds_of))
+
+
+def test_the_order_of_a_long_sequences_step_is_found_in_little_memory() -> None:
+    long = 4000
+    graph = schema.SubGraphT()
+    graph.outputs = [long]
+    graph.tensors = [schema.TensorT() for _ in range(long + 1)]
+    for one in graph.tensors:
+        one.shape = [8]
+    graph.operators = [schema.OperatorT() for _ in range(long)]
+    for number, one in enumerate(graph.operators):
+        one.inputs, one.outputs = [number], [number + 1]
+    kinds = [schema.BuiltinOperator.RELU] * long
+    tracemalloc.start()
+    try:
+        found = Order(graph, kinds, numbers_of(graph, kinds)).operators()
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [one.inputs[0] for one in found] == list(range(long))
+    assert most < 32 << 20
 
 
 def test_the_order_that_holds_least_is_taken(converted: bytes) -> None:

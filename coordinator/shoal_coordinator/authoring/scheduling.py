@@ -137,13 +137,14 @@ class Order:
 
     def _count_depths(self) -> list[int]:
         """Return how many operators each one needs, themselves and theirs."""
-        all_of: list[set[int]] = []
+        # A bit for each operator: of sets, long sequences would take gigabytes.
+        all_of: list[int] = []
         for needs in self._needs:
-            found = set(needs)
+            found = 0
             for one in needs:
-                found |= all_of[one]
+                found |= all_of[one] | 1 << one
             all_of.append(found)
-        return [len(one) for one in all_of]
+        return [one.bit_count() for one in all_of]
 
 
 class _Waiting:
