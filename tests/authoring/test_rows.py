@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import flatbuffers
@@ -19,7 +20,9 @@ from shoal_coordinator.artefacts import make_artefacts
 from shoal_coordinator.authoring import Adam, Dense, Input, Momentum, Task
 from shoal_coordinator.authoring.author import author
 from shoal_coordinator.authoring.joining import joined
+from shoal_coordinator.authoring.layer import Run, Tensor, Tensors
 from shoal_coordinator.authoring.rows import Rows, cells_of
+from shoal_coordinator.authoring.rows import joined as rows_of
 from shoal_coordinator.deployable.extract import inference_of
 from shoal_coordinator.deployable.templates import make_templates
 from shoal_edge.trainers.inference import InferenceModel
@@ -149,6 +152,25 @@ def test_rows_cut_an_input_as_they_are_cut() -> None:
     found = rows.along(x)
     assert [one.shape[1] for one in found] == [1, 3, 2]
     np.testing.assert_array_equal(np.concatenate(found, axis=1), x)
+
+
+def test_a_parameter_that_is_not_there_is_no_empty_matrix() -> None:
+    with pytest.raises(KeyError, match="w"):
+        rows_of({"v": np.zeros((1, 3))}, "w")
+
+
+@dataclass(frozen=True)
+class Doubled(Dense):
+    """A layer of one's own, which knows nothing of blocks."""
+
+    def forward(self, run: Run, p: Tensors, x: Tensor) -> Tensor:
+        """``x 2 w + b``."""
+        return run.ops.add_channels(run.ops.matmul(x, run.ops.affine(p["w"], 2.0, 0.0)), p["b"])
+
+
+def test_a_large_layer_that_inherits_dense_and_computes_otherwise_gets_whole_weights() -> None:
+    made = author(Task("own", INPUT, [Doubled(UNITS), Dense(3)], LABELS))
+    LiteRtTrainer(made).self_test()
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 13, 36])

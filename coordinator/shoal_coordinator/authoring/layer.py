@@ -58,11 +58,21 @@ class Layer:
     MOVES: ClassVar[tuple[str, ...]] = ()
     """Short names of the parameters that training hands to ``run.move``; they have no gradient."""
     BY_ROWS: ClassVar[tuple[str, ...]] = ()
-    """Short names of the matrices that ``forward`` also takes as ``rows.Rows``, to compute block by block."""
+    """Short names of the matrices that ``forward`` also takes as ``rows.Rows``, to compute block by block.
+
+    A layer that inherits another's and brings a ``forward`` or ``squares`` of its own gets whole ones.
+    """
     DESCRIBED: ClassVar[bool] = True
     """Whether kind and settings say all of it, so that another runtime can build it."""
     TAKES_TOKENS: ClassVar[bool] = False
     """Whether the input is int32, as the raw example is."""
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """See ``BY_ROWS``."""
+        super().__init_subclass__(**settings)
+        own = vars(cls)
+        if "BY_ROWS" not in own and ("forward" in own or "squares" in own):
+            cls.BY_ROWS = ()
 
     def build(self, shape: Shape) -> Built:
         """Return output shape and parameters for an input of ``shape``, both without the batch axis.

@@ -64,13 +64,17 @@ def cells_of(parameter: Parameter, *, by_rows: bool) -> list[Cell]:
 
 
 def joined(values: Mapping[str, Tensor], name: str) -> Any:
-    """Return the parameter ``name`` of ``values`` by cell: a tensor, or the rows that it is cut into."""
+    """Return the parameter ``name`` of ``values`` by cell: a tensor, or the rows that it is cut into.
+
+    Raises:
+        KeyError: neither is there.
+    """
     if name in values:
         return values[name]
     blocks: list[Tensor] = []
-    while (cell := _name(name, len(blocks))) in values:
-        blocks.append(values[cell])
-    return Rows(tuple(blocks))
+    while _name(name, len(blocks)) in values:
+        blocks.append(values[_name(name, len(blocks))])
+    return Rows(tuple(blocks)) if blocks else values[name]
 
 
 def _name(parameter: str, number: int) -> str:
