@@ -46,6 +46,7 @@ from shoal_coordinator.authoring.errors import (
     UnsupportedLayerError,
 )
 from shoal_coordinator.authoring.files import _quiet_libraries, load_description
+from shoal_coordinator.authoring.layer import Run, Tensor, Tensors
 from shoal_coordinator.authoring.model import build_model
 from shoal_coordinator.cli.commands import app
 from shoal_coordinator.config import shipped
@@ -167,7 +168,9 @@ REFUSED: dict[str, tuple[type[AuthoringError], str, dict[str, Any]]] = {
     "no parameters": (DescriptionError, "no layer has a parameter", {"layers": [Flatten()]}),
     "something that is no layer": (UnsupportedLayerError, "layer 1 is a str", {"layers": ["dense"]}),
     "one name twice": (DescriptionError, "twice", {"layers": [Conv2D(2, name="a"), Conv2D(2, name="a")]}),
-    "a name that is none": (DescriptionError, "identifier", {"layers": [Conv2D(2, name="a b")]}),
+    "a name that is none": (DescriptionError, "letter", {"layers": [Conv2D(2, name="a b")]}),
+    "a name of other letters": (DescriptionError, "letter", {"layers": [Conv2D(2, name="größe")]}),
+    "a name that begins otherwise": (DescriptionError, "letter", {"layers": [Conv2D(2, name="_a")]}),
     "an image into a dense layer": (LayerShapeError, r"dense1 \(Dense\).*Flatten", {"layers": [Dense(3)]}),
     "no units": (LayerSettingError, "at least 1", {"layers": [Flatten(), Dense(0)]}),
     "an activation that is none": (
@@ -303,3 +306,27 @@ def test_what_libraries_print_is_shown_where_they_fail(capfd: pytest.CaptureFixt
     err = capfd.readouterr().err
     assert "F0000 check failed" in err
     assert "afterwards" in err
+
+
+@dataclass(frozen=True)
+class _Wider(Dense):
+    """Computes as what it inherits."""
+
+    def narrow(self, share: float) -> _Wider:
+        """Keep all units."""
+        del share
+        return self
+
+
+@dataclass(frozen=True)
+class _Otherwise(Dense):
+    """Computes otherwise."""
+
+    def forward(self, run: Run, p: Tensors, x: Tensor) -> Tensor:
+        """Add nothing."""
+        return run.ops.matmul(x, p["w"])
+
+
+def test_only_a_layer_that_computes_as_a_dense_one_is_given_blocks_of_rows() -> None:
+    layers = [_Otherwise(2, name="other"), _Wider(2, name="wider"), Dense(2, name="plain")]
+    assert build_model(layers, (3,)).by_rows == {"wider_w", "plain_w"}

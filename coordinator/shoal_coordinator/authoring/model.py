@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -20,6 +21,8 @@ from shoal_coordinator.authoring.rows import joined
 from shoal_coordinator.authoring.scale import Scale
 
 _MOST_CHARACTERS = 200
+# TensorFlow names variables so.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 MIXING = frozenset({"flatten", "reshape"})
 # Equal entries behind them, from others that were not, get no gradient.
 _KEEPING_ORDER = frozenset({"relu", "relu6"})
@@ -206,8 +209,9 @@ def _named(layers: Iterable[Layer]) -> list[Layer]:
         named.append(layer if layer.name else replace(layer, name=f"{layer.KIND}{counts[layer.KIND]}"))
     names = [one.name for one in named]
     for name in names:
-        if not name.isidentifier() or names.count(name) > 1:
+        if not _NAME.fullmatch(name) or names.count(name) > 1:
             raise DescriptionError(
-                f"layer name {name!r} is no Python identifier, or given twice: give each layer another"
+                f"layer name {name!r} is none, or given twice: give each layer another, a letter of a to z "
+                "and then letters, digits and _"
             )
     return named
