@@ -17,6 +17,10 @@ from shoal_edge.worker_client import Worker
 
 RECOUNT_S = 600.0
 """A buffer changes all the time; a worker that starts to count it takes a second of a small processor."""
+NO_EXAMPLES = (
+    "no examples that can be read lie where the settings say, so that this device takes no part in rounds: "
+    "put them there, or name another place with `examples` or [data]; `shoal-edge data check` says more"
+)
 
 log = structlog.get_logger()
 
@@ -41,6 +45,7 @@ class ExampleCounts:
         self._looks: Any = None
         self._counts = (0, 0)
         self._counted_at = 0.0
+        self._told = False
         self._task: asyncio.Task[None] | None = None
 
     def now(self) -> tuple[int, int]:
@@ -51,14 +56,22 @@ class ExampleCounts:
         looks = looks_of(path)
         if looks is None:
             self._looks, self._counts = None, (0, 0)
+            self._tell()
             return self._counts
         if looks != self._looks:
             if self._settings.data.kind == "npz":
                 self._looks, self._counts = looks, shard_counts(path)
+                self._tell()
             elif self._is_due():
-                self._looks, self._counted_at = looks, self._clock()
+                self._looks, self._counted_at, self._told = looks, self._clock(), False
                 self._task = asyncio.get_running_loop().create_task(self._count(path))
         return self._counts
+
+    def _tell(self) -> None:
+        """Log, once while it lasts, that there is nothing: such a device is seen and never invited."""
+        if (nothing := self._counts == (0, 0)) and not self._told:
+            log.warning("no_examples", remedy=NO_EXAMPLES)
+        self._told = nothing
 
     def _is_due(self) -> bool:
         if self._task is not None and not self._task.done():

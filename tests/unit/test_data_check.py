@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog.testing
 
 from edge_parts import DEMO_DATA, FLEET, TASK_BYTES, TASK_REF, enrol, make_fleet, write_examples
 from shoal_edge.config import EdgeSettings
@@ -117,6 +118,24 @@ class Counter(Worker):
     async def warm(self) -> None: ...
 
     async def close(self) -> None: ...
+
+
+def test_a_device_without_examples_says_so_once_while_it_lasts(tmp_path: Path) -> None:
+    counts = ExampleCounts(EdgeSettings(folder=str(tmp_path)), Counter(), lambda: None)
+    with structlog.testing.capture_logs() as lines:
+        assert (counts.now(), counts.now()) == ((0, 0), (0, 0))
+    assert [line["event"] for line in lines] == ["no_examples"]
+    # What an owner's file is called stays out of the log.
+    assert str(tmp_path) not in lines[0]["remedy"]
+    with structlog.testing.capture_logs() as lines:
+        (tmp_path / "examples.npz").write_bytes(b"torn")
+        assert counts.now() == (0, 0)
+        np.savez(tmp_path / "examples.npz", x=np.zeros((10, 64), np.uint8), y=np.zeros(10, np.uint8))
+        assert counts.now() == (8, 2)
+        assert lines == []
+        (tmp_path / "examples.npz").unlink()
+        counts.now()
+    assert [line["event"] for line in lines] == ["no_examples"]
 
 
 async def test_other_sources_are_counted_in_the_background_and_not_all_the_time(tmp_path: Path) -> None:
