@@ -252,7 +252,7 @@ def _next_commands(fleet: DemoFleet, folder: Path) -> list[str]:
     return [
         f"{edge} predict --config {_as_typed(fleet.config_of(fleet.devices[0]))}",
         f"{shoal} demo --data-dir {_as_typed(folder)}  # goes on from the stored model",
-        f"{shoal} status --config {operator}  # while it runs",
+        f"{shoal} status --config {operator}  # while that goes on",
     ]
 
 
