@@ -133,14 +133,19 @@ def test_gradients_are_told_whole_where_the_optimiser_takes_another_way() -> Non
     assert (FEATURES, UNITS) in shapes
 
 
-@given(rows=st.integers(1, 5000), units=st.integers(1, 600))
-def test_cells_cover_every_row_once_and_are_about_as_large(rows: int, units: int) -> None:
+@given(
+    sides=st.tuples(st.integers(1, 5000), st.integers(1, 600))
+    | st.tuples(st.integers(1, 40), st.integers(1, 1 << 20))
+)
+def test_cells_cover_every_row_once_and_are_about_as_large(sides: tuple[int, int]) -> None:
+    rows, units = sides
     parameter = Parameter("w", (rows, units), 1.0)
     cells = cells_of(parameter, by_rows=True)
     edges = [0, *(one.end for one in cells)]
     assert [one.start for one in cells] == edges[:-1]
     assert edges[-1] == rows
     lengths = [one.shape[0] for one in cells]
+    assert min(lengths) >= 1
     assert max(lengths) - min(lengths) <= 1
     assert len(cells) == 1 or max(one.shape[0] * units for one in cells) <= (1 << 17) + units
     assert len(cells_of(parameter, by_rows=False)) == 1

@@ -52,10 +52,12 @@ class Cell:
 
 def cells_of(parameter: Parameter, *, by_rows: bool) -> list[Cell]:
     """Return the variables that hold ``parameter``: blocks of rows, where it is large and may be cut."""
-    many = -(-parameter.size // _BLOCK) if by_rows and parameter.size > _LARGE else 1
+    whole = parameter.shape[0]
+    # A row is not cut, however long.
+    many = min(whole, -(-parameter.size // _BLOCK)) if by_rows and parameter.size > _LARGE else 1
     if many == 1:
-        return [Cell(parameter.name, parameter, 0, parameter.shape[0])]
-    rows, left = divmod(parameter.shape[0], many)
+        return [Cell(parameter.name, parameter, 0, whole)]
+    rows, left = divmod(whole, many)
     edges = _edges(rows + (one < left) for one in range(many))
     return [
         Cell(_name(parameter.name, number), parameter, start, end)
