@@ -51,18 +51,17 @@ def _values_at(kind: type, place: str) -> tuple[Any, ...]:
 
 
 def meant(name: str, kind: type, place: str = "") -> str:
-    """Return which key may be meant by the unknown ``name`` at ``place``, nothing where none is near."""
+    """Return where the unknown key ``name`` stands, or which may be meant at ``place``; often nothing."""
+    # Before names that are alike: `mode` is nearer to [rounds] than to `folder`.
+    tables = [table for table in _tables_with(kind, name) if f".{table}" != place]
+    if tables:
+        places = [f"in [{table}]" if table else "above all tables" for table in tables]
+        return f" (`{name}` stands {' or '.join(places)})"
     from difflib import get_close_matches  # noqa: PLC0415 - as in _type_at
 
     fields = getattr(_type_at(kind, place), "fields", ())
     near = get_close_matches(name, [field.encode_name for field in fields], n=1)
-    if near:
-        return f" (is `{near[0]}` meant?)"
-    tables = [table for table in _tables_with(kind, name) if f".{table}" != place]
-    if not tables:
-        return ""
-    places = [f"in [{table}]" if table else "above all tables" for table in tables]
-    return f" (`{name}` stands {' or '.join(places)})"
+    return f" (is `{near[0]}` meant?)" if near else ""
 
 
 def _tables_with(kind: type, name: str, table: str = "") -> Iterator[str]:

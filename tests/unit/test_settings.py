@@ -90,6 +90,7 @@ def test_a_file_that_cannot_be_used_names_the_key(tmp_path: Path, text: str, fau
         (CoordinatorSettings, "[rounds.privacy]\nepsilo = 3", "(is `epsilon` meant?)"),
         (EdgeSettings, "heartbeat = 3", "(is `heartbeat_s` meant?)"),
         (CoordinatorSettings, "window_s = 3", "(`window_s` stands in [rounds])"),
+        (CoordinatorSettings, 'mode = "single"', "(`mode` stands in [rounds])"),
         (CoordinatorSettings, 'name = "c"\n[rounds]\nfleet = "f"', "(`fleet` stands above all tables)"),
         (CoordinatorSettings, "corrupt_share = 0.3", "stands in [rounds] or in [rounds.privacy]"),
         (CoordinatorSettings, "colour = 3", "unknown field `colour` in "),
