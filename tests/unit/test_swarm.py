@@ -1,6 +1,7 @@
 """The parts of a swarm: the pool of workers, the parts of a data set, the folders, one device's failure."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 
 from shoal_codecs.partition import PartitionError
 from shoal_codecs.settings import SettingsError
+from shoal_codecs.transport.errors import BadBrokerUrlError
 from shoal_codecs.wire.task import InputDescription, TargetDescription
 from shoal_coordinator.fleet_init import init_fleet, write_settings
 from shoal_edge.agent import EdgeAgent
+from shoal_edge.cli import main
 from shoal_edge.config import EdgeSettings
 from shoal_edge.data import Examples
 from shoal_edge.errors import WorkerCrashedError, WorkerRefusedError
@@ -218,6 +221,9 @@ def test_folders_are_taken_by_number_and_never_a_hub(tmp_path: Path) -> None:
         device_settings(tmp_path, 12)
     with pytest.raises(TooFewFoldersError):
         device_settings(tmp_path / "nowhere", 0)
+    # One fault, and not each device's.
+    with pytest.raises(BadBrokerUrlError):
+        device_settings(tmp_path, 0, "localhost")
 
 
 async def test_a_swarm_whose_devices_all_fail_ends_with_the_first_fault(tmp_path: Path) -> None:
@@ -243,6 +249,17 @@ async def test_a_swarm_leaves_a_folder_alone_that_an_agent_works_in(tmp_path: Pa
         await Swarm(settings, data, ShareSettings(), workers=1).run()
     with held_folder(settings[0].state):
         pass
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--devices", "-1"), ("--workers", "two"), ("--held-out", "1"), ("--held-out", "x")]
+)
+def test_a_number_that_cannot_be_meant_is_refused_by_its_option(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["swarm", "--fleet", "f", "--data", "x.npz", f"{option}={value}"])
+    assert re.search(f"argument {option}: take .*, not '{value}'", capsys.readouterr().err)
 
 
 def test_a_large_swarm_may_open_as_many_files_as_it_needs() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import resource
 import sys
@@ -116,14 +117,14 @@ def end_anyway_after(seconds: float) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("below zero")
-    return number
+    # In ASCII digits: int() takes "1_000" and other alphabets, too.
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"take a whole number from 0, not {text!r}")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError("take 0 to under 1")
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 <= (number := float(text)) < 1:
+            return number
+    raise argparse.ArgumentTypeError(f"take 0 to under 1, not {text!r}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from shoal_codecs.transport.settings import parse_broker_url
 from shoal_edge.config import EdgeSettings, load_edge_settings
 from shoal_edge.swarm.errors import TooFewFoldersError
 
@@ -19,7 +20,11 @@ def device_settings(fleet: Path, count: int, broker: str | None = None) -> list[
     Raises:
         TooFewFoldersError: there are fewer.
         SettingsError: one of them cannot be read.
+        BadBrokerUrlError: ``broker`` is no broker's URL.
     """
+    if broker is not None:
+        # Once, and not of every device.
+        parse_broker_url(broker)
     folders = sorted(
         (path.parent for path in fleet.glob(f"*/{KEY_NAME}") if _is_device(path.parent)),
         key=lambda folder: (len(folder.name), folder.name),
