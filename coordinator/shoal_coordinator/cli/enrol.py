@@ -48,7 +48,7 @@ def enrol(wanted: Enrolment) -> None:
     if wanted.sample_data:
         _share_digits([folders[name] / "examples.npz" for name in fleet.devices])
     for name, path in folders.items():
-        if fleet.ca_file is not None and fleet.ca_file != path / OWN_CA:
+        if fleet.ca_file is not None and fleet.ca_file.resolve() != (path / OWN_CA).resolve():
             shutil.copyfile(fleet.ca_file, path / OWN_CA)
         if not (path / "config.toml").exists():
             write_settings(path / "config.toml", _settings(fleet, name, with_tls=with_tls))
