@@ -1,7 +1,7 @@
 """What an operator may ask of the coordinator; the post has checked who asks."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -16,6 +16,8 @@ from shoal_coordinator.round_errors import StaleCommandError, UnknownCommandErro
 from shoal_coordinator.store import Store
 
 LISTED_ROUNDS = 200
+Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+"""In a person's words; kept, and sent to all with each picture of the fleet."""
 
 
 class RunRounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,13 +35,13 @@ class StopRounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rounds.stop``: open no more rounds; ``abort`` gives the one under way up, too."""
 
     abort: bool = False
-    reason: str = "taken back by the operator"
+    reason: Reason = "taken back by the operator"
 
 
 class SkipVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rounds.skip``: make the next version like the present one, which can never be trained on again."""
 
-    reason: str = "skipped by the operator"
+    reason: Reason = "skipped by the operator"
 
 
 class ListRounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +67,7 @@ class WithdrawRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``release.withdraw``."""
 
     release: str
-    reason: str = "withdrawn by the operator"
+    reason: Reason = "withdrawn by the operator"
 
 
 Command = RunRounds | StopRounds | SkipVersion | ListRounds | ShowPrivacy | CreateRelease | WithdrawRelease

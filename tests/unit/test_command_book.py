@@ -1,11 +1,13 @@
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from shoal_codecs.wire.errors import ReplayedMessageError
 from shoal_codecs.wire.messages import OperatorCommand
-from shoal_coordinator.commands import FRESH_MS, CommandBook
-from shoal_coordinator.round_errors import StaleCommandError
+from shoal_coordinator.commands import FRESH_MS, CommandBook, read_command
+from shoal_coordinator.round_errors import StaleCommandError, UnknownCommandError
 from shoal_coordinator.store import Store
 from wire_parts import NOW_MS
 
@@ -39,3 +41,14 @@ async def test_a_command_is_taken_once_over_restarts_and_as_long_as_it_is_fresh(
         await book.admit(command(0, NOW_MS))
     assert len(await store.get_value("commands") or b"") < 40
     await store.close()
+
+
+@pytest.mark.parametrize("action", ["rounds.stop", "rounds.skip", "release.withdraw"])
+def test_a_reason_is_a_sentence_and_no_text(action: str) -> None:
+    """It stands in every picture of the fleet, which all its links carry."""
+    of = {"release": "r"} if action == "release.withdraw" else {}
+    message = replace(command(1, NOW_MS), action=action, arguments=of | {"reason": "a" * 200})
+    assert msgspec.to_builtins(read_command(message))["reason"] == "a" * 200
+    for reason in ("", "a" * 201):
+        with pytest.raises(UnknownCommandError, match=rf"{action}: .*\$.reason"):
+            read_command(replace(message, arguments=of | {"reason": reason}))
