@@ -330,3 +330,21 @@ class _Otherwise(Dense):
 def test_only_a_layer_that_computes_as_a_dense_one_is_given_blocks_of_rows() -> None:
     layers = [_Otherwise(2, name="other"), _Wider(2, name="wider"), Dense(2, name="plain")]
     assert build_model(layers, (3,)).by_rows == {"wider_w", "plain_w"}
+
+
+@dataclass(frozen=True)
+class _Named(Dense):
+    """Has one parameter, of any name."""
+
+    short: str = "w"
+
+    def build(self, shape: tuple[int, ...]) -> Built:
+        """Name the parameter."""
+        return Built((self.units,), (Parameter(self.short, (shape[0], self.units)),))
+
+
+@pytest.mark.parametrize("short", ["größe", "w:0", "b_w"])
+def test_a_parameters_name_that_no_variable_can_have_or_another_has_is_refused(short: str) -> None:
+    layers = [_Named(2, name="a", short=short), Dense(2, name="a_b")]
+    with pytest.raises(DescriptionError, match=r"parameter name 'a_.* given twice"):
+        build_model(layers, (3,))

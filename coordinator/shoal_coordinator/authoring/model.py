@@ -118,7 +118,7 @@ def build_model(layers: Iterable[Layer], shape: Shape, *, frozen: bool = False) 
     Raises:
         LayerShapeError, LayerSettingError: layers that do not fit together, or cannot be.
         UnsupportedLayerError: something that is no layer of the kit.
-        DescriptionError: no layers, no parameters, or two layers of one name.
+        DescriptionError: no layers, no parameters, names that are none, or two of one name.
     """
     placed = []
     for layer in _named(layers):
@@ -129,6 +129,7 @@ def build_model(layers: Iterable[Layer], shape: Shape, *, frozen: bool = False) 
         placed.append(Placed(layer, shape, built.shape, parameters))
         shape = built.shape
     model = Model(tuple(placed))
+    _check_names("parameter", [one.name for one in model.parameters])
     if not (model.parameters or frozen):
         raise DescriptionError("no layer has a parameter to train: add a Dense layer at the end")
     return model
@@ -207,11 +208,14 @@ def _named(layers: Iterable[Layer]) -> list[Layer]:
     for layer in simple:
         counts[layer.KIND] += 1
         named.append(layer if layer.name else replace(layer, name=f"{layer.KIND}{counts[layer.KIND]}"))
-    names = [one.name for one in named]
+    _check_names("layer", [one.name for one in named])
+    return named
+
+
+def _check_names(what: str, names: list[str]) -> None:
     for name in names:
         if not _NAME.fullmatch(name) or names.count(name) > 1:
             raise DescriptionError(
-                f"layer name {name!r} is none, or given twice: give each layer another, a letter of a to z "
+                f"{what} name {name!r} is none, or given twice: give each {what} another, a letter of a to z "
                 "and then letters, digits and _"
             )
-    return named
