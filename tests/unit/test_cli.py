@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -288,6 +289,19 @@ def test_who_goes_by_another_roster_is_shown_and_what_rounds_wait_for() -> None:
     ):
         assert part in shown
     assert "waits" not in text_of(status_tables(private_view(), 250))
+
+
+def test_a_picture_that_the_broker_kept_says_how_old_it_is() -> None:
+    """The coordinator may be gone for long: its last picture shows everybody online."""
+    now_s = time.time()
+    old = msgspec.structs.replace(private_view(), taken_ms=int((now_s - 480) * 1000))
+    assert re.search(
+        r"told 48\d s ago, and nothing since: is the coordinator running\?", text_of(status_tables(old, 160))
+    )
+    # A clock that is behind makes no picture old.
+    for age_s in (60, 0, -480):
+        view = msgspec.structs.replace(old, taken_ms=int((now_s - age_s) * 1000))
+        assert "is the coordinator running" not in text_of(status_tables(view, 160))
 
 
 def test_no_word_about_a_fault_is_cut_in_80_columns() -> None:

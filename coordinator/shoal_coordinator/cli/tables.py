@@ -14,6 +14,8 @@ from shoal_codecs.wire.status import DeviceRow, FleetView, PrivacyRow, RoundRow
 LAST_ROUNDS = 5
 # With less, the columns of a device's resources are left out.
 WIDE = 110
+OLD_S = 90.0
+"""Three heartbeats, as they are by default: each makes a new picture."""
 HALF_SPENT, NEARLY_SPENT = 0.5, 0.9
 
 
@@ -68,6 +70,12 @@ def _head(view: FleetView) -> Text:
     head.append(f"round {view.round} {view.phase}, target version {max(view.target, view.version)}")
     wait_s = view.next_ms / 1000 - time.time()
     head.append(f", the next not for {wait_s:.0f} s\n" if wait_s > 1 else "\n")
+    age_s = time.time() - view.taken_ms / 1000
+    if age_s > OLD_S:
+        # The broker keeps the last picture, whoever drew it is gone or not.
+        head.append(
+            f"told {age_s:.0f} s ago, and nothing since: is the coordinator running?\n", style="yellow"
+        )
     if view.waits_for:
         head.append(f"waits: {view.waits_for}\n", style="yellow")
     if view.stopped and view.target <= view.version:
