@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from brokers import embedded_broker, mosquitto, open_mosquitto
@@ -24,3 +25,14 @@ def nothing_is_left_open() -> Iterator[None]:
     """
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loggers_are_heard() -> Iterator[None]:
+    """Let no logger keep what it was first used with: a test that listens would hear nothing of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        configure = structlog.configure
+        patch.setattr(
+            structlog, "configure", lambda **given: configure(**given | {"cache_logger_on_first_use": False})
+        )
+        yield

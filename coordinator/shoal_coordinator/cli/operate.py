@@ -135,8 +135,12 @@ async def _until_released(operator: Operator, release: str) -> None:
         return next((row for row in view.releases if row.release == release and row.state in ENDED), None)
 
     ended = row(await operator.until(lambda view: row(view) is not None, LONGEST_S))
-    if ended is not None and ended.state != "complete":
+    if ended is None:
+        return
+    if ended.state != "complete":
         raise OperatorError(f"release {release} {ended.state}: {ended.reason}")
+    # The last event may come after the picture that ends the wait.
+    sys.stdout.write(f"version {ended.version} runs on {ended.confirmed} of {ended.devices} devices\n")
 
 
 def _tell(event: CoordinatorEvent) -> None:
