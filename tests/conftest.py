@@ -28,7 +28,7 @@ def nothing_is_left_open() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def loggers_are_heard() -> Iterator[None]:
+def loggers_keep_nothing() -> Iterator[None]:
     """Let no logger keep what it was first used with: a test that listens would hear nothing of it."""
     with pytest.MonkeyPatch.context() as patch:
         configure = structlog.configure
@@ -36,3 +36,10 @@ def loggers_are_heard() -> Iterator[None]:
             structlog, "configure", lambda **given: configure(**given | {"cache_logger_on_first_use": False})
         )
         yield
+
+
+@pytest.fixture(autouse=True)
+def loggers_are_heard() -> Iterator[None]:
+    """Take back what a test let its commands say of logs: under a higher level the next hears nothing."""
+    yield
+    structlog.reset_defaults()
