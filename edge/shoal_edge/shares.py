@@ -69,7 +69,7 @@ def ring_shares(
     whole = whole_share_place(plan, device)
     if plan.mode == "single":
         # Rosters, boxes and shares of secrets: for this mode alone.
-        from shoal_edge.single_jobs import put_masks_on  # noqa: PLC0415
+        from shoal_edge.single_masks import put_masks_on  # noqa: PLC0415
 
         put_masks_on(words, spec.ring_bits, plan, digest, device, masks)
     else:

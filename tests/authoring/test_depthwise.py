@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,6 +25,7 @@ from shoal_coordinator.authoring.rewriting import rewritten
 from shoal_coordinator.authoring.scheduling import held
 from shoal_coordinator.authoring.sizes import numbers_of
 from shoal_coordinator.authoring.windows import Window
+from trainable_parts import graph_of, met_by_entries, tree_of
 
 KINDS = schema.BuiltinOperator
 TASK = Task(
@@ -56,15 +55,6 @@ def converted() -> bytes:
     return convert(graph, graph.signatures)
 
 
-def _graph(model: bytes, signature: str) -> tuple[Any, list[int]]:
-    """Return a signature's graph and its operators' kinds."""
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
-    (index,) = (one.subgraphIndex for one in tree.signatureDefs if one.signatureKey.decode() == signature)
-    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in tree.operatorCodes]
-    graph = tree.subgraphs[index]
-    return graph, [codes[one.opcodeIndex] for one in graph.operators]
-
-
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (5, 5), (1, 9), (4, 2), (7, 7)])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (3, 2)])
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -80,14 +70,9 @@ def test_bands_and_their_gradients_are_those_of_each_channels_kernel(
         w = tf.constant(rng.normal(size=(*size, 3)))
         with tf.GradientTape() as tape:
             tape.watch([x, w])
-            pads = [[0, 0], *[[max(one, 0) for one in both] for both in window.pads], [0, 0]]
-            whole, (high, wide) = tf.pad(x, pads), window.counts
-            ends = (high - 1) * stride[0] + 1, (wide - 1) * stride[1] + 1
-            y = sum(
-                whole[:, i : i + ends[0] : stride[0], j : j + ends[1] : stride[1]] * w[i, j]
-                for i in range(size[0])
-                for j in range(size[1])
-            )
+            met = met_by_entries(x, window)
+            entries = tf.unstack(tf.reshape(w, (-1, 3)))
+            y = sum(one * entry for one, entry in zip(met, entries, strict=True))
         dy = tf.constant(rng.normal(size=y.shape))
         dx, dw = tape.gradient(y, [x, w], output_gradients=dy)
         found, gradient = depthwise_ops.convolve(x, w, window)
@@ -99,19 +84,22 @@ def test_bands_and_their_gradients_are_those_of_each_channels_kernel(
 
 def test_steps_leave_nothing_to_slow_kernels_and_artefacts_keep_the_convolution(converted: bytes) -> None:
     model = rewritten(converted)
-    assert KINDS.DEPTHWISE_CONV_2D not in _graph(model, "train")[1]
-    assert _graph(model, "infer")[1].count(KINDS.DEPTHWISE_CONV_2D) == 3
+    assert KINDS.DEPTHWISE_CONV_2D not in graph_of(tree_of(model), "train")[1]
+    assert graph_of(tree_of(model), "infer")[1].count(KINDS.DEPTHWISE_CONV_2D) == 3
 
 
 def test_what_is_computed_again_is_not_held_and_is_the_same(converted: bytes) -> None:
     model = rewritten(converted)
-    (before, kinds), (after, kinds_after) = _graph(converted, "train"), _graph(model, "train")
+    (before, kinds), (after, kinds_after) = (
+        graph_of(tree_of(converted), "train"),
+        graph_of(tree_of(model), "train"),
+    )
     again = [one.name for one in after.tensors if one.name.endswith(b"_again")]
     assert again
     most = held(before.operators, numbers_of(before, kinds))
     assert held(after.operators, numbers_of(after, kinds_after)) < 0.8 * most
     # What nothing changes has no way back.
-    assert not any(one.name.endswith(b"_again") for one in _graph(model, "infer")[0].tensors)
+    assert not any(one.name.endswith(b"_again") for one in graph_of(tree_of(model), "infer")[0].tensors)
     rng = np.random.default_rng(3)
     weights = {
         one.name: (rng.normal(0, 0.3, one.shape) + one.initial_mean).astype(np.float32)
@@ -132,7 +120,7 @@ def test_what_is_computed_again_is_not_held_and_is_the_same(converted: bytes) ->
 
 
 def test_what_is_computed_again_is_of_weights_before_they_change(converted: bytes) -> None:
-    graph, kinds = _graph(rewritten(converted), "train")
+    graph, kinds = graph_of(tree_of(rewritten(converted)), "train")
     names: dict[int, bytes] = {}
     read: dict[int, bytes] = {}
     changed: set[bytes] = set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -12,13 +11,14 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from shoal_coordinator.authoring import Conv2D, Dense, Flatten, Input, MaxPool, Task, conv_products
+from shoal_coordinator.authoring import Conv2D, Dense, Flatten, Input, MaxPool, Task, conv_products, rereading
 from shoal_coordinator.authoring.convert import convert
 from shoal_coordinator.authoring.graphs import TrainableGraph
 from shoal_coordinator.authoring.rewriting import rewritten
 from shoal_coordinator.authoring.scheduling import Order, held, orders
 from shoal_coordinator.authoring.sizes import numbers_of
 from shoal_coordinator.authoring.windows import Window, patches, shifted
+from trainable_parts import graph_of, met_by_entries, tree_of
 
 TASK = Task(
     name="small",
@@ -35,10 +35,7 @@ def converted() -> bytes:
 
 
 def _kinds(model: bytes, signature: str) -> list[int]:
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
-    (index,) = (one.subgraphIndex for one in tree.signatureDefs if one.signatureKey.decode() == signature)
-    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in tree.operatorCodes]
-    return [codes[one.opcodeIndex] for one in tree.subgraphs[index].operators]
+    return graph_of(tree_of(model), signature)[1]
 
 
 def test_a_rewritten_model_trains_as_the_converted_one(converted: bytes) -> None:
@@ -88,7 +85,7 @@ def test_constant_weights_stay_with_the_kernels_for_them() -> None:
 
 
 def test_a_graph_that_others_follow_keeps_its_place(converted: bytes) -> None:
-    tree: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(converted, 0))
+    tree = tree_of(converted)
     firsts = tree.subgraphs.pop()
     tree.subgraphs.insert(0, firsts)
     for one in tree.signatureDefs:
@@ -118,14 +115,7 @@ def test_products_and_their_gradients_are_those_of_the_patches(
         w = tf.constant(rng.normal(size=(*size, 3, 4)))
         with tf.GradientTape() as tape:
             tape.watch([x, w])
-            pads = [[0, 0], *[[max(one, 0) for one in both] for both in window.pads], [0, 0]]
-            whole, (high, wide) = tf.pad(x, pads), window.counts
-            ends = (high - 1) * stride[0] + 1, (wide - 1) * stride[1] + 1
-            met = [
-                whole[:, i : i + ends[0] : stride[0], j : j + ends[1] : stride[1]]
-                for i in range(size[0])
-                for j in range(size[1])
-            ]
+            met = met_by_entries(x, window)
             y = tf.tensordot(tf.concat(met, -1), tf.reshape(w, (-1, 4)), 1)
         dy = tf.constant(rng.normal(size=y.shape))
         dx, dw = tape.gradient(y, [x, w], output_gradients=dy)
@@ -147,11 +137,8 @@ def test_values_are_made_late_and_weights_are_read_before_they_change(
     converted: bytes, *, eager: bool
 ) -> None:
     kinds = schema.BuiltinOperator
-    tree: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(converted, 0))
-    (index,) = (one.subgraphIndex for one in tree.signatureDefs if one.signatureKey == b"train")
-    graph = tree.subgraphs[index]
-    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in tree.operatorCodes]
-    kinds_of = [codes[one.opcodeIndex] for one in graph.operators]
+    graph, kinds_of = graph_of(tree_of(converted), "train")
+    kind_of = {one.opcodeIndex: kind for one, kind in zip(graph.operators, kinds_of, strict=True)}
     sizes = numbers_of(graph, kinds_of)
     late = Order(graph, kinds_of, sizes).operators(eager=eager)
     assert len({id(one) for one in late}) == len(late)
@@ -164,7 +151,7 @@ def test_values_are_made_late_and_weights_are_read_before_they_change(
         assert ready.issuperset(place for place in operator.inputs if place in made)
         assert not changed & {read[place] for place in operator.inputs if place in read}
         ready.update(operator.outputs)
-        kind = codes[operator.opcodeIndex]
+        kind = kind_of[operator.opcodeIndex]
         if kind == kinds.VAR_HANDLE:
             names[operator.outputs[0]] = operator.builtinOptions.sharedName
         if kind == kinds.READ_VARIABLE:
@@ -197,14 +184,15 @@ def test_the_order_of_a_long_sequences_step_is_found_in_little_memory() -> None:
 
 
 def test_the_order_that_holds_least_is_taken(converted: bytes) -> None:
-    tree: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(converted, 0))
-    (index,) = (one.subgraphIndex for one in tree.signatureDefs if one.signatureKey == b"train")
-    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in tree.operatorCodes]
-    graph = tree.subgraphs[index]
-    kinds = [codes[one.opcodeIndex] for one in graph.operators]
+    graph, kinds = graph_of(tree_of(converted), "train")
     most = [held(one, numbers_of(graph, kinds)) for one in orders(graph, kinds)]
-    taken = schema.ModelT.InitFromObj(schema.Model.GetRootAs(rewritten(converted), 0))
-    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in taken.operatorCodes]
-    after = taken.subgraphs[index]
-    kinds = [codes[one.opcodeIndex] for one in after.operators]
+    after, kinds = graph_of(tree_of(rewritten(converted)), "train")
     assert held(after.operators, numbers_of(after, kinds)) <= min(most) < most[0]
+
+
+def test_large_weights_are_read_for_each_way(converted: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = schema.BuiltinOperator.READ_VARIABLE
+    once = _kinds(rewritten(converted), "train").count(reads)
+    monkeypatch.setattr(rereading, "_LARGE", 1)
+    monkeypatch.setattr(rereading, "_FAR", 2)
+    assert _kinds(rewritten(converted), "train").count(reads) > once

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import flatbuffers
 import msgspec
@@ -21,12 +20,12 @@ from shoal_coordinator.authoring import Adam, Dense, Input, Momentum, Task
 from shoal_coordinator.authoring.author import author
 from shoal_coordinator.authoring.joining import joined
 from shoal_coordinator.authoring.layer import Run, Tensor, Tensors
-from shoal_coordinator.authoring.rows import Rows, cells_of
-from shoal_coordinator.authoring.rows import joined as rows_of
+from shoal_coordinator.authoring.rows import Rows, cells_of, parameter_of
 from shoal_coordinator.deployable.extract import inference_of
 from shoal_coordinator.deployable.templates import make_templates
 from shoal_edge.trainers.inference import InferenceModel
 from shoal_edge.trainers.litert import LiteRtTrainer
+from trainable_parts import graph_of, tree_of
 
 pytestmark = pytest.mark.timeout(400)
 KINDS = schema.BuiltinOperator
@@ -43,19 +42,8 @@ def bundle() -> TaskBundle:
     return author(Task("wide", INPUT, LAYERS, LABELS, optimiser=Momentum(), **pulls))  # type: ignore[arg-type]
 
 
-def _tree(bundle: TaskBundle) -> Any:
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bundle.trainable, 0))
-
-
-def _graph(tree: Any, signature: str) -> tuple[Any, list[int]]:
-    (index,) = (one.subgraphIndex for one in tree.signatureDefs if one.signatureKey.decode() == signature)
-    codes = [max(one.builtinCode, one.deprecatedBuiltinCode) for one in tree.operatorCodes]
-    graph = tree.subgraphs[index]
-    return graph, [codes[one.opcodeIndex] for one in graph.operators]
-
-
 def test_a_layers_weights_are_read_for_each_way_and_written_block_by_block(bundle: TaskBundle) -> None:
-    graph, kinds = _graph(_tree(bundle), "train")
+    graph, kinds = graph_of(tree_of(bundle.trainable), "train")
     names = {
         one.outputs[0]: one.builtinOptions.sharedName.decode()
         for one, kind in zip(graph.operators, kinds, strict=True)
@@ -104,8 +92,8 @@ def test_artefacts_take_the_parameter_whole(bundle: TaskBundle) -> None:
 
 def test_blocks_in_another_order_or_by_themselves_are_refused(bundle: TaskBundle) -> None:
     for change in (_swap, _leave_one_out):
-        tree = _tree(bundle)
-        graph, kinds = _graph(tree, "infer")
+        tree = tree_of(bundle.trainable)
+        graph, kinds = graph_of(tree, "infer")
         (joining,) = (
             one for one, kind in zip(graph.operators, kinds, strict=True) if kind == KINDS.CONCATENATION
         )
@@ -128,7 +116,7 @@ def _leave_one_out(places: list[int]) -> list[int]:
 def test_gradients_are_told_whole_where_the_optimiser_takes_another_way() -> None:
     told = author(Task("adam", INPUT, LAYERS, LABELS, optimiser=Adam()))
     LiteRtTrainer(told).self_test()
-    graph, _ = _graph(_tree(told), "gradients")
+    graph, _ = graph_of(tree_of(told.trainable), "gradients")
     shapes = {tuple(graph.tensors[place].shape) for place in graph.outputs}
     assert (FEATURES, UNITS) in shapes
 
@@ -161,7 +149,7 @@ def test_rows_cut_an_input_as_they_are_cut() -> None:
 
 def test_a_parameter_that_is_not_there_is_no_empty_matrix() -> None:
     with pytest.raises(KeyError, match="w"):
-        rows_of({"v": np.zeros((1, 3))}, "w")
+        parameter_of({"v": np.zeros((1, 3))}, "w")
 
 
 @dataclass(frozen=True)

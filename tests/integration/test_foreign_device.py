@@ -3,6 +3,9 @@
 import asyncio
 import signal
 import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from brokers import Collector, running
@@ -17,20 +20,31 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "foreign_device.py"
 NAME = "pump-17"
 
 
-async def test_a_device_without_shoal_is_heard(mosquitto: BrokerHandle) -> None:
-    """Under the fleet's own access rules, and by the coordinator's own post."""
+@asynccontextmanager
+async def running_example(mosquitto: BrokerHandle, *words: str) -> AsyncIterator[tuple[Process, Collector]]:
+    """Run the example, and collect what it says under the fleet's own access rules."""
     collector = Collector()
 
     async def prepare(link: Link) -> None:
         await link.subscribe(Topics(FLEET).device("+", "heartbeat"), collector)
 
     async with running(mosquitto.url, "coordinator", prepare=prepare):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(EXAMPLE), "--port", mosquitto.url.rpartition(":")[2]),
-            *("--fleet", FLEET, "--name", NAME, "--count", "3", "--seconds", "0.05"),
+        yield (
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, str(EXAMPLE), "--port", mosquitto.url.rpartition(":")[2]),
+                *("--fleet", FLEET, "--name", NAME, *words),
+                stderr=asyncio.subprocess.PIPE,
+            ),
+            collector,
         )
+
+
+async def test_a_device_without_shoal_is_heard(mosquitto: BrokerHandle) -> None:
+    """By the coordinator's own post."""
+    async with running_example(mosquitto, "--count", "3", "--seconds", "0.05") as (process, collector):
         async with asyncio.timeout(20):
-            assert await process.wait() == 0
+            await process.communicate()
+        assert process.returncode == 0
         await collector.count(3)
     assert f" as {Topics(FLEET).client_id(NAME)}" in mosquitto.log.read_text()
     post = make_fleet().post("coordinator")
@@ -46,17 +60,7 @@ async def test_a_device_without_shoal_is_heard(mosquitto: BrokerHandle) -> None:
 
 
 async def test_ctrl_c_ends_it_in_order(mosquitto: BrokerHandle) -> None:
-    collector = Collector()
-
-    async def prepare(link: Link) -> None:
-        await link.subscribe(Topics(FLEET).device("+", "heartbeat"), collector)
-
-    async with running(mosquitto.url, "coordinator", prepare=prepare):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(EXAMPLE), "--port", mosquitto.url.rpartition(":")[2]),
-            *("--fleet", FLEET, "--name", NAME, "--seconds", "30"),
-            stderr=asyncio.subprocess.PIPE,
-        )
+    async with running_example(mosquitto, "--seconds", "30") as (process, collector):
         await collector.count(1)
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(20):

@@ -17,7 +17,7 @@ from shoal_coordinator.authoring.dense import Activation
 from shoal_coordinator.authoring.errors import DescriptionError, LayerSettingError, UnsupportedLayerError
 from shoal_coordinator.authoring.layer import Built, Layer, Run, Shape, Tensor, Tensors
 from shoal_coordinator.authoring.pooling import MaxPool
-from shoal_coordinator.authoring.rows import joined
+from shoal_coordinator.authoring.rows import parameter_of
 from shoal_coordinator.authoring.scale import Scale
 
 _MOST_CHARACTERS = 200
@@ -50,7 +50,7 @@ class Placed:
     def own(self, p: Tensors) -> dict[str, Tensor]:
         """Return this layer's tensors of ``p`` by their short names."""
         start = len(self.name) + 1
-        return {one.name[start:]: joined(p, one.name) for one in self.parameters}
+        return {one.name[start:]: parameter_of(p, one.name) for one in self.parameters}
 
 
 @dataclass(frozen=True)

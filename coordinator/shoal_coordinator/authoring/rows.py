@@ -65,7 +65,7 @@ def cells_of(parameter: Parameter, *, by_rows: bool) -> list[Cell]:
     ]
 
 
-def joined(values: Mapping[str, Tensor], name: str) -> Any:
+def parameter_of(values: Mapping[str, Tensor], name: str) -> Any:
     """Return the parameter ``name`` of ``values`` by cell: a tensor, or the rows that it is cut into.
 
     Raises:
